@@ -1,0 +1,1 @@
+"""Adversarial learning in one vocabulary: attack, certify, train, audit, understand."""
