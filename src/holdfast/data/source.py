@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -19,9 +19,9 @@ class Batch:
         ``(N,)`` int64, the position of each example in its split. Every random draw depends on it, so an example
         keeps its index whichever part of the split is read.
     x : Tensor
-        ``(N, ...)`` floating point inputs, in the user's own units (images in ``[0, 1]``).
+        ``(N, ...)`` float32 inputs, in the user's own units (images in ``[0, 1]``, channels first).
     y : Tensor
-        ``(N,)`` int64 labels.
+        ``(N,)`` int64 labels, counted from 0.
     """
 
     index: Tensor
@@ -32,6 +32,7 @@ class Batch:
         return len(self.index)
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set that is read batch by batch and never held whole.
 
@@ -56,6 +57,16 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Read the examples in order, ``size`` at a time (the last batch may be shorter)."""
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Read the examples in order, ``size`` at a time (the last batch may be shorter).
+
+        Parameters
+        ----------
+        size : int
+            Examples a batch, at least 1.
+        start, stop : int
+            Read only the examples whose position in the split is in ``[start, stop)``; ``None`` means to the end. The
+            positions are those of ``Batch.index``, in a slice of a split too, so the same pair always names the same
+            examples. Positions that the source does not hold are left out.
+        """
         ...

@@ -1,0 +1,7 @@
+"""Data sets as streams of batches: what a user names, and what is in Python already."""
+
+from holdfast.data.dataset import from_dataset, from_tensors
+from holdfast.data.load import load_data
+from holdfast.data.source import Batch, Source
+
+__all__ = ["Batch", "Source", "from_dataset", "from_tensors", "load_data"]

@@ -1,0 +1,129 @@
+"""numpy's ``.npz`` files, read as a stream: neither inputs nor labels are ever held whole."""
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from holdfast.data.rows import RowSource
+from holdfast.data.source import Source
+from holdfast.data.stored import StoredArray, naming, read_pairs
+from holdfast.errors import DataError
+
+__all__ = ["load_npz"]
+
+_LAYOUTS = {"nhwc": 4, "nchw": 4, "nhw": 3}  # and the dimensions of each
+_CHANNELS = (1, 3, 4)
+_READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def load_npz(
+    path: Path, split: str, *, x: str | None = None, y: str | None = None, layout: str | None = None
+) -> Source:
+    """Open two arrays, inputs and labels, of an ``.npz`` file, compressed or not.
+
+    Parameters
+    ----------
+    path : Path
+        The file. Nothing in it is ever unpickled.
+    split : str
+        Read ``x_SPLIT`` and ``y_SPLIT`` where the file has no ``x``; a file with ``x`` is the same for every split.
+    x, y : str, optional
+        The names of the arrays, where they differ from that.
+    layout : {"nhwc", "nchw", "nhw"}, optional
+        Of the inputs. Found out for four dimensions when just one of the second and the last is 1, 3 or 4; three
+        dimensions of uint8 are taken for grey images (``"nhw"``); anything else is kept as it is.
+
+    Returns
+    -------
+    Source
+        Images as ``(C, H, W)``, feature vectors as ``(D,)``. uint8 is divided by 255; all other numbers stay in
+        their own units and are rounded to float32.
+
+    Raises
+    ------
+    DataError
+        A broken file, an array that is not there or not of plain numbers in C order, an unclear layout, or inputs
+        and labels that differ in number.
+    """
+    with naming(str(path)), zipfile.ZipFile(path) as archive:
+        x_name, y_name = _choose(path, archive, split, x, y)
+        inputs, labels = _stored(path, archive, x_name), _stored(path, archive, y_name)
+    if inputs.shape[:1] != labels.shape[:1]:
+        raise DataError(f"{path}: {x_name} has shape {inputs.shape}, {y_name} {labels.shape}; take as many of each")
+    layout = _layout(inputs, path) if layout is None else layout
+    if layout is not None and _LAYOUTS.get(layout) != len(inputs.shape):
+        raise DataError(f"{inputs.where}: layout {layout} for shape {inputs.shape}; use one of {', '.join(_LAYOUTS)}")
+    # What the layout does to a row it does to no rows, which gives the shape.
+    shape = _channels_first(np.empty((0, *inputs.shape[1:])), layout).shape[1:]
+    name = path.stem if x_name == "x" else f"{path.stem} {x or split}"
+    return RowSource(name, shape, None, inputs.shape[0], partial(_read, inputs, labels, layout))
+
+
+def _choose(path: Path, archive: zipfile.ZipFile, split: str, x: str | None, y: str | None) -> tuple[str, str]:
+    held = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    ending = "" if "x" in held or (x is not None and "y" in held) else f"_{split}"
+    chosen = x or f"x{ending}", y or f"y{ending}"
+    for name in chosen:
+        if name not in held:
+            raise DataError(f"{path}: no array {name}, only {', '.join(held)}; name two with npz:FILE?x=NAME&y=NAME")
+    return chosen
+
+
+@contextmanager
+def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        yield stream
+
+
+def _stored(path: Path, archive: zipfile.ZipFile, name: str) -> StoredArray:
+    where = f"{path}, array {name}"
+    with naming(where), archive.open(f"{name}.npy") as stream:
+        try:
+            shape, fortran_order, dtype = _READ_HEADER[npy.read_magic(stream)](stream)
+        except (KeyError, ValueError) as error:
+            raise DataError(f"{where}: not a readable npy header; save it again with numpy.savez") from error
+        array = StoredArray(where, partial(_open, path, name), stream.tell(), dtype, shape)
+    if dtype.hasobject:
+        raise DataError(f"{where}: holds Python objects, which are never unpickled; save it as plain numbers")
+    if not shape:
+        raise DataError(f"{where}: a single number; give one row an example")
+    if fortran_order and len(shape) > 1:
+        raise DataError(f"{where}: in Fortran order, which has no rows to stream; save it with numpy.ascontiguousarray")
+    size = archive.getinfo(f"{name}.npy").file_size
+    if size != array.total_bytes:
+        raise DataError(f"{where}: {size} bytes, but its header says {array.total_bytes}; get the file again")
+    return array
+
+
+def _layout(inputs: StoredArray, path: Path) -> str | None:
+    if len(inputs.shape) == 3 and inputs.dtype == np.uint8:
+        return "nhw"
+    if len(inputs.shape) != 4:
+        return None
+    first, last = inputs.shape[1] in _CHANNELS, inputs.shape[3] in _CHANNELS
+    if first == last:
+        raise DataError(
+            f"{inputs.where}: shape {inputs.shape} does not tell where the channels are; "
+            f"say npz:{path}?layout=nhwc or ?layout=nchw"
+        )
+    return "nchw" if first else "nhwc"
+
+
+def _channels_first(x: NDArray[Any], layout: str | None) -> NDArray[Any]:
+    if layout == "nhwc":
+        return np.moveaxis(x, 3, 1)
+    return x[:, None] if layout == "nhw" else x
+
+
+def _read(
+    x: StoredArray, y: StoredArray, layout: str | None, size: int, start: int, stop: int
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    for inputs, labels in read_pairs(x, y, size, start, stop):
+        yield _channels_first(inputs, layout), labels

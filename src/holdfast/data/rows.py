@@ -1,0 +1,86 @@
+"""The one :class:`Source` behind every format: a format only says how to read raw rows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from holdfast.data.convert import as_array, to_inputs, to_labels
+from holdfast.data.source import Batch
+from holdfast.errors import DataError, SettingError
+
+__all__ = ["ReadRows", "RowSource", "read_arrays"]
+
+ReadRows = Callable[[int, int, int], Iterator[tuple[NDArray[Any], NDArray[Any]]]]
+"""``read(size, start, stop)`` yields raw ``(x, y)`` for the rows ``[start, stop)``, ``size`` at a time."""
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """A source over a function that reads raw rows; scaling and checks happen here, a batch at a time.
+
+    Parameters
+    ----------
+    name, shape, classes
+        As in :class:`Source`.
+    count : int
+        How many rows there are.
+    read : ReadRows
+        Reads them, already with channels first but otherwise as stored.
+
+    Raises
+    ------
+    DataError
+        No rows, or rows that are single numbers or empty.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    classes: tuple[str, ...] | None
+    count: int
+    read: ReadRows
+
+    def __post_init__(self) -> None:
+        if self.count == 0:
+            raise DataError(f"{self.name}: the data set is empty; give at least one example")
+        if not self.shape or 0 in self.shape:
+            raise DataError(f"{self.name}: one input has shape {self.shape}; x needs at least one feature, as (N, ...)")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Read in order, as :meth:`Source.batches`.
+
+        Raises
+        ------
+        SettingError
+            ``size`` below 1.
+        DataError
+            While reading: an input that is not finite, a label that is not a class number, a file that is broken.
+        """
+        if size < 1:
+            raise SettingError(f"batch size {size} is not positive; use 1 or more")
+        return self._batches(size, max(start, 0), self.count if stop is None else min(stop, self.count))
+
+    def _batches(self, size: int, start: int, stop: int) -> Iterator[Batch]:
+        if start >= stop:  # no file need be opened
+            return
+        first = start
+        for x, y in self.read(size, start, stop):
+            inputs = to_inputs(x, where=self.name, first=first)
+            labels = to_labels(y, where=self.name, first=first)
+            yield Batch(torch.arange(first, first + len(x)), inputs, labels)
+            first += len(x)
+
+
+def read_arrays(
+    x: Tensor | NDArray[Any], y: Tensor | NDArray[Any], size: int, start: int, stop: int
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Rows of arrays that are in memory (or mapped) already."""
+    for first in range(start, stop, size):
+        last = min(first + size, stop)
+        yield as_array(x[first:last]), as_array(y[first:last])
