@@ -1,0 +1,72 @@
+"""What an attack is, and what it returns."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .problem import Problem
+
+__all__ = ["Attack", "AttackResult"]
+
+
+class Attack(Protocol):
+    """Frozen settings and pure functions over an explicit state.
+
+    A state is a dataclass of tensors whose first dimension counts rows, so that the engine can drop rows and add
+    others without knowing what they mean. ``init`` asks the model nothing and ``step`` asks it once, whatever the
+    age of a row: that keeps rows of all ages in one full batch, and makes a budget of queries exact.
+    """
+
+    @property
+    def name(self) -> str:
+        """The attack's name as results print it, such as ``"apgd-ce"``."""
+        ...
+
+    def runs(self, classes: int) -> int:
+        """How often an unbroken row goes through the attack: its restarts times its targets."""
+        ...
+
+    def init(self, problem: Problem) -> Any:
+        """The state of rows at the start of their run."""
+        ...
+
+    def step(self, problem: Problem, state: Any) -> Any:
+        """One query for every row, and what follows from it."""
+        ...
+
+    def done(self, state: Any) -> Tensor:
+        """``(N,)`` bool, the rows whose run is over."""
+        ...
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What one attack did to a batch.
+
+    Parameters
+    ----------
+    x_adv : Tensor
+        ``(N, ...)`` the adversarial inputs; where none was found, the admissible input of the highest objective; the
+        clean input where that is already misclassified.
+    success : Tensor
+        ``(N,)`` bool, verified on ``x_adv`` by a forward pass of the bare model and by the threat.
+    distance : Tensor
+        ``(N,)`` how far ``x_adv`` lies from the clean input, in the units of the budget.
+    objective : Tensor
+        ``(N,)`` the objective at ``x_adv``; NaN where the clean input was already misclassified and nothing was run.
+    forwards, backwards : Tensor
+        ``(N,)`` int64, passes spent on each example, the clean prediction and the verification included.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    distance: Tensor
+    objective: Tensor
+    forwards: Tensor
+    backwards: Tensor
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers without the inputs, as lists."""
+        names = ("success", "distance", "objective", "forwards", "backwards")
+        return {name: getattr(self, name).tolist() for name in names}

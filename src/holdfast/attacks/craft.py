@@ -1,0 +1,109 @@
+"""One attack on tensors, as a function call."""
+
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from ..data.source import Batch
+from ..errors import DataError
+from ..models.query import DEFAULT_BATCH, Query
+from ..threats import Threat
+from .attack import Attack, AttackResult
+from .engine import Outcome, Stage, drive
+
+__all__ = ["Options", "craft"]
+
+
+class Options(TypedDict, total=False):
+    """What every attack accepts when it is called on tensors.
+
+    target : Tensor
+        ``(N,)`` the class wanted of each example; without it any wrong class is success.
+    seed : int
+        Of every random draw; 0 by default.
+    batch_size : int
+        Rows a call of the model; all examples up to 64 by default. Results are bit for bit the same for any order and
+        any split of the examples as long as it is the same.
+    mean, std : tuple of float
+        A normalisation to put before the model, so that budgets mean raw inputs.
+    """
+
+    target: Tensor
+    seed: int
+    batch_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def craft(
+    attack: Attack,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat: Threat,
+    target: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> AttackResult:
+    """Run one attack on a batch of examples; an example is left alone as soon as it is broken.
+
+    Parameters
+    ----------
+    attack : Attack
+        Which attack, with its settings.
+    model : nn.Module
+        Maps ``(N, ...)`` inputs to ``(N, K)`` logits. It is given back as it was.
+    x, y : Tensor
+        ``(N, ...)`` inputs of any floating type and ``(N,)`` labels.
+    threat : Threat
+        What the adversary may do; a per-example budget has one number a row of ``x``.
+    target, seed, batch_size, mean, std
+        See :class:`Options`.
+
+    Returns
+    -------
+    AttackResult
+
+    Raises
+    ------
+    DataError
+        When inputs, labels, targets and budgets do not fit each other, the box or the model.
+    ModelError
+        When the model fails, or does not return logits.
+    SettingError
+        When the attack cannot be run under this threat.
+    """
+    if not x.is_floating_point():
+        raise DataError(f"inputs are {x.dtype}: give floating point numbers (images divided by 255)")
+    for name, labels in (("y", y), ("target", target)):
+        if labels is not None and (labels.shape != (len(x),) or labels.is_floating_point()):
+            raise DataError(f"{name} must hold {len(x)} class numbers, one an input; got {labels.dtype} {labels.shape}")
+    size = batch_size or min(max(len(x), 1), DEFAULT_BATCH)
+    index = torch.arange(len(x))
+    batches = (Batch(index[i : i + size], x[i : i + size], y[i : i + size].long()) for i in range(0, len(x), size))
+    threat.at(index)
+    with Query(model, mean=mean, std=std, batch_size=size, seed=seed) as query:
+        stages = [Stage(attack.name, attack)]
+        outcomes = [o for some in drive(query, threat, stages, batches, seed=seed, target=target) for o in some]
+    return _result(sorted(outcomes, key=lambda outcome: outcome.index), x, query)
+
+
+def _result(outcomes: list[Outcome], x: Tensor, query: Query) -> AttackResult:
+    def column(name: str, dtype: torch.dtype) -> Tensor:
+        return torch.tensor([getattr(outcome, name) for outcome in outcomes], dtype=dtype, device=x.device)
+
+    empty = x.new_empty((0, *x.shape[1:]), dtype=query.dtype)
+    return AttackResult(
+        x_adv=torch.stack([o.x_adv for o in outcomes]).contiguous().to(x.device) if outcomes else empty,
+        success=torch.tensor([o.verdict in ("broken", "misclassified") for o in outcomes], dtype=torch.bool).to(
+            x.device
+        ),
+        distance=column("distance", query.dtype),
+        objective=column("objective", query.dtype),
+        forwards=column("forwards", torch.int64),
+        backwards=column("backwards", torch.int64),
+    )

@@ -1,0 +1,357 @@
+"""The one loop of the library: it drives any attack, or a cascade of them, over a stream of examples.
+
+Examples enter by a clean forward pass and move through stages. Each stage has one batch of live rows and a queue; a
+row leaves its batch the moment it is decided or its run is over, and the queue fills the gap. The stage that can fill
+a whole batch goes first, latest stage before earlier ones, so memory is bounded by stages times batch size. No row
+sees another: draws are keyed by the example, and the model always runs on one fixed shape.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..data.source import Batch
+from ..errors import DataError, ModelError
+from ..models.query import Query
+from ..threats import Threat
+from .attack import Attack
+from .problem import Problem
+from .rows import Rows, join, take
+
+__all__ = ["Outcome", "Stage", "Verdict", "drive", "maximize"]
+
+Verdict = Literal["robust", "broken", "misclassified", "undecided"]
+
+# Filling a gap costs about as much for one row as for many, so a batch is refilled when an eighth of it is empty.
+_REFILL = 8
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack of a cascade, under the name that results give it."""
+
+    name: str
+    attack: Attack
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdict on one example.
+
+    Parameters
+    ----------
+    index, label, clean_prediction : int
+        Which example, its label, and what the bare model says of the clean input.
+    verdict : str
+        ``"misclassified"`` on the clean input; ``"broken"`` by a verified adversarial input; ``"robust"`` against
+        every stage; ``"undecided"`` where the budget of queries ended first.
+    stage : str or None
+        The stage that broke it.
+    distance : float
+        Of ``x_adv`` from the clean input, in the units of the budget.
+    objective : float
+        At ``x_adv``, by the last stage that saw the row.
+    forwards, backwards : int
+        Passes spent on it, clean prediction and verification included.
+    x_adv : Tensor
+        The adversarial input, or the best that was tried.
+    """
+
+    index: int
+    label: int
+    clean_prediction: int
+    verdict: Verdict
+    stage: str | None
+    distance: float
+    objective: float
+    forwards: int
+    backwards: int
+    x_adv: Tensor
+
+
+@dataclass
+class _Lane:
+    """A stage at work: its live rows with the attack's state, and the rows that wait."""
+
+    number: int
+    stage: Stage
+    live: Problem
+    state: Any = None
+    waiting: list[Rows] = field(default_factory=list)
+
+    @property
+    def load(self) -> int:
+        return len(self.live) + sum(map(len, self.waiting))
+
+    def enter(self, rows: Rows) -> None:
+        if len(rows):
+            self.waiting.append(rows)
+
+    def advance(self, max_forwards: float) -> Rows:
+        """Fill the batch, make one step, and hand over the rows that are through."""
+        self._refill()
+        attack = self.stage.attack
+        self.state = attack.step(self.live, self.state)
+        rows = self.live.rows
+        through = rows.found | attack.done(self.state) | (rows.forwards > max_forwards)
+        if not bool(through.any()):
+            return take(rows, through)
+        self.live = self.live.of(take(rows, ~through))
+        self.state = take(self.state, ~through)
+        return take(rows, through)
+
+    def _refill(self) -> None:
+        size = self.live.query.batch_size
+        room = size - len(self.live)
+        if not self.waiting or (len(self.live) and room * _REFILL < size):
+            return
+        queue = self.waiting[0]
+        for rows in self.waiting[1:]:
+            queue = join(queue, rows)
+        order = torch.arange(len(queue), device=queue.index.device)
+        self.waiting = [take(queue, order[room:])] if len(queue) > room else []
+        problem = self.live.of(take(queue, order[:room]))
+        state = self.stage.attack.init(problem)
+        merge = len(self.live) > 0
+        self.state = join(self.state, state) if merge else state
+        self.live = self.live.of(join(self.live.rows, problem.rows)) if merge else problem
+
+
+def drive(
+    query: Query,
+    threat: Threat,
+    stages: Sequence[Stage],
+    batches: Iterable[Batch],
+    *,
+    seed: int = 0,
+    target: Tensor | None = None,
+    max_forwards: int | None = None,
+) -> Iterator[list[Outcome]]:
+    """Send examples through a cascade of attacks and yield their verdicts as they fall.
+
+    Parameters
+    ----------
+    query : Query
+        The model, entered as a context manager.
+    threat : Threat
+        What the adversary may do. Per-example budgets are looked up by the examples' index.
+    stages : sequence of Stage
+        The attacks, in order; each sees only the examples that those before it left unbroken.
+    batches : iterable of Batch
+        The examples.
+    seed : int
+        Of every random draw.
+    target : Tensor, optional
+        ``(M,)`` the class the adversary wants of each example, looked up by its index.
+    max_forwards : int, optional
+        The attacks' queries an example; one that has spent them unbroken is undecided.
+
+    Yields
+    ------
+    list of Outcome
+        After each step of the engine, the examples it decided (often none). Their order depends on the batch size;
+        their content does not.
+
+    Raises
+    ------
+    DataError
+        When an example does not fit the threat's box or the model's classes. Outcomes already yielded stand.
+    ModelError
+        When the model fails or does not return finite logits.
+    """
+    return _Engine(query, threat, stages, seed, target, max_forwards).run(batches)
+
+
+@dataclass
+class _Engine:
+    query: Query
+    threat: Threat
+    stages: Sequence[Stage]
+    seed: int
+    target: Tensor | None
+    max_forwards: int | None
+    lanes: list[_Lane] = field(default_factory=list)
+    claims: list[tuple[int, Rows]] = field(default_factory=list)
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[list[Outcome]]:
+        stream = iter(batches)
+        size = self.query.batch_size
+        more = True
+        while True:
+            full = [lane for lane in self.lanes if lane.load >= size]
+            claimed = sum(len(rows) for _, rows in self.claims)
+            if claimed >= size:
+                yield self._verify()
+            elif full:
+                yield self._advance(full[-1])
+            elif more:
+                batch = next(stream, None)
+                more = batch is not None
+                if batch is not None and len(batch):
+                    yield self._admit(batch)
+            elif loaded := [lane for lane in self.lanes if lane.load]:
+                yield self._advance(loaded[0])
+            elif claimed:
+                yield self._verify()
+            else:
+                return
+
+    def _admit(self, batch: Batch) -> list[Outcome]:
+        query = self.query
+        index, x, y = batch.index.to(query.device), batch.x, batch.y.to(query.device)
+        clean = query.bare_logits(x)
+        rows = Rows.fresh(
+            index,
+            query.prepare(x),
+            y,
+            target=None if self.target is None else self.target.to(query.device)[index],
+            clean_logits=clean,
+            forwards=1,
+        )
+        _check(rows, clean, self.threat.at(index))
+        if not self.lanes:
+            self._open_lanes(rows)
+        wrong = rows.fooled(clean)
+        outcomes = self._outcomes(take(rows, wrong), "misclassified")
+        standing = take(rows, ~wrong)
+        if self.max_forwards == 0:
+            return outcomes + self._outcomes(standing, "undecided")
+        if not self.lanes:
+            return outcomes + self._outcomes(standing, "robust")
+        self.lanes[0].enter(standing)
+        return outcomes
+
+    def _open_lanes(self, rows: Rows) -> None:
+        nobody = take(rows, rows.index[:0])
+        for number, stage in enumerate(self.stages):
+            problem = Problem(self.query, self.threat, nobody, seed=self.seed, stage=number)
+            self.lanes.append(_Lane(number, stage, problem))
+
+    def _advance(self, lane: _Lane) -> list[Outcome]:
+        rows = lane.advance(torch.inf if self.max_forwards is None else self.max_forwards)
+        if not len(rows):
+            return []
+        found = take(rows, rows.found)
+        if len(found):
+            self.claims.append((lane.number, found))
+        return self._onward(lane, take(rows, ~rows.found))
+
+    def _onward(self, lane: _Lane, rows: Rows) -> list[Outcome]:
+        """Unbroken rows at the end of a run: to the next run, the next stage, or a verdict."""
+        outcomes: list[Outcome] = []
+        if not len(rows):
+            return outcomes
+        if self.max_forwards is not None:
+            spent = rows.forwards > self.max_forwards
+            outcomes += self._outcomes(take(rows, spent), "undecided")
+            rows = take(rows, ~spent)
+        assert rows.clean_logits is not None
+        again = rows.run + 1 < lane.stage.attack.runs(rows.clean_logits.shape[1])
+        repeated = take(rows, again)
+        lane.enter(repeated.restart(repeated.run + 1))
+        through = take(rows, ~again)
+        if lane.number + 1 == len(self.lanes):
+            return outcomes + self._outcomes(through, "robust")
+        # Objectives of different stages do not compare, so the next one starts its own record.
+        through = replace(through.restart(0), value=torch.full_like(through.value, -torch.inf))
+        self.lanes[lane.number + 1].enter(through)
+        return outcomes
+
+    def _verify(self) -> list[Outcome]:
+        """Judge claimed adversarial inputs by the bare model and the threat; a claim that fails goes on unbroken."""
+        outcomes: list[Outcome] = []
+        claims, self.claims = self.claims, []
+        everyone = claims[0][1]
+        for _, rows in claims[1:]:
+            everyone = join(everyone, rows)
+        threat = self.threat.at(everyone.index)
+        x_adv = threat.apply(everyone.x, everyone.best)
+        holds = everyone.fooled(self.query.bare_logits(x_adv)) & threat.contains(x_adv, everyone.x)
+        everyone = replace(everyone, forwards=everyone.forwards + 1)
+        start = 0
+        for number, rows in claims:
+            here = torch.arange(start, start + len(rows), device=holds.device)
+            start += len(rows)
+            lane = self.lanes[number]
+            outcomes += self._outcomes(take(everyone, here[holds[here]]), "broken", lane.stage.name)
+            failed = take(everyone, here[~holds[here]])
+            outcomes += self._onward(lane, replace(failed, value=torch.full_like(failed.value, -torch.inf)))
+        return outcomes
+
+    def _outcomes(self, rows: Rows, verdict: Verdict, stage: str | None = None) -> list[Outcome]:
+        if not len(rows):
+            return []
+        assert rows.clean_logits is not None
+        threat = self.threat.at(rows.index)
+        x_adv = rows.x if verdict == "misclassified" else threat.apply(rows.x, rows.best)
+        columns = (
+            rows.index,
+            rows.y,
+            rows.clean_logits.argmax(1),
+            threat.distance(x_adv, rows.x),
+            torch.where(rows.value == -torch.inf, torch.nan, rows.value),
+            rows.forwards,
+            rows.backwards,
+        )
+        return [
+            Outcome(index, label, prediction, verdict, stage, distance, value, forwards, backwards, x_adv[i])
+            for i, (index, label, prediction, distance, value, forwards, backwards) in enumerate(
+                zip(*(column.tolist() for column in columns), strict=True)
+            )
+        ]
+
+
+def maximize(attack: Attack, query: Query, threat: Threat, x: Tensor, y: Tensor, *, seed: int = 0) -> Tensor:
+    """The input of the highest objective that one run of an attack finds: the inner problem of adversarial training.
+
+    Nothing leaves early, nothing is verified, and clean mistakes are attacked like the rest.
+
+    Parameters
+    ----------
+    attack : Attack
+        How to search; its first run is made.
+    query : Query
+        The model, entered as a context manager.
+    threat : Threat
+        What may be done. Per-example budgets are looked up by row.
+    x, y : Tensor
+        ``(N, ...)`` inputs and ``(N,)`` labels, at most a batch of the query.
+    seed : int
+        Of the random start.
+
+    Returns
+    -------
+    Tensor
+        ``(N, ...)`` inputs, in the query's precision.
+    """
+    index = torch.arange(len(x), device=query.device)
+    problem = Problem(query, threat, Rows.fresh(index, query.prepare(x), y.to(query.device)), seed=seed)
+    state = attack.init(problem)
+    while not bool(attack.done(state).all()):
+        state = attack.step(problem, state)
+    return problem.threat.apply(problem.rows.x, problem.rows.best)
+
+
+def _check(rows: Rows, clean: Tensor, threat: Threat) -> None:
+    """Refuse examples on which no verdict would mean anything."""
+
+    def first(bad: Tensor) -> int | None:
+        return int(rows.index[bad.nonzero()[0, 0]]) if bool(bad.any()) else None
+
+    classes = clean.shape[1]
+    if (example := first((rows.y < 0) | (rows.y >= classes))) is not None:
+        label = int(rows.y[rows.index == example][0])
+        raise DataError(f"example {example} has label {label}, but the model knows classes 0 to {classes - 1}")
+    if rows.target is not None and (example := first((rows.target < 0) | (rows.target >= classes))) is not None:
+        raise DataError(f"example {example} has a target class outside 0 to {classes - 1}")
+    if (example := first(~clean.isfinite().all(1))) is not None:
+        raise ModelError(f"the model returns NaN or infinite logits for clean example {example}")
+    if (example := first(~threat.contains(rows.x, rows.x))) is not None:
+        values = rows.x[rows.index == example]
+        raise DataError(
+            f"example {example} has values from {values.min():g} to {values.max():g}, outside the box of the threat "
+            f"{threat!r}: give raw inputs and normalise inside the model (or give mean and std), or set another box"
+        )

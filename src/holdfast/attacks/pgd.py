@@ -1,0 +1,96 @@
+"""Projected gradient ascent."""
+
+from dataclasses import dataclass
+from typing import Unpack
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SettingError
+from ..objectives import ObjectiveName
+from ..threats import Threat
+from .attack import AttackResult
+from .craft import Options, craft
+from .problem import Problem
+
+__all__ = ["PGD"]
+
+
+@dataclass(frozen=True)
+class _State:
+    z: Tensor
+    iteration: Tensor
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Repeated steps of fixed length, each projected back into the set.
+
+    ``z <- project(z + step_size * steepest(grad))``. In L1 and L0, where the steepest direction is a single coordinate,
+    a step spends its length on the best few coordinates that the box still lets move. Every iterate counts, not only
+    the last.
+
+    Madry, Makelov, Schmidt, Tsipras and Vladu, "Towards deep learning models resistant to adversarial attacks", ICLR
+    2018, arXiv:1706.06083, section 2.1. Costs ``steps + 1`` forwards and ``steps`` backwards a run.
+
+    Parameters
+    ----------
+    steps : int
+        Gradient steps a run.
+    step_size : float, optional
+        Length of a step in the units of the budget; ``2.5 * eps / steps`` by default, enough to cross the set.
+    restarts : int
+        Runs for an example that stays unbroken.
+    random_start : bool
+        Start each run at a random point of the set; the clean input otherwise.
+    objective : str
+        ``"ce"``, ``"margin"`` or ``"dlr"``.
+
+    Raises
+    ------
+    SettingError
+        When a number is not positive, or restarts would all start from the same point.
+    """
+
+    steps: int = 40
+    step_size: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+    objective: ObjectiveName = "ce"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1 or (self.step_size is not None and not self.step_size > 0):
+            raise SettingError(f"pgd: steps, restarts and step_size must be positive, got {self}")
+        if self.restarts > 1 and not self.random_start:
+            raise SettingError("pgd: restarts without a random start would repeat one run; set random_start=True")
+
+    @property
+    def name(self) -> str:
+        return "pgd"
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
+    ) -> AttackResult:
+        """Attack a batch; see :func:`holdfast.attacks.craft`."""
+        return craft(self, model, x, y, threat=threat, **options)
+
+    def runs(self, classes: int) -> int:
+        return self.restarts
+
+    def init(self, problem: Problem) -> _State:
+        if self.random_start:
+            z = problem.threat.sample(problem.x, problem.draws(problem.rows.run))
+        else:
+            z = torch.zeros_like(problem.x)
+        return _State(z, torch.zeros_like(problem.rows.index))
+
+    def step(self, problem: Problem, state: _State) -> _State:
+        # The last iterate is only looked at.
+        climbing = state.iteration < self.steps
+        answer = problem.gradient(state.z, problem.objective(self.objective), needed=climbing)
+        budget = problem.threat.budget(problem.x)
+        size = 2.5 / self.steps * budget if self.step_size is None else torch.full_like(budget, self.step_size)
+        return _State(problem.threat.ascend(state.z, problem.x, answer.grad, size), state.iteration + 1)
+
+    def done(self, state: _State) -> Tensor:
+        return state.iteration > self.steps

@@ -1,0 +1,115 @@
+"""The examples in play, a row each, and how rows leave and join."""
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..models.layout import pick
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["Rows", "join", "take"]
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+def take(rows: T, which: Tensor) -> T:
+    """Some rows of a dataclass of tensors, by a mask or by positions; fields that are None stay so."""
+    positions = which.nonzero()[:, 0] if which.dtype == torch.bool else which
+    picked = {name: None if value is None else pick(value, positions) for name, value in _tensors(rows)}
+    return replace(rows, **picked)
+
+
+def join(first: T, second: T) -> T:
+    """The rows of two dataclasses of tensors, one after the other."""
+    other = dict(_tensors(second))
+    joined = {name: _cat(value, other[name]) for name, value in _tensors(first)}
+    return replace(first, **joined)
+
+
+def _cat(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else torch.cat([first, second])
+
+
+def _tensors(rows: "DataclassInstance") -> list[tuple[str, Tensor | None]]:
+    return [(field.name, getattr(rows, field.name)) for field in fields(rows)]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples under attack and what has been seen of them.
+
+    Parameters
+    ----------
+    index, x, y : Tensor
+        Position in the data set ``(N,)``, clean input ``(N, ...)`` and label ``(N,)``.
+    target : Tensor or None
+        ``(N,)`` the class the adversary wants; None where any wrong one will do.
+    clean_logits : Tensor or None
+        ``(N, K)`` what the bare model says of the clean input, where it has been asked.
+    run : Tensor
+        ``(N,)`` which of a stage's runs (restarts, targets) the row is in.
+    forwards, backwards : Tensor
+        ``(N,)`` passes spent on the row so far.
+    found : Tensor
+        ``(N,)`` bool, whether an adversarial choice has been seen.
+    best : Tensor
+        ``(N, ...)`` the best choice seen: an adversarial one before any other, then the highest objective.
+    value : Tensor
+        ``(N,)`` the objective there.
+    """
+
+    index: Tensor
+    x: Tensor
+    y: Tensor
+    target: Tensor | None
+    clean_logits: Tensor | None
+    run: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    found: Tensor
+    best: Tensor
+    value: Tensor
+
+    @classmethod
+    def fresh(
+        cls,
+        index: Tensor,
+        x: Tensor,
+        y: Tensor,
+        *,
+        target: Tensor | None = None,
+        clean_logits: Tensor | None = None,
+        forwards: int = 0,
+    ) -> "Rows":
+        """Rows of which nothing has been seen yet but, perhaps, their clean logits."""
+        count = torch.zeros_like(index)
+        return cls(
+            index=index,
+            x=x,
+            y=y,
+            target=target,
+            clean_logits=clean_logits,
+            run=count,
+            forwards=count + forwards,
+            backwards=count,
+            found=torch.zeros_like(index, dtype=torch.bool),
+            best=torch.zeros_like(x),
+            value=x.new_full((len(x),), -torch.inf),
+        )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """``(N,)`` bool: a wrong class, or the wanted one where there is one; logits that are no numbers are wrong."""
+        if self.target is not None:
+            return logits.argmax(1) == self.target
+        return (logits.argmax(1) != self.y) | ~logits.isfinite().all(1)
+
+    def restart(self, run: Tensor | int) -> Self:
+        """The same rows entering a run with nothing found."""
+        return replace(self, run=torch.zeros_like(self.run) + run, found=torch.zeros_like(self.found))

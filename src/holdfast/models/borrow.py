@@ -1,0 +1,51 @@
+"""Using a model and giving it back as it was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+__all__ = ["borrowed"]
+
+
+@contextmanager
+def borrowed(model: nn.Module, seed: int = 0) -> Iterator[None]:
+    """Hold a model in evaluation mode with frozen parameters; give it back bit for bit as it was.
+
+    Training flags, ``requires_grad`` flags and buffers are restored, and so is torch's global random state, which a
+    model that draws its own noise would otherwise move. Inside, that state starts from ``seed``.
+    """
+    training = [(module, module.training) for module in model.modules()]
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        try:
+            _evaluate(model)
+            for parameter, _ in required:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for module, flag in training:
+                module.training = flag
+            for parameter, flag in required:
+                parameter.requires_grad_(flag)
+            for module, name, buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.detach().copy_(value)
+                module._buffers[name] = buffer
+
+
+def _evaluate(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except NotImplementedError:
+        # Exported programs fix their mode when they are exported and refuse the call.
+        for module in model.modules():
+            module.training = False

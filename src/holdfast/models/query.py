@@ -1,0 +1,235 @@
+"""The model as a queried thing: the one door through which anything touches it."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..errors import DataError, ModelError
+from .borrow import borrowed
+from .layout import is_channels_last, lay_out
+
+__all__ = ["Answer", "Query"]
+
+DEFAULT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to a batch.
+
+    Parameters
+    ----------
+    logits : Tensor
+        ``(N, K)``.
+    values : Tensor
+        ``(N,)`` the objective.
+    grad : Tensor
+        ``(N, ...)`` the objective's gradient with respect to each row's input.
+    """
+
+    logits: Tensor
+    values: Tensor
+    grad: Tensor
+
+
+class Query:
+    """A model that can be asked and not changed.
+
+    Use it as a context manager: inside, the model is in evaluation mode with frozen parameters; outside it is as it
+    was, bit for bit, and so is the global random state. Every call runs the model on exactly ``batch_size`` rows, the
+    missing ones padded, so that a row's arithmetic does not depend on its neighbours; padding is not counted.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps ``(N, ...)`` inputs to ``(N, K)`` logits.
+    mean, std : sequence of float, optional
+        A normalisation to put before the model, a number a channel (dimension 1), so that budgets and boxes are those
+        of raw inputs.
+    batch_size : int
+        Rows a call.
+    seed : int
+        The seed of the global generator while the model is in use, for models that draw noise of their own.
+
+    Attributes
+    ----------
+    forwards, backwards : int
+        Examples passed through the model and back, all calls together.
+    dtype : torch.dtype
+        The precision of inputs, gradients and logits outside the model: float64 for a float64 model, else float32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        batch_size: int = DEFAULT_BATCH,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.forwards = 0
+        self.backwards = 0
+        self.channels_last = False
+        self._seed = seed
+        self._stack = ExitStack()
+        self._classes: int | None = None
+        first = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), torch.zeros(()))
+        self.device = first.device
+        self._inner_dtype = first.dtype
+        self.dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+        self._mean, self._std = (None if v is None else torch.tensor(v, dtype=torch.float64) for v in (mean, std))
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(borrowed(self.model, self._seed))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Inputs on the model's device, in the query's precision and layout."""
+        return lay_out(x.detach().to(self.device, self.dtype), self.channels_last)
+
+    def bare_logits(self, x: Tensor) -> Tensor:
+        """``(N, K)`` logits of the model as it is: what verdicts are taken from.
+
+        Raises
+        ------
+        ModelError
+            When the model raises, or its output is not a tensor ``(N, K)`` of logits.
+        """
+        x = lay_out(x.detach().to(self.device, self.dtype), channels_last=False)
+        first = self._classes is None
+        watch = _PoolingWatch()
+        starts = range(0, len(x), self.batch_size)
+        with torch.inference_mode(), watch if first else nullcontext():
+            parts = [x[start : start + self.batch_size] for start in starts]
+            rows = [self._forward(self._pad(part))[: len(part)] for part in parts]
+        logits = torch.cat(rows).clone()
+        self.forwards += len(x)
+        if first:
+            _refuse_probabilities(logits)
+            # Pooling in the default format is what costs most in small networks on a CPU, and nothing else tells the
+            # formats apart as reliably. The rule looks at the network and not at a clock: a choice by timing would
+            # round differently from one run to the next.
+            self.channels_last = watch.pools and x.device.type == "cpu"
+        return logits
+
+    def logits(self, x: Tensor) -> Tensor:
+        """``(N, K)`` logits of at most ``batch_size`` rows, in the search's layout."""
+        with torch.inference_mode():
+            logits = self._forward(self._pad(self.prepare(x)))[: len(x)].clone()
+        self.forwards += len(x)
+        return logits
+
+    def gradient(self, x: Tensor, objective: Callable[[Tensor], Tensor]) -> Answer:
+        """Logits, objective and its input gradient for at most ``batch_size`` rows.
+
+        The objectives are summed, never averaged, so a row's gradient is its own. Where a gradient is not finite, it
+        is 0: the search stands still there instead of being lost.
+
+        Raises
+        ------
+        ModelError
+            When no gradient reaches the input.
+        """
+        with torch.enable_grad():
+            inputs = self._pad(self.prepare(x)).requires_grad_(True)
+            logits = self._forward(inputs)[: len(x)]
+            values = objective(logits)
+            if not values.requires_grad:
+                raise ModelError(
+                    "no gradient reaches the model's input (a detach, rounding, no_grad or NumPy on the way?): "
+                    "gradient attacks cannot be run on it"
+                )
+            (grad,) = torch.autograd.grad(values.sum(), inputs, allow_unused=True)
+        self.forwards += len(x)
+        self.backwards += len(x)
+        grad = torch.zeros_like(inputs) if grad is None else grad
+        grad = grad[: len(x)].nan_to_num(0.0, 0.0, 0.0)
+        return Answer(logits.detach(), values.detach(), grad)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        missing = self.batch_size - len(x)
+        if missing == 0 or len(x) == 0:
+            return x
+        if missing < 0:
+            raise ValueError(f"{len(x)} rows in one call, but the query's batch size is {self.batch_size}")
+        return lay_out(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]), is_channels_last(x))
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if self._mean is not None or self._std is not None:
+            x = self._normalize(x)
+        try:
+            logits = self.model(x.to(self._inner_dtype))
+        except (ModelError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"the model failed on an input batch of shape {tuple(x.shape)}: {type(error).__name__}: {reason}"
+            ) from error
+        return self._checked(logits, len(x))
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        def channels(values: Tensor) -> Tensor:
+            if values.numel() not in (1, x.shape[1]):
+                raise DataError(f"mean/std: {values.numel()} numbers for inputs with {x.shape[1]} channels")
+            return values.to(x).reshape(1, -1, *[1] * (x.dim() - 2))
+
+        if self._mean is not None:
+            x = x - channels(self._mean)
+        return x if self._std is None else x / channels(self._std)
+
+    def _checked(self, logits: object, rows: int) -> Tensor:
+        if not isinstance(logits, Tensor):
+            raise ModelError(
+                f"the model returned a {type(logits).__name__}, not a tensor of logits (N, K): wrap it in a module "
+                "that returns the logits alone"
+            )
+        if logits.dim() != 2 or logits.shape[0] != rows or logits.shape[1] < 2:
+            raise ModelError(
+                f"the model returned a tensor of shape {tuple(logits.shape)} for {rows} inputs; logits must be "
+                "(N, K) with K of at least 2"
+            )
+        if self._classes not in (None, logits.shape[1]):
+            raise ModelError(f"the model returned {logits.shape[1]} logits after {self._classes} before")
+        self._classes = logits.shape[1]
+        return logits.to(self.dtype)
+
+
+def _refuse_probabilities(logits: Tensor) -> None:
+    if bool((logits >= 0).all()) and bool(((logits.double().sum(1) - 1).abs() < 1e-5).all()):
+        raise ModelError(
+            "the model returns probabilities, not logits: remove its final softmax (on probabilities the attacks' "
+            "gradients vanish and the model would look more robust than it is)"
+        )
+
+
+class _PoolingWatch(TorchFunctionMode):
+    """Notes whether a forward pass pools 2-d feature maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pools = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        self.pools = self.pools or "pool2d" in getattr(func, "__name__", "")
+        return func(*args, **(kwargs or {}))

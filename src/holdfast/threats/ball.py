@@ -1,0 +1,185 @@
+"""Norm balls, intersected with a box."""
+
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor
+
+from ..draws import Draws
+from ..errors import DataError, SettingError
+from . import l0, l1, l2, linf
+from .box import Bound, Box
+from .budget import Budget, parse_budget
+from .norm import Norm, column
+
+__all__ = ["L0", "L1", "L2", "Ball", "Linf"]
+
+_NORMS: dict[str, ModuleType] = {norm.name: norm for norm in (linf, l2, l1, l0)}
+
+# Rounding of ``x + z`` may leave a set by an ulp or two; what is admissible is judged with this much room.
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ball:
+    """All inputs within ``eps`` of the clean one in a norm, and inside the box.
+
+    The choice ``z`` is the perturbation. Make one with :func:`Linf`, :func:`L2`, :func:`L1` or :func:`L0`.
+
+    Parameters
+    ----------
+    norm : str
+        ``"linf"``, ``"l2"``, ``"l1"`` or ``"l0"``.
+    eps : float or Tensor
+        The budget: one number, or ``(M,)`` numbers, one for each of ``M`` examples.
+    box : Box
+        The bounds of inputs.
+    """
+
+    norm: str
+    eps: Budget
+    box: Box
+
+    @property
+    def name(self) -> str:
+        eps = self.eps
+        return f"{self.norm}:{eps:g}" if isinstance(eps, float) else f"{self.norm}:{eps.min():g}..{eps.max():g}"
+
+    def __repr__(self) -> str:
+        return f"{self.norm.capitalize()}(eps={self.name.partition(':')[2]}, box={self.box})"
+
+    @property
+    def _norm(self) -> Norm:
+        return cast("Norm", _NORMS[self.norm])
+
+    def _set(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The ball's radius and the box around ``x``, as the norm's functions take them."""
+        return column(self.budget(x), x), *self.box.around(x)
+
+    def apply(self, x: Tensor, z: Tensor) -> Tensor:
+        """``x + z``, clipped to the box so that rounding never leaves it."""
+        return self.box.clip(x + z)
+
+    def project(self, z: Tensor, x: Tensor) -> Tensor:
+        """The Euclidean projection of ``z`` onto ball and box together, exact for every norm."""
+        return self._norm.project(z, *self._set(x))
+
+    def retract(self, z: Tensor, x: Tensor) -> Tensor:
+        """Project onto the ball and then clip to the box: feasible, cheaper, and what the published attacks do."""
+        return self._norm.retract(z, *self._set(x))
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        """The point of the unit ball with ``<grad, d> = dual_norm(grad)``; 0 where the gradient is."""
+        return self._norm.steepest(grad)
+
+    def dual_norm(self, grad: Tensor) -> Tensor:
+        """``(N,)`` the dual norm: L1 for L-infinity, L2 for L2, L-infinity for L1 and for the hull of L0."""
+        return self._norm.dual(grad)
+
+    def ascend(self, z: Tensor, x: Tensor, grad: Tensor, size: Tensor) -> Tensor:
+        """One projected step: along :meth:`steepest` for L-infinity and L2, on the best few coordinates for L1, L0."""
+        radius, lower, upper = self._set(x)
+        move = self._norm.step(grad, column(size, x), lower - z, upper - z)
+        return self._norm.project(z + move, radius, lower, upper)
+
+    def maximize(self, grad: Tensor, x: Tensor) -> Tensor:
+        """The perturbation that maximises ``<grad, z>`` over ball and box, in closed form for every norm."""
+        return self._norm.maximize(grad, *self._set(x))
+
+    def sample(self, x: Tensor, rng: Draws) -> Tensor:
+        """Uniform in the ball, then clipped; for L0 uniform values at random coordinates."""
+        return self._norm.sample(rng, *self._set(x), like=x)
+
+    def sample_boundary(self, x: Tensor, rng: Draws) -> Tensor:
+        """A random direction of length ``eps``, clipped to the box."""
+        radius, lower, upper = self._set(x)
+        return (radius * self._norm.direction(rng, x)).clamp(lower, upper)
+
+    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """``(N,)`` the norm of ``x_adv - x``."""
+        return self._norm.length(x_adv - x)
+
+    def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """``(N,)`` bool: within ``eps`` and inside the box, both to 1e-6 (relative to budgets above 1)."""
+        budget = self.budget(x)
+        near = self.distance(x_adv, x) <= budget + TOLERANCE * budget.clamp_min(1)
+        return near & (self.box.excess(x_adv) <= TOLERANCE)
+
+    def budget(self, x: Tensor) -> Tensor:
+        """``(N,)`` the budget of each row of ``x``."""
+        eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device)
+        if eps.dim() and len(eps) != len(x):
+            raise DataError(f"{len(eps)} budgets for {len(x)} examples: give one number, or one for each example")
+        return eps.expand(len(x))
+
+    def at(self, index: Tensor) -> Self:
+        """The ball around the examples ``index``; itself where all share one budget."""
+        if isinstance(self.eps, float):
+            return self
+        if len(index) and int(index.max()) >= len(self.eps):
+            raise DataError(f"example {int(index.max())} has no budget: eps holds only {len(self.eps)}")
+        return replace(self, eps=self.eps.to(index.device)[index])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Norm, budget and box in plain numbers and lists."""
+
+        def plain(value: Bound) -> Any:
+            return value.tolist() if isinstance(value, Tensor) else value
+
+        return {"norm": self.norm, "eps": plain(self.eps), "box": [plain(self.box.lower), plain(self.box.upper)]}
+
+
+BoxArgument = Box | tuple[Bound, Bound] | None
+
+
+def Linf(eps: float | str | Tensor, box: BoxArgument = (0.0, 1.0)) -> Ball:
+    """Every coordinate may change by ``eps``.
+
+    Parameters
+    ----------
+    eps : float, str or Tensor
+        The budget in input units: a number, a string such as ``"8/255"``, or ``(N,)`` numbers, one an example.
+    box : pair, Box or None
+        The bounds of inputs: numbers or per-feature tensors; None for none.
+
+    Returns
+    -------
+    Ball
+
+    Raises
+    ------
+    SettingError
+        When the budget or the box makes no sense.
+    """
+    return Ball("linf", parse_budget(eps), Box.of(box))
+
+
+def L2(eps: float | str | Tensor, box: BoxArgument = (0.0, 1.0)) -> Ball:
+    """The change's Euclidean norm is at most ``eps``; parameters as for :func:`Linf`."""
+    return Ball("l2", parse_budget(eps), Box.of(box))
+
+
+def L1(eps: float | str | Tensor, box: BoxArgument = (0.0, 1.0)) -> Ball:
+    """The absolute changes sum to at most ``eps``; parameters as for :func:`Linf`."""
+    return Ball("l1", parse_budget(eps), Box.of(box))
+
+
+def L0(eps: float | str | Tensor, box: BoxArgument = (0.0, 1.0)) -> Ball:
+    """At most ``eps`` coordinates change, each anywhere inside the box; parameters as for :func:`Linf`.
+
+    Raises
+    ------
+    SettingError
+        When the budget is not a whole number, or the box leaves a coordinate unbounded.
+    """
+    budget = parse_budget(eps)
+    if bool((torch.as_tensor(budget) % 1 != 0).any()):
+        raise SettingError(f"eps: an L0 budget counts coordinates, so {eps} must be a whole number")
+    ball = Ball("l0", budget, Box.of(box))
+    if not ball.box.bounded:
+        raise SettingError(
+            "box: an L0 budget needs a bounded box, since nothing else limits how far a coordinate moves"
+        )
+    return ball

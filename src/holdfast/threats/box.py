@@ -1,0 +1,74 @@
+"""The box that inputs live in."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingError
+
+__all__ = ["Bound", "Box"]
+
+Bound = float | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Lower and upper bounds of every coordinate of an input.
+
+    Parameters
+    ----------
+    lower, upper : float or Tensor
+        One number, or a tensor that broadcasts against one input (per-feature bounds). Infinite where there is none.
+
+    Raises
+    ------
+    SettingError
+        When a bound is NaN or a lower bound lies above its upper bound.
+    """
+
+    lower: Bound = 0.0
+    upper: Bound = 1.0
+
+    def __post_init__(self) -> None:
+        lower, upper = torch.as_tensor(self.lower), torch.as_tensor(self.upper)
+        if not bool((lower <= upper).all()):
+            raise SettingError(f"box: every lower bound must be at most its upper bound, got {self}; swap or mend them")
+
+    @classmethod
+    def of(cls, box: "Box | tuple[Bound, Bound] | None") -> "Box":
+        """A box from what a user writes: a pair, a box, or None for no bounds."""
+        if box is None:
+            return cls(-torch.inf, torch.inf)
+        if isinstance(box, Box):
+            return box
+        lower, upper = box
+        return cls(lower, upper)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether every coordinate is bounded on both sides."""
+        return bool(torch.as_tensor(self.lower).isfinite().all() and torch.as_tensor(self.upper).isfinite().all())
+
+    def around(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The bounds relative to ``x``, ``(N, ...)``, cut so that no change at all is always admissible."""
+        return (self._like(self.lower, x) - x).clamp_max(0), (self._like(self.upper, x) - x).clamp_min(0)
+
+    def clip(self, x: Tensor) -> Tensor:
+        """The nearest inputs inside the box."""
+        return x.clamp(self._like(self.lower, x), self._like(self.upper, x))
+
+    def excess(self, x: Tensor) -> Tensor:
+        """``(N,)`` how far each input lies outside the box in its worst coordinate, 0 inside."""
+        outside = torch.maximum(self._like(self.lower, x) - x, x - self._like(self.upper, x)).clamp_min(0)
+        return outside.flatten(1).amax(1) if x.numel() else x.new_zeros(len(x))
+
+    def __str__(self) -> str:
+        if isinstance(self.lower, Tensor) or isinstance(self.upper, Tensor):
+            low, high = (torch.as_tensor(b) for b in (self.lower, self.upper))
+            return f"[{low.min():g} .. {low.max():g}, {high.min():g} .. {high.max():g}] per feature"
+        return "no box" if not self.bounded else f"[{self.lower:g}, {self.upper:g}]"
+
+    @staticmethod
+    def _like(bound: Bound, x: Tensor) -> Tensor:
+        return torch.as_tensor(bound, dtype=x.dtype, device=x.device)

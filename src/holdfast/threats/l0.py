@@ -1,0 +1,60 @@
+"""The L0 "norm": how many coordinates change. The box alone bounds by how much.
+
+It is no norm, and its balls are not convex. The convex hull of the vectors with one coordinate of size at most one is
+the unit L1 ball, and that is what its ``dual`` and ``steepest`` speak of; ``maximize`` and ``project`` are exact for
+the set itself.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from ..draws import Draws
+from . import l1
+from .norm import column, each
+
+name: Final = "l0"
+
+dual = l1.dual
+steepest = l1.steepest
+
+
+def length(d: Tensor) -> Tensor:
+    return (d != 0).sum(each(d)).to(d.dtype)
+
+
+def maximize(g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    best = torch.where(g > 0, upper.expand_as(g), torch.where(g < 0, lower.expand_as(g), torch.zeros_like(g)))
+    return _keep_best(best, g * best, radius)
+
+
+step = maximize
+
+
+def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    # Keeping coordinate i costs (d - clip)^2 and dropping it d^2: keep those where the difference is largest.
+    clipped = d.clamp(lower, upper)
+    return _keep_best(clipped, d.square() - (d - clipped).square(), radius)
+
+
+retract = project
+
+
+def direction(rng: Draws, like: Tensor) -> Tensor:
+    count = like.shape[1:].numel()
+    sign = (rng.uniform(count, lane=2) - 0.5).sign().to(like.dtype).reshape(like.shape)
+    return _keep_best(sign, rng.uniform(count).reshape(like.shape), column(like.new_ones(len(like)), like))
+
+
+def sample(rng: Draws, radius: Tensor, lower: Tensor, upper: Tensor, like: Tensor) -> Tensor:
+    # Coordinates chosen at random, each moved to a random place of its box.
+    count = like.shape[1:].numel()
+    place = lower + (upper - lower) * rng.uniform(count, lane=1).to(like.dtype).reshape(like.shape)
+    return _keep_best(place, rng.uniform(count).reshape(like.shape), radius)
+
+
+def _keep_best(d: Tensor, gain: Tensor, radius: Tensor) -> Tensor:
+    """``d`` with all but ``radius`` coordinates, rounded up, set to 0: those of the largest gain stay."""
+    rank = gain.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1)
+    return torch.where(rank < radius.reshape(-1, 1), d.flatten(1), 0).reshape(d.shape)

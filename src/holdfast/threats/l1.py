@@ -1,0 +1,84 @@
+"""The L1 norm: the sum of all changes. Its dual is the L-infinity norm."""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from ..draws import Draws
+from .norm import each, random_length
+
+name: Final = "l1"
+
+
+def length(d: Tensor) -> Tensor:
+    return d.abs().sum(each(d))
+
+
+def dual(g: Tensor) -> Tensor:
+    return g.abs().amax(each(g)) if g.numel() else g.new_zeros(len(g))
+
+
+def steepest(g: Tensor) -> Tensor:
+    flat = g.reshape(len(g), -1)
+    top = flat.abs().argmax(1, keepdim=True)
+    return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign()).reshape(g.shape)
+
+
+def maximize(g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    # A linear program over a simplex with capacities: fill coordinates in the order of |g| until the budget ends.
+    flat, (low, high) = g.flatten(1), (b.expand_as(g).flatten(1) for b in (lower, upper))
+    order = flat.abs().argsort(dim=1, descending=True, stable=True)
+    sign = flat.sign()
+    # An unbounded coordinate can take the whole budget, and infinities would spoil the running sum.
+    room = torch.where(sign > 0, high, torch.where(sign < 0, -low, 0.0)).minimum(radius.reshape(-1, 1))
+    sorted_room = room.gather(1, order).double()
+    left = (radius.reshape(-1, 1).double() - (sorted_room.cumsum(1) - sorted_room)).clamp_min(0)
+    filled = torch.minimum(sorted_room, left).to(g.dtype)
+    return (torch.zeros_like(flat).scatter(1, order, filled) * sign).reshape(g.shape)
+
+
+# One coordinate at a time, as the plain steepest step would go, gets stuck at the first that meets the box; the best
+# admissible move of the same length spends what that coordinate cannot take on the next ones.
+step = maximize
+
+
+def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Exact projection onto ball and box (Croce and Hein, "Mind the box", ICML 2021, section 3).
+
+    ``z = sign(d) min(max(|d| - lam, 0), room)`` for the ``lam`` at which its L1 norm is the radius. That norm is
+    piecewise linear and decreasing in ``lam`` with kinks at ``|d| - room`` (the coordinate leaves the box's face) and
+    ``|d|`` (it reaches 0): sort them, sum the slopes, and solve in the segment that holds the radius.
+    """
+    flat, (low, high) = d.flatten(1), (b.expand_as(d).flatten(1) for b in (lower, upper))
+    size, sign = flat.abs().double(), flat.sign()
+    room = torch.where(sign > 0, high, torch.where(sign < 0, -low, 0.0)).double().minimum(size)
+    target = radius.reshape(-1, 1).double().expand(len(flat), 1)
+    kinks, order = torch.cat([size - room, size], 1).sort(1)
+    slope = torch.cat([-torch.ones_like(size), torch.ones_like(size)], 1).gather(1, order).cumsum(1)
+    drops = slope[:, :-1] * kinks.diff(dim=1)
+    norms = room.sum(1, keepdim=True) + torch.cat([torch.zeros_like(target), drops.cumsum(1)], 1)
+    # The last kink whose norm is still at least the radius starts the segment.
+    segment = ((norms >= target).sum(1, keepdim=True) - 1).clamp_min(0)
+    rate = slope.gather(1, segment)
+    excess = norms.gather(1, segment) - target
+    lam = kinks.gather(1, segment) + torch.where(rate < 0, excess / -rate.clamp_max(-1), 0.0)
+    lam = torch.where(norms[:, :1] <= target, 0.0, lam)
+    z = torch.minimum((size - lam).clamp_min(0), room).to(d.dtype) * sign
+    return z.reshape(d.shape)
+
+
+def retract(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    unbounded = torch.full_like(d, torch.inf)
+    return project(d, radius, -unbounded, unbounded).clamp(lower, upper)
+
+
+def direction(rng: Draws, like: Tensor) -> Tensor:
+    # Exponentials with random signs, scaled to length 1, are uniform on the sphere.
+    count = like.shape[1:].numel()
+    magnitude, sign = -rng.uniform(count).log(), (rng.uniform(count, lane=2) - 0.5).sign()
+    return (sign * magnitude / magnitude.sum(1, keepdim=True)).to(like.dtype).reshape(like.shape)
+
+
+def sample(rng: Draws, radius: Tensor, lower: Tensor, upper: Tensor, like: Tensor) -> Tensor:
+    return (radius * random_length(rng, like) * direction(rng, like)).clamp(lower, upper)

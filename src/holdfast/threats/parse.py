@@ -1,0 +1,25 @@
+"""Threats as a user types them."""
+
+from collections.abc import Callable
+
+from ..errors import SettingError
+from .ball import L0, L1, L2, Ball, BoxArgument, Linf
+
+__all__ = ["parse_threat"]
+
+_BALLS: dict[str, Callable[..., Ball]] = {"linf": Linf, "l2": L2, "l1": L1, "l0": L0}
+
+
+def parse_threat(spec: str, box: BoxArgument = (0.0, 1.0)) -> Ball:
+    """Read ``"NORM:BUDGET"``, such as ``"linf:8/255"``, ``"l2:0.5"``, ``"l1:12"`` or ``"l0:10"``.
+
+    Raises
+    ------
+    SettingError
+        When the threat is unknown or its budget makes no sense.
+    """
+    norm, colon, budget = spec.partition(":")
+    make = _BALLS.get(norm.strip().lower())
+    if make is None or not colon:
+        raise SettingError(f"unknown threat {spec!r}: write NORM:BUDGET with NORM one of {', '.join(_BALLS)}")
+    return make(budget.strip(), box)
