@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import SettingError
+from holdfast.errors import SettingError
 
 __all__ = [
     "ObjectiveName",

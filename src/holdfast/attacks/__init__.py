@@ -1,13 +1,13 @@
 """Attacks, one file each, and the engine that drives them all."""
 
-from .apgd import APGD
-from .attack import Attack, AttackResult
-from .craft import craft
-from .engine import Outcome, Stage, drive, maximize
-from .fgsm import FGSM
-from .pgd import PGD
-from .problem import Problem
-from .rows import Rows
+from holdfast.attacks.apgd import APGD
+from holdfast.attacks.attack import Attack, AttackResult
+from holdfast.attacks.craft import craft
+from holdfast.attacks.engine import Outcome, Stage, drive, maximize
+from holdfast.attacks.fgsm import FGSM
+from holdfast.attacks.pgd import PGD
+from holdfast.attacks.problem import Problem
+from holdfast.attacks.rows import Rows
 
 __all__ = [
     "APGD",

@@ -6,13 +6,13 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from ..errors import SettingError
-from ..objectives import ObjectiveName
-from ..threats import Ball, Threat
-from ..threats.norm import column
-from .attack import AttackResult
-from .craft import Options, craft
-from .problem import Problem
+from holdfast.attacks.attack import AttackResult
+from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.problem import Problem
+from holdfast.errors import SettingError
+from holdfast.objectives import ObjectiveName
+from holdfast.threats import Ball, Threat
+from holdfast.threats.norm import column
 
 __all__ = ["APGD"]
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .problem import Problem
+from holdfast.attacks.problem import Problem
 
 __all__ = ["Attack", "AttackResult"]
 

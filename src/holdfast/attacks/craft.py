@@ -5,12 +5,12 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from ..data.source import Batch
-from ..errors import DataError
-from ..models.query import DEFAULT_BATCH, Query
-from ..threats import Threat
-from .attack import Attack, AttackResult
-from .engine import Outcome, Stage, drive
+from holdfast.attacks.attack import Attack, AttackResult
+from holdfast.attacks.engine import Outcome, Stage, drive
+from holdfast.data.source import Batch
+from holdfast.errors import DataError
+from holdfast.models.query import DEFAULT_BATCH, Query
+from holdfast.threats import Threat
 
 __all__ = ["Options", "craft"]
 

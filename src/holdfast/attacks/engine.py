@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..data.source import Batch
-from ..errors import DataError, ModelError
-from ..models.query import Query
-from ..threats import Threat
-from .attack import Attack
-from .problem import Problem
-from .rows import Rows, join, take
+from holdfast.attacks.attack import Attack
+from holdfast.attacks.problem import Problem
+from holdfast.attacks.rows import Rows, join, take
+from holdfast.data.source import Batch
+from holdfast.errors import DataError, ModelError
+from holdfast.models.query import Query
+from holdfast.threats import Threat
 
 __all__ = ["Outcome", "Stage", "Verdict", "drive", "maximize"]
 

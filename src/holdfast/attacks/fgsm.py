@@ -6,12 +6,12 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from ..objectives import ObjectiveName
-from ..threats import Threat
-from ..threats.norm import column
-from .attack import AttackResult
-from .craft import Options, craft
-from .problem import Problem
+from holdfast.attacks.attack import AttackResult
+from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.problem import Problem
+from holdfast.objectives import ObjectiveName
+from holdfast.threats import Threat
+from holdfast.threats.norm import column
 
 __all__ = ["FGSM"]
 

@@ -6,12 +6,12 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from ..errors import SettingError
-from ..objectives import ObjectiveName
-from ..threats import Threat
-from .attack import AttackResult
-from .craft import Options, craft
-from .problem import Problem
+from holdfast.attacks.attack import AttackResult
+from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.problem import Problem
+from holdfast.errors import SettingError
+from holdfast.objectives import ObjectiveName
+from holdfast.threats import Threat
 
 __all__ = ["PGD"]
 

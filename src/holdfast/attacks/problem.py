@@ -6,12 +6,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..draws import Draws
-from ..models.query import Answer, Query
-from ..objectives import ObjectiveName, objective
-from ..threats import Threat
-from ..threats.norm import column
-from .rows import Rows
+from holdfast.attacks.rows import Rows
+from holdfast.draws import Draws
+from holdfast.models.query import Answer, Query
+from holdfast.objectives import ObjectiveName, objective
+from holdfast.threats import Threat
+from holdfast.threats.norm import column
 
 __all__ = ["Problem"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import torch
 from torch import Tensor
 
-from ..models.layout import pick
+from holdfast.models.layout import pick
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import DataError, ModelError
-from .borrow import borrowed
-from .layout import is_channels_last, lay_out
+from holdfast.errors import DataError, ModelError
+from holdfast.models.borrow import borrowed
+from holdfast.models.layout import is_channels_last, lay_out
 
 __all__ = ["Answer", "Query"]
 

@@ -7,12 +7,12 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from ..draws import Draws
-from ..errors import DataError, SettingError
-from . import l0, l1, l2, linf
-from .box import Bound, Box
-from .budget import Budget, parse_budget
-from .norm import Norm, column
+from holdfast.draws import Draws
+from holdfast.errors import DataError, SettingError
+from holdfast.threats import l0, l1, l2, linf
+from holdfast.threats.box import Bound, Box
+from holdfast.threats.budget import Budget, parse_budget
+from holdfast.threats.norm import Norm, column
 
 __all__ = ["L0", "L1", "L2", "Ball", "Linf"]
 

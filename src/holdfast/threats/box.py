@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import SettingError
+from holdfast.errors import SettingError
 
 __all__ = ["Bound", "Box"]
 

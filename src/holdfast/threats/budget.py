@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..errors import SettingError
+from holdfast.errors import SettingError
 
 __all__ = ["Budget", "parse_budget"]
 

@@ -10,9 +10,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ..draws import Draws
-from . import l1
-from .norm import column, each
+from holdfast.draws import Draws
+from holdfast.threats import l1
+from holdfast.threats.norm import column, each
 
 name: Final = "l0"
 

@@ -5,8 +5,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ..draws import Draws
-from .norm import column, each, random_length, safe_divide
+from holdfast.draws import Draws
+from holdfast.threats.norm import column, each, random_length, safe_divide
 
 name: Final = "l2"
 

@@ -5,8 +5,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ..draws import Draws
-from .norm import each, random_length
+from holdfast.draws import Draws
+from holdfast.threats.norm import each, random_length
 
 name: Final = "linf"
 

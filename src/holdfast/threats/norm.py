@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..draws import Draws
+from holdfast.draws import Draws
 
 __all__ = ["Norm", "column", "each", "random_length", "safe_divide"]
 

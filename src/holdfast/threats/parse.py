@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from ..errors import SettingError
-from .ball import L0, L1, L2, Ball, BoxArgument, Linf
+from holdfast.errors import SettingError
+from holdfast.threats.ball import L0, L1, L2, Ball, BoxArgument, Linf
 
 __all__ = ["parse_threat"]
 

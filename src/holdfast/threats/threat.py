@@ -4,7 +4,7 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from ..draws import Draws
+from holdfast.draws import Draws
 
 __all__ = ["Threat"]
 
