@@ -25,7 +25,10 @@ def borrowed(model: nn.Module, seed: int = 0) -> Iterator[None]:
     ]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed: it seeds every device, and only the model's own are given back.
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
         try:
             _evaluate(model)
             for parameter, _ in required:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from holdfast.errors import DataError, ModelError
+from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.borrow import borrowed
 from holdfast.models.layout import is_channels_last, lay_out
 
 __all__ = ["Answer", "Query"]
 
-DEFAULT_BATCH = 64
+# Small batches stay in a CPU's cache and waste little on the last, padded one; a GPU wants to be full.
+CPU_BATCH, GPU_BATCH = 64, 512
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,15 @@ class Query:
     mean, std : sequence of float, optional
         A normalisation to put before the model, a number a channel (dimension 1), so that budgets and boxes are those
         of raw inputs.
-    batch_size : int
-        Rows a call.
+    batch_size : int, optional
+        Rows a call; 64 on a CPU and 512 on a GPU by default.
     seed : int
         The seed of the global generator while the model is in use, for models that draw noise of their own.
+
+    Raises
+    ------
+    SettingError
+        When the batch size is not positive.
 
     Attributes
     ----------
@@ -71,11 +77,12 @@ class Query:
         *,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
-        batch_size: int = DEFAULT_BATCH,
+        batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise SettingError(f"batch_size: a call of the model needs at least 1 row, got {batch_size}")
         self.model = model
-        self.batch_size = batch_size
         self.forwards = 0
         self.backwards = 0
         self.channels_last = False
@@ -84,6 +91,7 @@ class Query:
         self._classes: int | None = None
         first = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), torch.zeros(()))
         self.device = first.device
+        self.batch_size = batch_size or (GPU_BATCH if self.device.type == "cuda" else CPU_BATCH)
         self._inner_dtype = first.dtype
         self.dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
         self._mean, self._std = (None if v is None else torch.tensor(v, dtype=torch.float64) for v in (mean, std))
@@ -113,8 +121,10 @@ class Query:
         first = self._classes is None
         watch = _PoolingWatch()
         starts = range(0, len(x), self.batch_size)
-        with torch.inference_mode(), watch if first else nullcontext():
-            parts = [x[start : start + self.batch_size] for start in starts]
+        # What a model makes at its first call and keeps must be of use under gradients later, as a tensor made in
+        # inference mode is not. It gets copies, since some models work in place on their input.
+        with torch.no_grad() if first else torch.inference_mode(), watch if first else nullcontext():
+            parts = [x[start : start + self.batch_size].clone() for start in starts]
             rows = [self._forward(self._pad(part))[: len(part)] for part in parts]
         logits = torch.cat(rows).clone()
         self.forwards += len(x)
@@ -129,9 +139,9 @@ class Query:
     def logits(self, x: Tensor) -> Tensor:
         """``(N, K)`` logits of at most ``batch_size`` rows, in the search's layout."""
         with torch.inference_mode():
-            logits = self._forward(self._pad(self.prepare(x)))[: len(x)].clone()
+            logits = self._forward(self._pad(self.prepare(x)))[: len(x)]
         self.forwards += len(x)
-        return logits
+        return logits.clone()
 
     def gradient(self, x: Tensor, objective: Callable[[Tensor], Tensor]) -> Answer:
         """Logits, objective and its input gradient for at most ``batch_size`` rows.

@@ -1,0 +1,7 @@
+"""Models: loading them, and the one way in which the rest of the library touches them."""
+
+from holdfast.models.load import load_model
+from holdfast.models.onnx import OnnxModule, load_onnx
+from holdfast.models.weights import load_weights
+
+__all__ = ["OnnxModule", "load_model", "load_onnx", "load_weights"]

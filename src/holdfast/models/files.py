@@ -1,0 +1,42 @@
+"""What is wrong with a file, told from its first bytes before any parser sees it."""
+
+from pathlib import Path
+
+from holdfast.errors import ModelError
+
+_LFS_POINTER = b"version https://git-lfs"
+_HTML = (b"<!doctype html", b"<html")
+
+
+def existing_file(path: str | Path) -> Path:
+    """Return ``path`` as a :class:`~pathlib.Path` once it is known to be a file that may hold a model.
+
+    Raises
+    ------
+    ModelError
+        If it is missing, is a folder, is empty, or is what a failed download leaves behind: an HTML page or the pointer
+        that Git LFS puts in place of a large file.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+            size = path.stat().st_size
+    except IsADirectoryError:
+        raise ModelError(f"{path}: is a folder; name the file in it") from None
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if size == 0:
+        raise ModelError(f"{path}: the file is empty; download or save it again")
+    if head.startswith(_LFS_POINTER):
+        raise ModelError(f"{path}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
+    if head.startswith(_HTML):
+        raise ModelError(f"{path}: an HTML page, not a model; the download was answered by a web page, so get it again")
+    return path
+
+
+def one_line(error: BaseException | str) -> str:
+    """Return the message of an error with its line breaks and runs of spaces folded into single spaces."""
+    return " ".join(str(error).split())
