@@ -1,0 +1,202 @@
+"""The audit: attacks over a data set, verdicts kept as they fall, and one honest result."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.attacks import drive
+from holdfast.audit.diagnostics import examine_model
+from holdfast.audit.inputs import write_inputs
+from holdfast.audit.protocols import EvaluationProtocol, find_protocol
+from holdfast.audit.result import AuditResult
+from holdfast.audit.store import RunStore
+from holdfast.audit.summary import summarise
+from holdfast.data import Batch, Source, load_data
+from holdfast.errors import ModelError, RunError, SettingError
+from holdfast.models import load_model
+from holdfast.models.query import Query
+from holdfast.threats import Threat, parse_threat
+
+__all__ = ["Progress", "audit"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an audit is.
+
+    Parameters
+    ----------
+    decided, standing, asked : int
+        Examples with a verdict, those of them not broken and not misclassified, and all that were asked for.
+    forwards : int
+        Examples passed forward in this session.
+    seconds : float
+        Spent on the run, earlier sessions included.
+    """
+
+    decided: int
+    standing: int
+    asked: int
+    forwards: int
+    seconds: float
+
+
+def audit(
+    model: nn.Module | str | Path,
+    data: Any,
+    threat: Threat | str,
+    *,
+    protocol: str | EvaluationProtocol = "quick",
+    run: str | Path | None = None,
+    weights: str | Path | None = None,
+    split: str = "test",
+    examples: str | slice | range | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    max_forwards: int | None = None,
+    save_inputs: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> AuditResult:
+    """Measure how a model stands up to an adversary.
+
+    Parameters
+    ----------
+    model : nn.Module, str or Path
+        A module that maps ``(N, ...)`` inputs to ``(N, K)`` logits, or what :func:`holdfast.load_model` reads.
+    data : str, Source, Dataset or pair of arrays
+        What :func:`holdfast.load_data` reads.
+    threat : Threat or str
+        What the adversary may do: ``Linf("8/255")``, ``"l2:0.5"``.
+    protocol : str or EvaluationProtocol
+        The cascade of attacks; ``"quick"``.
+    run : path, optional
+        A folder for ``audit.json`` and ``run.sqlite``. The same call on the same folder resumes a run that was
+        stopped or killed, and ends with the same verdicts. Without it nothing is written.
+    weights : path, optional
+        Weights to load into the model.
+    split, examples : str
+        Which part of the data; see :func:`holdfast.load_data`.
+    seed : int
+        Of every random draw.
+    batch_size : int, optional
+        Rows a call of the model, 64 on a CPU and 512 on a GPU by default. Verdicts are bit for bit the same for any
+        order and any split of the examples as long as it is the same.
+    mean, std : tuple of float, optional
+        A normalisation to put before the model, so that budgets mean raw inputs.
+    max_forwards : int, optional
+        The attacks' queries an example; with 0 the result is that of the clean model.
+    save_inputs : bool
+        Write the inputs that were found to ``adversarial.npz`` in the run's folder.
+    on_progress : callable
+        Called after every step of the engine.
+
+    Returns
+    -------
+    AuditResult
+
+    Raises
+    ------
+    HoldfastError
+        Of the kind that tells what to mend: the settings, the model, the data or the run's folder. Verdicts reached
+        before are kept in the run's folder.
+    """
+    if max_forwards is not None and max_forwards < 0:
+        raise SettingError(f"max_forwards: a budget of queries cannot be negative, got {max_forwards}")
+    if batch_size is not None and batch_size < 1:
+        raise SettingError(f"batch_size: at least 1 row a call is needed, got {batch_size}")
+    if save_inputs and run is None:
+        raise SettingError("save_inputs: there is no place to save to; give a run folder")
+    threat = parse_threat(threat) if isinstance(threat, str) else threat
+    plan = find_protocol(protocol, threat) if isinstance(protocol, str) else protocol
+    name = model if isinstance(model, str) else str(model) if isinstance(model, Path) else type(model).__name__
+    module = load_model(model, weights)
+    source = load_data(data, split=split, examples=examples)
+    folder = None if run is None else Path(run)
+    query = Query(module, mean=mean, std=std, batch_size=batch_size, seed=seed)
+    first = next(iter(source.batches(query.batch_size)))
+    settings = {
+        "model": _digest(module.state_dict()),
+        "data": {"name": source.name, "examples": len(source), "digest": _digest({"x": first.x, "y": first.y})},
+        "threat": threat.to_dict(),
+        "protocol": plan.to_dict(),
+        "seed": seed,
+        "batch_size": query.batch_size,
+        "normalisation": [mean, std],
+        "max_forwards": max_forwards,
+        "save_inputs": save_inputs,
+    }
+    with RunStore(folder, settings) as store, query:
+        _check_classes(query, source, first)
+        diagnostics = examine_model(query, threat, plan, first)
+        decided, standing = next(
+            store.select("SELECT count(*), coalesce(sum(verdict IN ('robust', 'undecided')), 0) FROM examples")
+        )
+        batches = _missing(source, query.batch_size, store)
+        for outcomes in drive(query, threat, plan.stages, batches, seed=seed, max_forwards=max_forwards):
+            if outcomes:
+                store.add(outcomes, inputs=save_inputs)
+                decided += len(outcomes)
+                standing += sum(outcome.verdict in ("robust", "undecided") for outcome in outcomes)
+            on_progress(Progress(decided, standing, len(source), query.forwards, store.seconds))
+        store.commit()
+        result = summarise(
+            store, source, plan, diagnostics, model=name, threat=threat.to_dict(), seed=seed, device=str(query.device)
+        )
+        if folder is not None:
+            if save_inputs:
+                write_inputs(store, folder / "adversarial.npz", source.shape)
+            write_json(folder / "audit.json", result)
+    return result
+
+
+def write_json(path: Path, result: AuditResult) -> None:
+    """Write a result whole or not at all.
+
+    Raises
+    ------
+    RunError
+        When the file cannot be written.
+    """
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            file.write(result.model_dump_json(indent=2) + "\n")
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror or error}; the verdicts are kept: repeat the command") from error
+
+
+def _missing(source: Source, size: int, store: RunStore) -> Iterator[Batch]:
+    """The examples that have no verdict yet."""
+    for batch in source.batches(size):
+        places = torch.tensor(store.missing(batch.index.tolist()), dtype=torch.int64)
+        if len(places):
+            yield Batch(batch.index[places], batch.x[places], batch.y[places])
+
+
+def _check_classes(query: Query, source: Source, first: Batch) -> None:
+    logits = query.bare_logits(first.x)
+    if source.classes is not None and len(source.classes) != logits.shape[1]:
+        raise ModelError(
+            f"the model returns {logits.shape[1]} logits, but {source.name} has {len(source.classes)} classes: the "
+            "model and the data do not belong together"
+        )
+
+
+def _digest(tensors: dict[str, Any]) -> str:
+    """A short name for the content of tensors."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

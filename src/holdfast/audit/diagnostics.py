@@ -1,0 +1,92 @@
+"""Checks that say whether an audit's number deserves trust."""
+
+from collections.abc import Iterator
+
+import torch
+
+from holdfast.audit.protocols import EvaluationProtocol
+from holdfast.audit.result import Diagnostic
+from holdfast.data import Batch
+from holdfast.models.query import Query
+from holdfast.objectives import margin
+from holdfast.threats import Threat
+
+__all__ = ["examine_model", "examine_verdicts"]
+
+
+def examine_model(query: Query, threat: Threat, protocol: EvaluationProtocol, batch: Batch) -> list[Diagnostic]:
+    """What a first batch tells about the model: randomness, gradients, and objectives that it cannot have."""
+    return list(_examine_model(query, threat, protocol, batch))
+
+
+def _examine_model(query: Query, threat: Threat, protocol: EvaluationProtocol, batch: Batch) -> Iterator[Diagnostic]:
+    yield Diagnostic(name="protocol", level="note", message=protocol.caveat)
+    x, y = batch.x[: query.batch_size], batch.y[: query.batch_size].to(query.device)
+    first, second = query.bare_logits(x), query.bare_logits(x)
+    if not torch.equal(first, second):
+        yield Diagnostic(
+            name="random model",
+            level="warning",
+            message="the same input gave different logits: verdicts hold for single draws of the model's own noise, "
+            "and gradient attacks without averaging overestimate its robustness",
+        )
+    classes = first.shape[1]
+    if classes < 4 and any(getattr(stage.attack, "objective", None) == "dlr" for stage in protocol.stages):
+        stand_in = "the third logit stands for the fourth" if classes == 3 else "the margin is used instead"
+        yield Diagnostic(
+            name="few classes",
+            level="note",
+            message=f"targeted DLR needs 4 classes and the model has {classes}: {stand_in}",
+        )
+    known = y.clamp(0, classes - 1)
+    grad = query.gradient(query.prepare(x), lambda logits: margin(logits, known)).grad
+    flat = int((threat.dual_norm(grad) == 0).sum())
+    if flat:
+        yield Diagnostic(
+            name="zero gradient",
+            level="warning",
+            message=f"the margin's gradient is exactly 0 at {flat} of {len(x)} clean inputs: gradients are masked, and "
+            "attacks that follow them cannot show how robust the model is",
+        )
+
+
+def examine_verdicts(verdicts: dict[str, int], predictions: int, correct: int, majority: int) -> list[Diagnostic]:
+    """What the verdicts themselves tell.
+
+    Parameters
+    ----------
+    verdicts : dict
+        How many examples have each verdict.
+    predictions : int
+        How many different classes the model predicts on clean inputs.
+    correct, majority : int
+        Clean inputs classified correctly, and inputs of the commonest label.
+    """
+    found = []
+    if undecided := verdicts.get("undecided", 0):
+        found.append(
+            Diagnostic(
+                name="undecided",
+                level="warning",
+                message=f"{undecided} examples ran out of queries unbroken; they count as standing, so the robust "
+                "accuracy may be lower",
+            )
+        )
+    if predictions == 1 and sum(verdicts.values()) > 1:
+        found.append(
+            Diagnostic(
+                name="constant model",
+                level="warning",
+                message="the model answers one and the same class: nobody can change its mind, and it is of no use",
+            )
+        )
+    elif correct <= majority:
+        found.append(
+            Diagnostic(
+                name="no better than the majority",
+                level="warning",
+                message=f"clean accuracy ({correct} right) is no better than always answering the commonest label "
+                f"({majority} right): check the labels, their order and the input scaling",
+            )
+        )
+    return found

@@ -1,0 +1,157 @@
+"""Verdicts on disk, as they fall: a killed run loses nothing that was decided."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from holdfast.attacks import Outcome
+from holdfast.errors import RunError
+
+__all__ = ["RunStore"]
+
+FILE = "run.sqlite"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS examples (
+    idx INTEGER PRIMARY KEY,
+    label INTEGER NOT NULL,
+    clean_prediction INTEGER NOT NULL,
+    verdict TEXT NOT NULL CHECK (verdict IN ('robust', 'broken', 'misclassified', 'undecided')),
+    stage TEXT,
+    distance REAL,
+    forwards INTEGER NOT NULL,
+    backwards INTEGER NOT NULL,
+    certified TEXT
+);
+CREATE TABLE IF NOT EXISTS inputs (idx INTEGER PRIMARY KEY, x BLOB NOT NULL);
+"""
+# A commit waits for the disk; what a kill can lose is what was decided since the last one, and it is decided again.
+_COMMIT_SECONDS = 0.5
+
+
+class RunStore:
+    """The verdicts of one audit in ``DIR/run.sqlite``, or in a temporary file where no folder is given.
+
+    Parameters
+    ----------
+    folder : Path or None
+        The run's folder, made where it is missing.
+    settings : dict
+        What the verdicts depend on. A folder that holds a run with other settings is refused.
+
+    Raises
+    ------
+    RunError
+        When the folder cannot be written, is full, or holds another audit.
+    """
+
+    def __init__(self, folder: Path | None, settings: dict[str, Any]) -> None:
+        self._where = "a temporary file" if folder is None else str(folder / FILE)
+        self._started = self._committed = time.perf_counter()
+        with self._faults():
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            # An empty name is sqlite's own temporary file: it is on disk, and gone when closed.
+            self._db = sqlite3.connect("" if folder is None else folder / FILE)
+            self._db.executescript(SCHEMA)
+            self._claim(settings)
+        self._seconds_before = float(self._meta("seconds") or 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not isinstance(error, RunError):
+                self.commit()
+        finally:
+            self._db.close()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run, earlier sessions of it included."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def add(self, outcomes: Sequence[Outcome], *, inputs: bool = False) -> None:
+        """Keep verdicts, and with ``inputs`` the adversarial inputs too."""
+        with self._faults():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO examples VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                [
+                    (o.index, o.label, o.clean_prediction, o.verdict, o.stage, o.distance, o.forwards, o.backwards)
+                    for o in outcomes
+                ],
+            )
+            if inputs:
+                rows = [(o.index, o.x_adv.float().cpu().contiguous().numpy().tobytes()) for o in outcomes]
+                self._db.executemany("INSERT OR REPLACE INTO inputs VALUES (?, ?)", rows)
+        if time.perf_counter() - self._committed > _COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write to disk what was added."""
+        with self._faults():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('seconds', ?)", (str(self.seconds),))
+            self._db.commit()
+        self._committed = time.perf_counter()
+
+    def missing(self, indices: Iterable[int]) -> list[int]:
+        """Which of some examples, by their place in the list, have no verdict yet."""
+        wanted = list(indices)
+        if not wanted:
+            return []
+        # Indices of one batch are neighbours, so a range asks for little more than the batch.
+        rows = self.select("SELECT idx FROM examples WHERE idx BETWEEN ? AND ?", min(wanted), max(wanted))
+        done = {index for (index,) in rows}
+        return [place for place, index in enumerate(wanted) if index not in done]
+
+    def select(self, query: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+        """Rows of a query, one at a time."""
+        with self._faults():
+            yield from self._db.execute(query, parameters)
+
+    def _meta(self, key: str) -> str | None:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _claim(self, settings: dict[str, Any]) -> None:
+        kept = self._meta("settings")
+        if kept is None:
+            self._db.execute("INSERT INTO meta VALUES ('settings', ?)", (json.dumps(settings, sort_keys=True),))
+            self._db.commit()
+            return
+        before, now = json.loads(kept), json.loads(json.dumps(settings, sort_keys=True))
+        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if changed:
+            self._db.close()
+            key = changed[0]
+            raise RunError(
+                f"{self._where} holds another audit: {key} was {_short(before.get(key))} and is now "
+                f"{_short(now.get(key))}; give another --run folder, or the same settings to resume"
+            )
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            cure = "free some space" if "full" in str(error) else "check the folder and the disk"
+            raise RunError(
+                f"{self._where}: {error}; {cure} and repeat the command: what was decided is kept"
+            ) from error
+        except OSError as error:
+            raise RunError(
+                f"{self._where}: {error.strerror or error}; give a --run folder that can be written"
+            ) from error
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

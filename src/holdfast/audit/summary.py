@@ -1,0 +1,99 @@
+"""From the verdicts in a run's store to the result of an audit."""
+
+import platform
+from importlib import metadata
+from typing import Any
+
+from holdfast.audit.diagnostics import examine_verdicts
+from holdfast.audit.interval import clopper_pearson
+from holdfast.audit.protocols import EvaluationProtocol
+from holdfast.audit.result import AuditResult, ClassResult, Cost, Diagnostic, StageResult
+from holdfast.audit.store import RunStore
+from holdfast.data import Source
+
+__all__ = ["summarise"]
+
+CONFIDENCE = 0.95
+
+
+def summarise(
+    store: RunStore,
+    source: Source,
+    plan: EvaluationProtocol,
+    diagnostics: list[Diagnostic],
+    **given: Any,
+) -> AuditResult:
+    """The result of what the store holds; ``given`` is what it cannot know (model, threat, seed, device)."""
+    verdicts = dict.fromkeys(("robust", "broken", "misclassified", "undecided"), 0)
+    verdicts |= dict(store.select("SELECT verdict, count(*) FROM examples GROUP BY verdict"))
+    total = sum(verdicts.values())
+    standing = verdicts["robust"] + verdicts["undecided"]
+    correct = total - verdicts["misclassified"]
+    per_class = [
+        ClassResult(
+            label=label,
+            name=source.classes[label] if source.classes else str(label),
+            examples=count,
+            clean_accuracy=right / count,
+            robust_accuracy=left / count,
+        )
+        for label, count, right, left in store.select(
+            "SELECT label, count(*), sum(verdict != 'misclassified'), sum(verdict IN ('robust', 'undecided')) "
+            "FROM examples GROUP BY label ORDER BY label"
+        )
+    ]
+    majority = max((c.examples for c in per_class), default=0)
+    ((predictions,),) = store.select("SELECT count(DISTINCT clean_prediction) FROM examples")
+    ((forwards, backwards),) = store.select(
+        "SELECT coalesce(sum(forwards), 0), coalesce(sum(backwards), 0) FROM examples"
+    )
+    robust = standing / total
+    return AuditResult(
+        **given,
+        data=source.name,
+        examples=total,
+        examples_asked=len(source),
+        protocol=plan.to_dict(),
+        clean_accuracy=correct / total,
+        robust_accuracy=robust,
+        robust_interval=clopper_pearson(standing, total, CONFIDENCE),
+        confidence=CONFIDENCE,
+        bracket=(0.0, robust),
+        verdicts=verdicts,
+        per_class=per_class,
+        worst_class=min(per_class, key=lambda c: c.robust_accuracy).label if per_class else None,
+        majority_class_rate=majority / total,
+        stages=_stages(store, plan, total, correct),
+        median_distance=_median_distance(store),
+        cost=Cost(forwards=forwards, backwards=backwards, seconds=store.seconds),
+        diagnostics=diagnostics + examine_verdicts(verdicts, predictions, correct, majority),
+        versions=_versions(),
+    )
+
+
+def _stages(store: RunStore, plan: EvaluationProtocol, total: int, correct: int) -> list[StageResult]:
+    broken = dict(store.select("SELECT stage, count(*) FROM examples WHERE verdict = 'broken' GROUP BY stage"))
+    results, left = [], correct
+    for stage in plan.stages:
+        fell = broken.get(stage.name, 0)
+        results.append(StageResult(name=stage.name, attacked=left, broken=fell, robust_accuracy=(left - fell) / total))
+        left -= fell
+    return results
+
+
+def _median_distance(store: RunStore) -> float | None:
+    ((count,),) = store.select("SELECT count(*) FROM examples WHERE verdict = 'broken'")
+    if not count:
+        return None
+    middle = store.select(
+        "SELECT avg(distance) FROM (SELECT distance FROM examples WHERE verdict = 'broken' ORDER BY distance "
+        "LIMIT ? OFFSET ?)",
+        2 - count % 2,
+        (count - 1) // 2,
+    )
+    return float(next(middle)[0])
+
+
+def _versions() -> dict[str, str]:
+    names = ("holdfast", "torch", "numpy", "scipy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
