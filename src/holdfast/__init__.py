@@ -1,1 +1,42 @@
-"""Adversarial learning in one vocabulary: attack, certify, train, audit, understand."""
+"""Adversarial learning in one vocabulary: attack, certify, train, audit, understand.
+
+What ``__all__`` names, and the documentation, is the public interface.
+"""
+
+from importlib.metadata import version
+
+from holdfast.attacks import APGD, FGSM, PGD, AttackResult
+from holdfast.audit import AuditResult, audit
+from holdfast.data import Batch, Source, load_data
+from holdfast.errors import DataError, HoldfastError, ModelError, RunError, SettingError
+from holdfast.models import Query, load_model
+from holdfast.threats import L0, L1, L2, Box, Linf, Threat, parse_threat
+
+__version__ = version("holdfast")
+
+__all__ = [
+    "APGD",
+    "FGSM",
+    "L0",
+    "L1",
+    "L2",
+    "PGD",
+    "AttackResult",
+    "AuditResult",
+    "Batch",
+    "Box",
+    "DataError",
+    "HoldfastError",
+    "Linf",
+    "ModelError",
+    "Query",
+    "RunError",
+    "SettingError",
+    "Source",
+    "Threat",
+    "__version__",
+    "audit",
+    "load_data",
+    "load_model",
+    "parse_threat",
+]

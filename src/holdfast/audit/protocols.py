@@ -1,14 +1,16 @@
 """Named cascades of attacks."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from holdfast.attacks import APGD, FGSM, PGD, Attack, Stage
 from holdfast.errors import SettingError
 from holdfast.threats import Ball, Threat
 
-__all__ = ["PROTOCOLS", "EvaluationProtocol", "find_protocol", "quick"]
+__all__ = ["PROTOCOLS", "EvaluationProtocol", "find_protocol", "quick", "single"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class EvaluationProtocol:
     def to_dict(self) -> dict[str, Any]:
         """Name, caveat and every stage with the settings of its attack."""
         stages = [
-            {"name": stage.name, "attack": type(stage.attack).__name__, "settings": asdict(stage.attack)}  # type: ignore[call-overload]
+            {"name": stage.name, "attack": type(stage.attack).__name__, "settings": asdict(cast("Any", stage.attack))}
             for stage in self.stages
         ]
         return {"name": self.name, "caveat": self.caveat, "stages": stages}
@@ -42,8 +44,8 @@ def quick(threat: Threat) -> EvaluationProtocol:
     """A short cascade for a first look: about 210 forwards and 205 backwards for an example that it cannot break.
 
     L-infinity and L2: FGSM; PGD with 20 steps from two starts; APGD on cross-entropy with 50 steps from two starts;
-    APGD on targeted DLR with 20 steps towards each of the 3 nearest classes. L1 and L0, where APGD as published does not apply: FGSM; PGD with 40 steps
-    on cross-entropy; PGD with 40 steps and two starts on the margin.
+    APGD on targeted DLR with 20 steps towards each of the 3 nearest classes. L1 and L0, where APGD as published does
+    not apply: FGSM; PGD with 40 steps on cross-entropy; PGD with 40 steps from two starts on the margin.
     """
     caveat = (
         "quick is a short cascade of gradient attacks: its robust accuracy is an upper bound for a first look, and "
@@ -79,3 +81,27 @@ def find_protocol(name: str, threat: Threat) -> EvaluationProtocol:
     if name not in PROTOCOLS:
         raise SettingError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name](threat)
+
+
+_ATTACKS: dict[str, type[FGSM | PGD | APGD]] = {"fgsm": FGSM, "pgd": PGD, "apgd": APGD}
+
+
+def single(name: str, settings: dict[str, str]) -> EvaluationProtocol:
+    """A protocol of one attack, its settings as text.
+
+    Raises
+    ------
+    SettingError
+        When there is no such attack or setting, or a value does not fit.
+    """
+    if name not in _ATTACKS:
+        raise SettingError(f"unknown attack {name!r}: choose one of {', '.join(_ATTACKS)}")
+    try:
+        attack = TypeAdapter(_ATTACKS[name]).validate_python(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(field.name for field in fields(_ATTACKS[name]))
+        raise SettingError(f"{name}: setting {where!r}: {first['msg']}; its settings are {known}") from None
+    caveat = f"the work of {name} alone: what it did not break may fall to another attack"
+    return EvaluationProtocol(name, (Stage(attack.name, attack),), caveat)

@@ -2,6 +2,7 @@
 
 from holdfast.models.load import load_model
 from holdfast.models.onnx import OnnxModule, load_onnx
+from holdfast.models.query import Query
 from holdfast.models.weights import load_weights
 
-__all__ = ["OnnxModule", "load_model", "load_onnx", "load_weights"]
+__all__ = ["OnnxModule", "Query", "load_model", "load_onnx", "load_weights"]

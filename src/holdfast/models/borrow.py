@@ -14,8 +14,11 @@ def borrowed(model: nn.Module, seed: int = 0) -> Iterator[None]:
     """Hold a model in evaluation mode with frozen parameters; give it back bit for bit as it was.
 
     Training flags, ``requires_grad`` flags and buffers are restored, and so is torch's global random state, which a
-    model that draws its own noise would otherwise move. Inside, that state starts from ``seed``.
+    model that draws its own noise would otherwise move. Inside, that state starts from ``seed``. Attention layers stay
+    off the fast path that they take only where no gradient is asked for: it rounds differently, and an answer must not
+    depend on whether somebody else's gradient was needed.
     """
+    fast = torch.backends.mha.get_fastpath_enabled()
     training = [(module, module.training) for module in model.modules()]
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     buffers = [
@@ -30,11 +33,13 @@ def borrowed(model: nn.Module, seed: int = 0) -> Iterator[None]:
         for device in devices:
             torch.cuda.default_generators[device].manual_seed(seed)
         try:
+            torch.backends.mha.set_fastpath_enabled(False)
             _evaluate(model)
             for parameter, _ in required:
                 parameter.requires_grad_(False)
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
             for module, flag in training:
                 module.training = flag
             for parameter, flag in required:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.borrow import borrowed
@@ -227,14 +227,18 @@ def _refuse_probabilities(logits: Tensor) -> None:
         )
 
 
-class _PoolingWatch(TorchFunctionMode):
-    """Notes whether a forward pass pools 2-d feature maps."""
+class _PoolingWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes whether a forward pass pools 2-d feature maps.
+
+    It watches below the operations of Python: a mode of ``__torch_function__`` makes attention layers leave their fast
+    path, so that the first batch would be rounded otherwise than the rest.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.pools = False
 
-    def __torch_function__(
+    def __torch_dispatch__(
         self,
         func: Callable[..., Any],
         types: Iterable[type],

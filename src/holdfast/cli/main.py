@@ -1,0 +1,184 @@
+"""The ``holdfast`` command.
+
+Exit codes: 0 done; 1 a fault of holdfast; 2 a setting or a usage error; 3 the model; 4 the data; 5 the run
+folder; 130 interrupted.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from holdfast.cli import options
+from holdfast.errors import HoldfastError, SettingError
+
+__all__ = ["app"]
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="holdfast",
+    help="Attack, certify, train and audit models against inputs chosen to break them.",
+    epilog="Exit codes: 0 done, 1 a fault of holdfast, 2 settings, 3 model, 4 data, 5 run folder, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def _faults(kept: str) -> Iterator[None]:
+    """Print an error in one line and exit with its code; ``kept`` says what an interruption leaves."""
+    try:
+        yield
+    except HoldfastError as error:
+        _err.print(f"holdfast: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        _err.print(f"holdfast: interrupted; {kept}", markup=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
+    if version:
+        from importlib import metadata
+
+        _out.print(f"holdfast {metadata.version('holdfast')}")
+        raise typer.Exit
+
+
+@app.command()
+def audit(
+    model: options.Model,
+    data: options.Data,
+    threat: options.ThreatText,
+    weights: options.Weights = None,
+    protocol: Annotated[str, typer.Option("--protocol", help="which cascade of attacks: quick")] = "quick",
+    run: Annotated[
+        Path | None, typer.Option("--run", help="folder for audit.json and run.sqlite; the same command resumes it")
+    ] = None,
+    split: options.Split = "test",
+    examples: options.Examples = None,
+    box: options.BoxText = "0,1",
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    max_forwards: Annotated[
+        int | None, typer.Option("--max-forwards", help="the attacks' queries an example", min=0)
+    ] = None,
+    save_inputs: Annotated[
+        bool, typer.Option("--save-inputs", help="write the adversarial inputs to adversarial.npz in the run's folder")
+    ] = False,
+) -> None:
+    """Measure how a model stands up to an adversary: a bracket of robust accuracy, and what to know about it."""
+    kept = "nothing was kept (give --run DIR to be able to resume)"
+    if run is not None:
+        kept = f"every verdict so far is kept in {run}: the same command goes on from there"
+    with _faults(kept):
+        from holdfast.audit import audit as run_audit
+        from holdfast.cli.progress import watching
+        from holdfast.report import show_result
+
+        with watching(_err, "auditing") as show:
+            result = run_audit(
+                model,
+                data,
+                options.read_threat(threat, box),
+                protocol=protocol,
+                run=run,
+                weights=weights,
+                split=split,
+                examples=examples,
+                seed=seed,
+                batch_size=batch_size,
+                mean=options.parse_numbers(mean, "--mean"),
+                std=options.parse_numbers(std, "--std"),
+                max_forwards=max_forwards,
+                save_inputs=save_inputs,
+                on_progress=show,
+            )
+        show_result(result, _out)
+        if run is not None:
+            _out.print(f"\n{run / 'audit.json'} holds the result, {run / 'run.sqlite'} a verdict for each example")
+
+
+@app.command()
+def attack(
+    name: Annotated[str, typer.Argument(metavar="ATTACK", help="fgsm, pgd or apgd", show_default=False)],
+    model: options.Model,
+    data: options.Data,
+    threat: options.ThreatText,
+    out: Annotated[Path, typer.Option("--out", help="folder for adversarial.npz and audit.json", show_default=False)],
+    weights: options.Weights = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="a setting of the attack, such as steps=100; repeatable")
+    ] = None,
+    split: options.Split = "test",
+    examples: options.Examples = None,
+    box: options.BoxText = "0,1",
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+) -> None:
+    """Craft adversarial inputs with one attack and save them."""
+    with _faults(f"every input so far is kept in {out}: the same command goes on from there"):
+        from holdfast.audit import audit as run_audit
+        from holdfast.audit import single
+        from holdfast.cli.progress import watching
+
+        settings = dict(_setting(text) for text in set_ or [])
+        with watching(_err, name) as show:
+            result = run_audit(
+                model,
+                data,
+                options.read_threat(threat, box),
+                protocol=single(name, settings),
+                run=out,
+                weights=weights,
+                split=split,
+                examples=examples,
+                seed=seed,
+                batch_size=batch_size,
+                mean=options.parse_numbers(mean, "--mean"),
+                std=options.parse_numbers(std, "--std"),
+                save_inputs=True,
+                on_progress=show,
+            )
+        broken = result.verdicts["broken"]
+        _out.print(
+            f"{broken} of {result.examples - result.verdicts['misclassified']} correctly classified examples broken "
+            f"({result.verdicts['misclassified']} more were wrong to begin with); inputs in {out / 'adversarial.npz'}"
+        )
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", help="folder for the networks and their audits")] = Path("quickstart"),
+    seed: options.Seed = 0,
+) -> None:
+    """Train two small networks on bundled handwriting, one ordinarily and one adversarially, and audit both."""
+    with _faults(f"what is finished is kept in {out}"):
+        from holdfast.cli.quickstart import run_quickstart
+
+        run_quickstart(out, seed, _out, _err)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SettingError(f"--set: {text!r} is not NAME=VALUE; write steps=100")
+    return name.strip(), value.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(app())

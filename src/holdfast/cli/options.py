@@ -1,0 +1,79 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.errors import SettingError
+from holdfast.threats import Ball, Box, parse_threat
+
+__all__ = [
+    "BatchSize",
+    "BoxText",
+    "Data",
+    "Examples",
+    "Mean",
+    "Model",
+    "Seed",
+    "Split",
+    "Std",
+    "ThreatText",
+    "Weights",
+    "parse_numbers",
+    "read_threat",
+]
+
+Model = Annotated[
+    str,
+    typer.Option("--model", help="file.py:factory, package.module:factory, net.onnx or net.pt2", show_default=False),
+]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="a .safetensors, .pt or .pth file for the factory's module")
+]
+Data = Annotated[str, typer.Option("--data", help="digits, mnist:DIR, npz:FILE or images:DIR", show_default=False)]
+ThreatText = Annotated[
+    str,
+    typer.Option("--threat", help="what may be done to an input: linf:8/255, l2:0.5, l1:12, l0:10", show_default=False),
+]
+BoxText = Annotated[str, typer.Option("--box", help="bounds of inputs, LOWER,UPPER; 'none' for none")]
+Split = Annotated[str, typer.Option("--split", help="which split of the data")]
+Examples = Annotated[str | None, typer.Option("--examples", help="START:STOP, a part of the split")]
+Seed = Annotated[int, typer.Option("--seed", help="of every random draw", min=0)]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="rows a call of the model; 64 on a CPU, 512 on a GPU", min=1)
+]
+Mean = Annotated[str | None, typer.Option("--mean", help="a normalisation to put before the model, a number a channel")]
+Std = Annotated[str | None, typer.Option("--std", help="the scale of that normalisation, a number a channel")]
+
+
+def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
+    """Numbers separated by commas.
+
+    Raises
+    ------
+    SettingError
+        When they are not.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingError(f"{name}: {text!r} is not a list of numbers; write 0.1307 or 0.49,0.48,0.45") from None
+
+
+def read_threat(text: str, box: str) -> Ball:
+    """The threat and the box as typed.
+
+    Raises
+    ------
+    SettingError
+        When either makes no sense.
+    """
+    if box == "none":
+        return parse_threat(text, None)
+    bounds = parse_numbers(box, "--box")
+    if bounds is None or len(bounds) != 2:
+        raise SettingError(f"--box: {box!r} is not LOWER,UPPER; write 0,1 or none")
+    return parse_threat(text, Box(*bounds))
