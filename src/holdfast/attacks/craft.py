@@ -9,7 +9,7 @@ from holdfast.attacks.attack import Attack, AttackResult
 from holdfast.attacks.engine import Outcome, Stage, drive
 from holdfast.data.source import Batch
 from holdfast.errors import DataError
-from holdfast.models.query import DEFAULT_BATCH, Query
+from holdfast.models.query import CPU_BATCH, Query
 from holdfast.threats import Threat
 
 __all__ = ["Options", "craft"]
@@ -82,7 +82,7 @@ def craft(
     for name, labels in (("y", y), ("target", target)):
         if labels is not None and (labels.shape != (len(x),) or labels.is_floating_point()):
             raise DataError(f"{name} must hold {len(x)} class numbers, one an input; got {labels.dtype} {labels.shape}")
-    size = batch_size or min(max(len(x), 1), DEFAULT_BATCH)
+    size = batch_size or min(max(len(x), 1), CPU_BATCH)
     index = torch.arange(len(x))
     batches = (Batch(index[i : i + size], x[i : i + size], y[i : i + size].long()) for i in range(0, len(x), size))
     threat.at(index)

@@ -347,11 +347,11 @@ def _check(rows: Rows, clean: Tensor, threat: Threat) -> None:
         raise DataError(f"example {example} has label {label}, but the model knows classes 0 to {classes - 1}")
     if rows.target is not None and (example := first((rows.target < 0) | (rows.target >= classes))) is not None:
         raise DataError(f"example {example} has a target class outside 0 to {classes - 1}")
-    if (example := first(~clean.isfinite().all(1))) is not None:
-        raise ModelError(f"the model returns NaN or infinite logits for clean example {example}")
     if (example := first(~threat.contains(rows.x, rows.x))) is not None:
         values = rows.x[rows.index == example]
         raise DataError(
             f"example {example} has values from {values.min():g} to {values.max():g}, outside the box of the threat "
             f"{threat!r}: give raw inputs and normalise inside the model (or give mean and std), or set another box"
         )
+    if (example := first(~clean.isfinite().all(1))) is not None:
+        raise ModelError(f"the model returns NaN or infinite logits for clean example {example}")

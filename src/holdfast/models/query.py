@@ -227,7 +227,7 @@ def _refuse_probabilities(logits: Tensor) -> None:
         )
 
 
-class _PoolingWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _PoolingWatch(TorchDispatchMode):
     """Notes whether a forward pass pools 2-d feature maps.
 
     It watches below the operations of Python: a mode of ``__torch_function__`` makes attention layers leave their fast

@@ -1,5 +1,6 @@
 """Norm balls, intersected with a box."""
 
+import math
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Self, cast
@@ -18,7 +19,7 @@ __all__ = ["L0", "L1", "L2", "Ball", "Linf"]
 
 _NORMS: dict[str, ModuleType] = {norm.name: norm for norm in (linf, l2, l1, l0)}
 
-# Rounding of ``x + z`` may leave a set by an ulp or two; what is admissible is judged with this much room.
+# Rounding in a projection may leave a set by an ulp or two; what is admissible is judged with this much room.
 TOLERANCE = 1e-6
 
 
@@ -45,7 +46,9 @@ class Ball:
     @property
     def name(self) -> str:
         eps = self.eps
-        return f"{self.norm}:{eps:g}" if isinstance(eps, float) else f"{self.norm}:{eps.min():g}..{eps.max():g}"
+        if isinstance(eps, float):
+            return f"{self.norm}:{eps:g}"
+        return f"{self.norm}:{eps.min():g}..{eps.max():g}" if len(eps) else f"{self.norm}:no budgets"
 
     def __repr__(self) -> str:
         return f"{self.norm.capitalize()}(eps={self.name.partition(':')[2]}, box={self.box})"
@@ -93,18 +96,25 @@ class Ball:
         return self._norm.sample(rng, *self._set(x), like=x)
 
     def sample_boundary(self, x: Tensor, rng: Draws) -> Tensor:
-        """A random direction of length ``eps``, clipped to the box."""
+        """A random point at the distance ``eps``, clipped to the box; for L0 random coordinates at random bounds."""
         radius, lower, upper = self._set(x)
-        return (radius * self._norm.direction(rng, x)).clamp(lower, upper)
+        return self._norm.sphere(rng, radius, x).clamp(lower, upper)
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """``(N,)`` the norm of ``x_adv - x``."""
         return self._norm.length(x_adv - x)
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """``(N,)`` bool: within ``eps`` and inside the box, both to 1e-6 (relative to budgets above 1)."""
-        budget = self.budget(x)
-        near = self.distance(x_adv, x) <= budget + TOLERANCE * budget.clamp_min(1)
+        """``(N,)`` bool: within ``eps`` and inside the box, both to 1e-6 (relative to budgets above 1).
+
+        The rounding of ``x_adv`` itself is forgiven: each coordinate's change counts less half a unit in the last
+        place, which matters for values far larger than the budget (pixels up to 255) and in half precision.
+        """
+        rounding = torch.finfo(x_adv.dtype).eps
+        adv, clean = x_adv.double(), x.double()
+        change = ((adv - clean).abs() - rounding / 2 * adv.abs()).clamp_min(0)
+        budget = self.budget(clean)
+        near = self._norm.length(change) <= budget + TOLERANCE * budget.clamp_min(1) + 2 * rounding * budget
         return near & (self.box.excess(x_adv) <= TOLERANCE)
 
     def budget(self, x: Tensor) -> Tensor:
@@ -123,10 +133,14 @@ class Ball:
         return replace(self, eps=self.eps.to(index.device)[index])
 
     def to_dict(self) -> dict[str, Any]:
-        """Norm, budget and box in plain numbers and lists."""
+        """Norm, budget and box in plain numbers and lists, None for a bound that is not there: JSON has no infinity."""
 
-        def plain(value: Bound) -> Any:
-            return value.tolist() if isinstance(value, Tensor) else value
+        def plain(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                value = value.tolist()
+            if isinstance(value, list):
+                return [plain(v) for v in value]
+            return value if math.isfinite(value) else None
 
         return {"norm": self.norm, "eps": plain(self.eps), "box": [plain(self.box.lower), plain(self.box.upper)]}
 
@@ -175,8 +189,9 @@ def L0(eps: float | str | Tensor, box: BoxArgument = (0.0, 1.0)) -> Ball:
         When the budget is not a whole number, or the box leaves a coordinate unbounded.
     """
     budget = parse_budget(eps)
-    if bool((torch.as_tensor(budget) % 1 != 0).any()):
-        raise SettingError(f"eps: an L0 budget counts coordinates, so {eps} must be a whole number")
+    counts = torch.as_tensor(budget, dtype=torch.float64).flatten()
+    if len(broken := counts[counts % 1 != 0]):
+        raise SettingError(f"eps: an L0 budget counts coordinates, so {float(broken[0]):g} must be a whole number")
     ball = Ball("l0", budget, Box.of(box))
     if not ball.box.bounded:
         raise SettingError(

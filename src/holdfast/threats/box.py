@@ -31,8 +31,11 @@ class Box:
     upper: Bound = 1.0
 
     def __post_init__(self) -> None:
-        lower, upper = torch.as_tensor(self.lower), torch.as_tensor(self.upper)
-        if not bool((lower <= upper).all()):
+        try:
+            ordered = bool((torch.as_tensor(self.lower) <= torch.as_tensor(self.upper)).all())
+        except (TypeError, RuntimeError):
+            raise SettingError("box: bounds must be numbers, or tensors of shapes that go together") from None
+        if not ordered:
             raise SettingError(f"box: every lower bound must be at most its upper bound, got {self}; swap or mend them")
 
     @classmethod
@@ -42,7 +45,10 @@ class Box:
             return cls(-torch.inf, torch.inf)
         if isinstance(box, Box):
             return box
-        lower, upper = box
+        try:
+            lower, upper = box
+        except (TypeError, ValueError):
+            raise SettingError("box: give a pair of bounds, lower and upper, or None for no box") from None
         return cls(lower, upper)
 
     @property
@@ -67,7 +73,7 @@ class Box:
         if isinstance(self.lower, Tensor) or isinstance(self.upper, Tensor):
             low, high = (torch.as_tensor(b) for b in (self.lower, self.upper))
             return f"[{low.min():g} .. {low.max():g}, {high.min():g} .. {high.max():g}] per feature"
-        return "no box" if not self.bounded else f"[{self.lower:g}, {self.upper:g}]"
+        return "no box" if (self.lower, self.upper) == (-torch.inf, torch.inf) else f"[{self.lower:g}, {self.upper:g}]"
 
     @staticmethod
     def _like(bound: Bound, x: Tensor) -> Tensor:

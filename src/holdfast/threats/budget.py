@@ -21,8 +21,10 @@ def parse_budget(eps: "float | str | Tensor") -> Budget:
         When it is no number, or negative, or not finite.
     """
     if isinstance(eps, Tensor) and eps.dim() > 0:
-        if eps.dim() != 1 or not bool(torch.isfinite(eps).all()) or bool((eps < 0).any()):
-            raise SettingError("eps: one finite budget of at least 0 for each example is needed, as a tensor (N,)")
+        if eps.dim() != 1:
+            raise SettingError(f"eps: one budget for each example is needed, as a tensor (N,), not {tuple(eps.shape)}")
+        if len(wrong := eps[~(torch.isfinite(eps) & (eps >= 0))]):
+            raise SettingError(f"eps: a budget must be finite and at least 0, got {float(wrong[0]):g}")
         return eps
     if isinstance(eps, str):
         numerator, slash, denominator = eps.partition("/")
@@ -31,7 +33,12 @@ def parse_budget(eps: "float | str | Tensor") -> Budget:
         except (ValueError, ZeroDivisionError):
             raise SettingError(f"eps: {eps!r} is not a number; write 0.3 or 8/255") from None
     else:
-        value = float(eps)
+        try:
+            value = float(eps)
+        except (TypeError, ValueError):
+            raise SettingError(
+                f"eps: give a number, a string such as '8/255' or a tensor, not a {type(eps).__name__}"
+            ) from None
     if not math.isfinite(value) or value < 0:
-        raise SettingError(f"eps: a budget must be finite and at least 0, got {eps}")
+        raise SettingError(f"eps: a budget must be finite and at least 0, got {eps!r}")
     return value

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from holdfast.draws import Draws
 from holdfast.threats import l1
-from holdfast.threats.norm import column, each
+from holdfast.threats.norm import each
 
 name: Final = "l0"
 
@@ -33,18 +33,20 @@ step = maximize
 
 
 def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    # Keeping coordinate i costs (d - clip)^2 and dropping it d^2: keep those where the difference is largest.
+    # Keeping coordinate i costs (d - clip)^2 and dropping it d^2: keep those where the difference is largest, written
+    # as a product because the squares of a large d would cancel or overflow.
     clipped = d.clamp(lower, upper)
-    return _keep_best(clipped, d.square() - (d - clipped).square(), radius)
+    return _keep_best(clipped, clipped * (2 * d - clipped), radius)
 
 
 retract = project
 
 
-def direction(rng: Draws, like: Tensor) -> Tensor:
+def sphere(rng: Draws, radius: Tensor, like: Tensor) -> Tensor:
+    # Coordinates chosen at random, each as far to a random side as the box will let it.
     count = like.shape[1:].numel()
-    sign = (rng.uniform(count, lane=2) - 0.5).sign().to(like.dtype).reshape(like.shape)
-    return _keep_best(sign, rng.uniform(count).reshape(like.shape), column(like.new_ones(len(like)), like))
+    side = (torch.inf * (rng.uniform(count, lane=2) - 0.5)).to(like.dtype).reshape(like.shape)
+    return _keep_best(side, rng.uniform(count).reshape(like.shape), radius)
 
 
 def sample(rng: Draws, radius: Tensor, lower: Tensor, upper: Tensor, like: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def dual(g: Tensor) -> Tensor:
 
 
 def steepest(g: Tensor) -> Tensor:
-    flat = g.reshape(len(g), -1)
+    flat = g.flatten(1)
     top = flat.abs().argmax(1, keepdim=True)
     return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign()).reshape(g.shape)
 
@@ -52,8 +52,9 @@ def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """
     flat, (low, high) = d.flatten(1), (b.expand_as(d).flatten(1) for b in (lower, upper))
     size, sign = flat.abs().double(), flat.sign()
-    room = torch.where(sign > 0, high, torch.where(sign < 0, -low, 0.0)).double().minimum(size)
     target = radius.reshape(-1, 1).double().expand(len(flat), 1)
+    room = torch.where(sign > 0, high, torch.where(sign < 0, -low, 0.0)).double().minimum(size).minimum(target)
+    size = _relative(size, room, target)
     kinks, order = torch.cat([size - room, size], 1).sort(1)
     slope = torch.cat([-torch.ones_like(size), torch.ones_like(size)], 1).gather(1, order).cumsum(1)
     drops = slope[:, :-1] * kinks.diff(dim=1)
@@ -63,9 +64,24 @@ def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     rate = slope.gather(1, segment)
     excess = norms.gather(1, segment) - target
     lam = kinks.gather(1, segment) + torch.where(rate < 0, excess / -rate.clamp_max(-1), 0.0)
-    lam = torch.where(norms[:, :1] <= target, 0.0, lam)
+    lam = torch.where(norms[:, :1] <= target, kinks[:, :1], lam)
     z = torch.minimum((size - lam).clamp_min(0), room).to(d.dtype) * sign
     return z.reshape(d.shape)
+
+
+def _relative(size: Tensor, room: Tensor, target: Tensor) -> Tensor:
+    """The sizes, in rows with one above a thousand budgets relative to where ``lam`` is, lest rounding swallow those.
+
+    When the ``m`` largest are the first whose rooms add up to the radius, ``lam`` is at most the ``m``-th size and at
+    least that less the radius; coordinates further off than a radius are at their bounds or at 0 in any case.
+    """
+    far = size.amax(1, keepdim=True) > 1e3 * target if size.numel() else torch.zeros_like(target, dtype=torch.bool)
+    if not bool(far.any()):
+        return size
+    largest, order = size.sort(1, descending=True)
+    full = (room.gather(1, order).cumsum(1) < target).sum(1, keepdim=True)
+    near = (size - largest.gather(1, full.clamp_max(size.shape[1] - 1))).clamp(-target, target)
+    return torch.where(far, near, size)
 
 
 def retract(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -73,12 +89,12 @@ def retract(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return project(d, radius, -unbounded, unbounded).clamp(lower, upper)
 
 
-def direction(rng: Draws, like: Tensor) -> Tensor:
+def sphere(rng: Draws, radius: Tensor, like: Tensor) -> Tensor:
     # Exponentials with random signs, scaled to length 1, are uniform on the sphere.
     count = like.shape[1:].numel()
     magnitude, sign = -rng.uniform(count).log(), (rng.uniform(count, lane=2) - 0.5).sign()
-    return (sign * magnitude / magnitude.sum(1, keepdim=True)).to(like.dtype).reshape(like.shape)
+    return radius * (sign * magnitude / magnitude.sum(1, keepdim=True)).to(like.dtype).reshape(like.shape)
 
 
 def sample(rng: Draws, radius: Tensor, lower: Tensor, upper: Tensor, like: Tensor) -> Tensor:
-    return (radius * random_length(rng, like) * direction(rng, like)).clamp(lower, upper)
+    return (random_length(rng, like) * sphere(rng, radius, like)).clamp(lower, upper)

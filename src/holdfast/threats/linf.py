@@ -39,10 +39,10 @@ def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 retract = project
 
 
-def direction(rng: Draws, like: Tensor) -> Tensor:
+def sphere(rng: Draws, radius: Tensor, like: Tensor) -> Tensor:
     u = 2 * rng.uniform(like.shape[1:].numel()) - 1
-    return (u / u.abs().amax(1, keepdim=True)).to(like.dtype).reshape(like.shape)
+    return radius * (u / u.abs().amax(1, keepdim=True)).to(like.dtype).reshape(like.shape)
 
 
 def sample(rng: Draws, radius: Tensor, lower: Tensor, upper: Tensor, like: Tensor) -> Tensor:
-    return (radius * random_length(rng, like) * direction(rng, like)).clamp(lower, upper)
+    return (random_length(rng, like) * sphere(rng, radius, like)).clamp(lower, upper)

@@ -46,8 +46,8 @@ class Norm(Protocol):
         """A point of the same set by projecting onto the ball and then clipping to the box: cheap, not the nearest."""
         ...
 
-    def direction(self, rng: Draws, like: Tensor) -> Tensor:
-        """A random point of the unit sphere, shaped like ``like``."""
+    def sphere(self, rng: Draws, radius: Tensor, like: Tensor) -> Tensor:
+        """A random point at the distance ``radius``, before any box, shaped like ``like``."""
         ...
 
     def sample(self, rng: Draws, radius: Tensor, lower: Tensor, upper: Tensor, like: Tensor) -> Tensor:
