@@ -96,12 +96,13 @@ def single(name: str, settings: dict[str, str]) -> EvaluationProtocol:
     """
     if name not in _ATTACKS:
         raise SettingError(f"unknown attack {name!r}: choose one of {', '.join(_ATTACKS)}")
+    known = [field.name for field in fields(_ATTACKS[name])]
+    if unknown := next((key for key in settings if key not in known), None):
+        raise SettingError(f"{name} has no setting {unknown!r}: its settings are {', '.join(known)}")
     try:
         attack = TypeAdapter(_ATTACKS[name]).validate_python(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(field.name for field in fields(_ATTACKS[name]))
-        raise SettingError(f"{name}: setting {where!r}: {first['msg']}; its settings are {known}") from None
+        raise SettingError(f"{name}: setting {first['loc'][0]!r}: {first['msg']}") from None
     caveat = f"the work of {name} alone: what it did not break may fall to another attack"
     return EvaluationProtocol(name, (Stage(attack.name, attack),), caveat)

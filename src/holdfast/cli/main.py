@@ -108,7 +108,10 @@ def audit(
             )
         show_result(result, _out)
         if run is not None:
-            _out.print(f"\n{run / 'audit.json'} holds the result, {run / 'run.sqlite'} a verdict for each example")
+            _out.print(
+                f"\n{run / 'audit.json'} holds the result, {run / 'run.sqlite'} a verdict for each example",
+                soft_wrap=True,
+            )
 
 
 @app.command()
@@ -157,7 +160,8 @@ def attack(
         broken = result.verdicts["broken"]
         _out.print(
             f"{broken} of {result.examples - result.verdicts['misclassified']} correctly classified examples broken "
-            f"({result.verdicts['misclassified']} more were wrong to begin with); inputs in {out / 'adversarial.npz'}"
+            f"({result.verdicts['misclassified']} more were wrong to begin with); inputs in {out / 'adversarial.npz'}",
+            soft_wrap=True,
         )
 
 

@@ -1,0 +1,212 @@
+"""The command as a person types it: what it prints, what it exits with."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from helpers.networks import ordinary_digits
+from holdfast.cli.main import app
+
+FACTORY = "holdfast.models.networks:digits_conv"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with weights, a file of networks that misbehave, and data that do not fit."""
+    folder = tmp_path_factory.mktemp("cli")
+    save_file(ordinary_digits().state_dict(), folder / "digits.safetensors")
+    (folder / "page.pt").write_text("<!DOCTYPE html><html>404</html>")
+    torch.save({"0.weight": torch.zeros(3)}, folder / "small.pt")
+    (folder / "nets.py").write_text(
+        textwrap.dedent("""
+        import torch
+        from torch import nn
+        class Net(nn.Module):
+            def __init__(self, answer):
+                super().__init__()
+                self.inner = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+                self.answer = answer
+            def forward(self, x):
+                return self.answer(self.inner(x))
+        def probabilities(): return Net(lambda z: z.softmax(1))
+        def nan(): return Net(lambda z: z * torch.nan)
+        def pair(): return Net(lambda z: (z, z))
+        def five(): return Net(lambda z: z[:, :5])
+        def broken(): raise ValueError("no such layer")
+        def number(): return 3
+        """)
+    )
+    x = np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32)
+    np.savez(folder / "labels.npz", x=x, y=np.full(20, 12))
+    np.savez(folder / "outside.npz", x=x * 2 - 1, y=np.zeros(20, int))
+    np.savez(folder / "nan.npz", x=np.where(x > 0.99, np.nan, x), y=np.zeros(20, int))
+    return folder
+
+
+def holdfast(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def audit(folder: Path, *arguments: object, **change: object):
+    options = {
+        "model": FACTORY,
+        "weights": folder / "digits.safetensors",
+        "data": "digits",
+        "threat": "linf:0.1",
+        "examples": "0:60",
+    } | change
+    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", value)]
+    return holdfast("audit", *given, *arguments)
+
+
+def test_audit_prints_the_bracket_and_writes_the_run(folder, tmp_path):
+    result = audit(folder, run=tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    document = json.loads((tmp_path / "run" / "audit.json").read_text())
+    robust = f"{100 * document['robust_accuracy']:.2f} %"
+    for words in ("certified 0.00 % (nothing certified)", "Clopper-Pearson", "linf within 0.1, inside [0, 1]", "worst"):
+        assert words in result.stdout
+    assert robust in result.stdout
+    for name in ("clean", "fgsm", "pgd", "apgd-ce", "apgd-t", "forwards", "seed 0", "torch"):
+        assert name in result.stdout
+    with sqlite3.connect(tmp_path / "run" / "run.sqlite") as db:
+        assert db.execute("SELECT count(*) FROM examples").fetchone() == (60,)
+
+
+def test_attack_saves_inputs_that_audit_reads(folder, tmp_path):
+    common = ("--model", FACTORY, "--weights", folder / "digits.safetensors")
+    where = ("--data", "digits", "--examples", "0:30", "--threat", "linf:0.2", "--out", tmp_path / "out")
+    result = holdfast("attack", "pgd", *common, *where, "--set", "steps=20", "--set", "objective=margin")
+    assert result.exit_code == 0, result.output
+    assert "correctly classified examples broken" in result.stdout
+    success = np.load(tmp_path / "out" / "adversarial.npz")["success"].mean()
+    again = holdfast("audit", *common, "--data", f"npz:{tmp_path / 'out' / 'adversarial.npz'}", "--threat", "linf:0",
+                     "--run", tmp_path / "again")  # fmt: skip
+    assert again.exit_code == 0, again.output
+    document = json.loads((tmp_path / "again" / "audit.json").read_text())
+    assert document["clean_accuracy"] == pytest.approx(1 - success)
+
+
+FAULTS = [
+    ({"model": "missing.py:net"}, 3, "missing.py"),
+    ({"model": "{}/nets.py:nothing"}, 3, "nothing"),
+    ({"model": "{}/nets.py:broken"}, 3, "no such layer"),
+    ({"model": "{}/nets.py:number"}, 3, "int"),
+    ({"model": "net.onnx"}, 3, "net.onnx"),
+    ({"weights": "missing.safetensors"}, 3, "missing.safetensors"),
+    ({"weights": "{}/page.pt"}, 3, "HTML"),
+    ({"weights": "{}/small.pt"}, 3, "0.weight"),
+    ({"model": "{}/nets.py:probabilities", "weights": None}, 3, "probabilities"),
+    ({"model": "{}/nets.py:nan", "weights": None}, 3, "NaN"),
+    ({"model": "{}/nets.py:pair", "weights": None}, 3, "tuple"),
+    ({"model": "{}/nets.py:five", "weights": None}, 3, "returns 5 logits, but digits"),
+    ({"data": "mnist:nowhere"}, 4, "nowhere"),
+    ({"data": "cifar"}, 4, "digits, mnist:DIR"),
+    ({"data": "npz:{}/labels.npz"}, 4, "label 12"),
+    ({"data": "npz:{}/outside.npz"}, 4, "outside the box"),
+    ({"data": "npz:{}/nan.npz"}, 4, "NaN or infinite"),
+    ({"examples": "900:1000"}, 4, "select nothing"),
+    ({"examples": "ten"}, 2, "START:STOP"),
+    ({"threat": "l7:1"}, 2, "l7:1"),
+    ({"threat": "linf:-0.1"}, 2, "-0.1"),
+    ({"threat": "linf:8/0"}, 2, "8/0"),
+    ({"threat": "l0:2.5"}, 2, "whole number"),
+    ({"box": "1,0"}, 2, "lower bound"),
+    ({"box": "wide"}, 2, "wide"),
+    ({"mean": "a"}, 2, "--mean"),
+    ({"protocol": "best"}, 2, "quick"),
+    ({"run": "/dev/null/run"}, 5, "/dev/null/run"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"), FAULTS, ids=[str(next(iter(fault[0].values()))) for fault in FAULTS]
+)
+def test_faults_are_one_line_and_a_code(folder, change, code, words):
+    filled = {name: value and value.replace("{}", str(folder)) for name, value in change.items()}
+    result = audit(folder, **filled)
+    assert result.exit_code == code, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("holdfast: ")
+    assert words in lines[0]
+
+
+def test_the_folder_of_another_audit(folder, tmp_path):
+    assert audit(folder, run=tmp_path).exit_code == 0
+    result = audit(folder, run=tmp_path, seed=3)
+    assert result.exit_code == 5
+    assert "holds another audit: seed was 0 and is now 3" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("best",), "unknown attack 'best': choose one of fgsm, pgd, apgd"),
+        (("pgd", "--set", "steps"), "NAME=VALUE"),
+        (("pgd", "--set", "steps=many"), "setting 'steps'"),
+        (("pgd", "--set", "steps=0"), "positive"),
+        (("pgd", "--set", "pace=3"), "no setting 'pace'"),
+        (("apgd", "--threat", "l1:2"), "use pgd there"),
+    ],
+)
+def test_attack_settings(folder, tmp_path, arguments, words):
+    base = ("--model", FACTORY, "--data", "digits", "--out", tmp_path / "out")
+    threat = () if "--threat" in arguments else ("--threat", "linf:0.1")
+    result = holdfast("attack", *arguments, *base, *threat)
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert words in result.stderr
+
+
+def test_help_and_version():
+    assert "audit" in holdfast("--help").stdout
+    assert holdfast("--version").stdout.startswith("holdfast ")
+    for command in ("audit", "attack", "quickstart"):
+        assert holdfast(command, "--help").exit_code == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(folder, tmp_path):
+    command = [sys.executable, "-m", "holdfast.cli.main", "audit", "--model", FACTORY, "--weights",
+               str(folder / "digits.safetensors"), "--data", "digits", "--threat", "linf:0.05", "--run",
+               str(tmp_path / "run"), "--batch-size", "2"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        while process.poll() is None and not (tmp_path / "run" / "run.sqlite").exists():
+            time.sleep(0.05)
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"interrupted; every verdict so far is kept in" in stderr
+    assert b"Traceback" not in stderr
+    again = audit(folder, run=tmp_path / "run", threat="linf:0.05", examples=None, **{"batch-size": 2})
+    assert again.exit_code == 0, again.output
+    assert "500 examples" in again.stdout
+
+
+@pytest.mark.slow
+def test_quickstart_shows_two_brackets(tmp_path):
+    result = holdfast("quickstart", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    documents = {
+        name: json.loads((tmp_path / "out" / name / "audit.json").read_text()) for name in ("ordinary", "adversarial")
+    }
+    assert all(document["clean_accuracy"] > 0.85 for document in documents.values())
+    assert documents["adversarial"]["robust_accuracy"] > documents["ordinary"]["robust_accuracy"] + 0.3
+    for document in documents.values():
+        assert f"{100 * document['robust_accuracy']:.2f} %" in result.stdout
+    assert holdfast("quickstart", "--out", tmp_path / "out", "--seed", 1).exit_code == 0
