@@ -90,15 +90,17 @@ class _Lane:
         if len(rows):
             self.waiting.append(rows)
 
-    def advance(self, max_forwards: float) -> Rows:
-        """Fill the batch, make one step, and hand over the rows that are through."""
+    def advance(self, max_forwards: int | None) -> Rows | None:
+        """Fill the batch, make one step, and hand over the rows that are through, if any."""
         self._refill()
         attack = self.stage.attack
         self.state = attack.step(self.live, self.state)
         rows = self.live.rows
-        through = rows.found | attack.done(self.state) | (rows.forwards > max_forwards)
+        through = rows.found | attack.done(self.state)
+        if max_forwards is not None:
+            through = through | (rows.forwards > max_forwards)
         if not bool(through.any()):
-            return take(rows, through)
+            return None
         self.live = self.live.of(take(rows, ~through))
         self.state = take(self.state, ~through)
         return take(rows, through)
@@ -231,8 +233,8 @@ class _Engine:
             self.lanes.append(_Lane(number, stage, problem))
 
     def _advance(self, lane: _Lane) -> list[Outcome]:
-        rows = lane.advance(torch.inf if self.max_forwards is None else self.max_forwards)
-        if not len(rows):
+        rows = lane.advance(self.max_forwards)
+        if rows is None:
             return []
         found = take(rows, rows.found)
         if len(found):

@@ -19,6 +19,7 @@ __all__ = ["PGD"]
 @dataclass(frozen=True)
 class _State:
     z: Tensor
+    size: Tensor  # (N,) length of a step
     iteration: Tensor
 
 
@@ -82,15 +83,16 @@ class PGD:
             z = problem.threat.sample(problem.x, problem.draws(problem.rows.run))
         else:
             z = torch.zeros_like(problem.x)
-        return _State(z, torch.zeros_like(problem.rows.index))
+        budget = problem.threat.budget(problem.x)
+        size = 2.5 / self.steps * budget if self.step_size is None else torch.full_like(budget, self.step_size)
+        return _State(z, size, torch.zeros_like(problem.rows.index))
 
     def step(self, problem: Problem, state: _State) -> _State:
         # The last iterate is only looked at.
         climbing = state.iteration < self.steps
         answer = problem.gradient(state.z, problem.objective(self.objective), needed=climbing)
-        budget = problem.threat.budget(problem.x)
-        size = 2.5 / self.steps * budget if self.step_size is None else torch.full_like(budget, self.step_size)
-        return _State(problem.threat.ascend(state.z, problem.x, answer.grad, size), state.iteration + 1)
+        z = problem.threat.ascend(state.z, problem.x, answer.grad, state.size)
+        return _State(z, state.size, state.iteration + 1)
 
     def done(self, state: _State) -> Tensor:
         return state.iteration > self.steps

@@ -33,7 +33,7 @@ class Problem:
     def __init__(self, query: Query, threat: Threat, rows: Rows, *, seed: int = 0, stage: int = 0) -> None:
         self.query = query
         self.rows = rows
-        self.threat = threat.at(rows.index)
+        self.threat = threat.at(rows.index).near(rows.x)
         self._whole = threat
         self._seed = seed
         self._stage = stage
@@ -98,11 +98,12 @@ class Problem:
         rows = self.rows
         hit = rows.fooled(logits)
         better = (hit & ~rows.found) | ((hit == rows.found) & (values > rows.value))
+        best = z if bool(better.all()) else torch.where(column(better, z), z, rows.best)
         self.rows = replace(
             rows,
             forwards=rows.forwards + 1,
             backwards=rows.backwards + backwards,
             found=rows.found | hit,
-            best=torch.where(column(better, z), z, rows.best),
+            best=best,
             value=torch.where(better, values, rows.value),
         )

@@ -108,7 +108,8 @@ class Rows:
         """``(N,)`` bool: a wrong class, or the wanted one where there is one; logits that are no numbers are wrong."""
         if self.target is not None:
             return logits.argmax(1) == self.target
-        return (logits.argmax(1) != self.y) | ~logits.isfinite().all(1)
+        top, predicted = logits.max(1)  # a maximum is NaN where any of its numbers is
+        return (predicted != self.y) | top.isnan()
 
     def restart(self, run: Tensor | int) -> Self:
         """The same rows entering a run with nothing found."""

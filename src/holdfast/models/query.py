@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.borrow import borrowed
@@ -122,11 +122,12 @@ class Query:
         watch = _PoolingWatch()
         starts = range(0, len(x), self.batch_size)
         # What a model makes at its first call and keeps must be of use under gradients later, as a tensor made in
-        # inference mode is not. It gets copies, since some models work in place on their input.
+        # inference mode is not. It gets copies and its answers are copied, since some models work in place on their
+        # input, and others hand out one tensor again and again.
         with torch.no_grad() if first else torch.inference_mode(), watch if first else nullcontext():
             parts = [x[start : start + self.batch_size].clone() for start in starts]
-            rows = [self._forward(self._pad(part))[: len(part)] for part in parts]
-        logits = torch.cat(rows).clone()
+            rows = [self._forward(self._pad(part))[: len(part)].clone() for part in parts]
+        logits = torch.cat(rows)
         self.forwards += len(x)
         if first:
             _refuse_probabilities(logits)
@@ -167,7 +168,10 @@ class Query:
         self.forwards += len(x)
         self.backwards += len(x)
         grad = torch.zeros_like(inputs) if grad is None else grad
-        grad = grad[: len(x)].nan_to_num(0.0, 0.0, 0.0)
+        grad = grad[: len(x)]
+        # One number tells whether any is not finite (or their sum overflows, which costs nothing but the repair).
+        if not bool(grad.sum().isfinite()):
+            grad = grad.nan_to_num(0.0, 0.0, 0.0)
         return Answer(logits.detach(), values.detach(), grad)
 
     def _pad(self, x: Tensor) -> Tensor:
@@ -227,18 +231,14 @@ def _refuse_probabilities(logits: Tensor) -> None:
         )
 
 
-class _PoolingWatch(TorchDispatchMode):
-    """Notes whether a forward pass pools 2-d feature maps.
-
-    It watches below the operations of Python: a mode of ``__torch_function__`` makes attention layers leave their fast
-    path, so that the first batch would be rounded otherwise than the rest.
-    """
+class _PoolingWatch(TorchFunctionMode):
+    """Notes whether a forward pass pools 2-d feature maps."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.pools = False
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self,
         func: Callable[..., Any],
         types: Iterable[type],

@@ -62,7 +62,9 @@ class Box:
 
     def clip(self, x: Tensor) -> Tensor:
         """The nearest inputs inside the box."""
-        return x.clamp(self._like(self.lower, x), self._like(self.upper, x))
+        if isinstance(self.lower, Tensor) or isinstance(self.upper, Tensor):
+            return x.clamp(self._like(self.lower, x), self._like(self.upper, x))
+        return x.clamp(self.lower, self.upper)
 
     def excess(self, x: Tensor) -> Tensor:
         """``(N,)`` how far each input lies outside the box in its worst coordinate, 0 inside."""

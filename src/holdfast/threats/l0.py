@@ -12,10 +12,11 @@ from torch import Tensor
 
 from holdfast.draws import Draws
 from holdfast.threats import l1
-from holdfast.threats.norm import each
+from holdfast.threats.norm import each, whole_box
 
 name: Final = "l0"
 
+cut = whole_box
 dual = l1.dual
 steepest = l1.steepest
 
@@ -29,7 +30,8 @@ def maximize(g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return _keep_best(best, g * best, radius)
 
 
-step = maximize
+def step(z: Tensor, g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    return z + maximize(g, size, lower - z, upper - z)
 
 
 def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from holdfast.draws import Draws
-from holdfast.threats.norm import each, random_length
+from holdfast.threats.norm import each, random_length, whole_box
 
 name: Final = "l1"
+
+cut = whole_box
 
 
 def length(d: Tensor) -> Tensor:
@@ -38,9 +40,10 @@ def maximize(g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return (torch.zeros_like(flat).scatter(1, order, filled) * sign).reshape(g.shape)
 
 
-# One coordinate at a time, as the plain steepest step would go, gets stuck at the first that meets the box; the best
-# admissible move of the same length spends what that coordinate cannot take on the next ones.
-step = maximize
+def step(z: Tensor, g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    # One coordinate at a time, as the plain steepest step would go, gets stuck at the first that meets the box; the
+    # best admissible move of the same length spends what that coordinate cannot take on the next ones.
+    return z + maximize(g, size, lower - z, upper - z)
 
 
 def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from holdfast.draws import Draws
-from holdfast.threats.norm import column, each, random_length, safe_divide
+from holdfast.threats.norm import column, each, random_length, safe_divide, whole_box
 
 name: Final = "l2"
+
+cut = whole_box
 
 
 def length(d: Tensor) -> Tensor:
@@ -24,8 +26,8 @@ def steepest(g: Tensor) -> Tensor:
     return safe_divide(scaled, column(length(scaled), g))
 
 
-def step(g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    return size * steepest(g)
+def step(z: Tensor, g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    return z + size * steepest(g)
 
 
 def maximize(g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

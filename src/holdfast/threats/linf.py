@@ -19,12 +19,17 @@ def dual(g: Tensor) -> Tensor:
     return g.abs().sum(each(g))
 
 
+def cut(radius: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    # The ball is a box too; what is left of both is all that its functions need.
+    return torch.maximum(lower, -radius), torch.minimum(upper, radius)
+
+
 def steepest(g: Tensor) -> Tensor:
     return g.sign()
 
 
-def step(g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    return size * g.sign()
+def step(z: Tensor, g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    return torch.addcmul(z, g.sign(), size)
 
 
 def maximize(g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -32,8 +37,7 @@ def maximize(g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    # Ball and box are both boxes, so clipping to one and then the other is the exact projection onto both.
-    return d.clamp(torch.maximum(lower, -radius), torch.minimum(upper, radius))
+    return d.clamp(lower, upper)
 
 
 retract = project

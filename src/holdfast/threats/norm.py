@@ -12,7 +12,7 @@ from torch import Tensor
 
 from holdfast.draws import Draws
 
-__all__ = ["Norm", "column", "each", "random_length", "safe_divide"]
+__all__ = ["Norm", "column", "each", "random_length", "safe_divide", "whole_box"]
 
 
 class Norm(Protocol):
@@ -30,8 +30,12 @@ class Norm(Protocol):
         """Where that maximum is reached: a point of the unit ball with ``<g, d> = dual(g)``."""
         ...
 
-    def step(self, g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        """A move of length ``size`` that raises ``<g, d>``, the step of projected gradient ascent."""
+    def cut(self, radius: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The box as the functions below want it, worked out once for all of them."""
+        ...
+
+    def step(self, z: Tensor, g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """``z`` moved by a length ``size`` to raise ``<g, z>``: projected gradient ascent before it is projected."""
         ...
 
     def maximize(self, g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -53,6 +57,11 @@ class Norm(Protocol):
     def sample(self, rng: Draws, radius: Tensor, lower: Tensor, upper: Tensor, like: Tensor) -> Tensor:
         """A random point of the ball of ``radius`` and the box: uniform in the ball, then clipped."""
         ...
+
+
+def whole_box(radius: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The box as it is, for norms that gain nothing from cutting it."""
+    return lower, upper
 
 
 def each(d: Tensor) -> tuple[int, ...]:

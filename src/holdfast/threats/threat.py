@@ -72,6 +72,10 @@ class Threat(Protocol):
         """The threat against some of the examples: per-example budgets are looked up by their ``index``."""
         ...
 
+    def near(self, x: Tensor) -> Self:
+        """The same threat, for repeated use at these very inputs: a place to work out once what depends on them."""
+        ...
+
     def to_dict(self) -> dict[str, Any]:
         """What a result says of it."""
         ...
