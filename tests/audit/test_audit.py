@@ -17,7 +17,7 @@ from torch import nn
 import holdfast
 from helpers.networks import ordinary_digits
 from holdfast import DataError, Linf, ModelError, RunError, SettingError
-from holdfast.audit import AuditResult, store
+from holdfast.audit import AuditResult, single, store
 from holdfast.data import load_data
 
 COLUMNS = "idx, label, clean_prediction, verdict, stage, distance, forwards, backwards, certified"
@@ -182,7 +182,7 @@ def test_a_finished_run_is_read_and_not_repeated(whole):
     folder, result = whole
     asked = []
     again = run(folder, save_inputs=True, on_progress=lambda progress: asked.append(progress.forwards))
-    assert asked == []
+    assert len(asked) == 1
     assert again.verdicts == result.verdicts
 
 
@@ -199,7 +199,7 @@ def test_a_finished_run_is_read_and_not_repeated(whole):
     ],
 )
 def test_the_folder_of_another_audit_is_refused(whole, change, key):
-    with pytest.raises(RunError, match=f"holds another audit: {key} was") as caught:
+    with pytest.raises(RunError, match=rf"holds another audit: {key}\S* was") as caught:
         run(whole[0], **({"save_inputs": True} | change))
     assert "\n" not in str(caught.value)
     assert len(rows(whole[0])) == 150
@@ -211,6 +211,19 @@ def test_another_model_is_another_audit(whole):
         network[0].bias[0] += 1e-6
     with pytest.raises(RunError, match="model was"):
         holdfast.audit(network, "digits", "linf:0.1", examples="0:150", run=whole[0], save_inputs=True)
+
+
+def test_other_layers_with_the_same_weights_are_another_model(tmp_path):
+    first, second = (nn.Sequential(ordinary_digits(), last) for last in (nn.Identity(), nn.Tanh()))
+    holdfast.audit(first, "digits", "linf:0.1", examples="0:20", run=tmp_path)
+    with pytest.raises(RunError, match="model was"):
+        holdfast.audit(second, "digits", "linf:0.1", examples="0:20", run=tmp_path)
+
+
+def test_an_attempt_that_came_to_nothing_claims_no_folder(tmp_path):
+    with pytest.raises(SettingError, match="use pgd there"):
+        run(tmp_path, "0:20", "l1:1", protocol=single("apgd", {}))
+    assert run(tmp_path, "0:20", "l1:1", protocol=single("pgd", {"steps": "5"})).examples == 20
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -245,12 +258,17 @@ def test_budgets_of_queries():
     clean = run(None, max_forwards=0)
     assert clean.robust_accuracy == clean.clean_accuracy
     assert clean.cost.forwards == 150
+    assert [stage.attacked for stage in clean.stages] == [0, 0, 0, 0]
     assert clean.verdicts["undecided"] == 150 - clean.verdicts["misclassified"]
     assert "undecided" in {d.name for d in clean.diagnostics}
 
 
 def test_no_example_overruns_its_budget(tmp_path):
     run(tmp_path, max_forwards=7)
+    result = AuditResult.model_validate_json((tmp_path / "audit.json").read_text())
+    correct = 150 - result.verdicts["misclassified"]
+    # FGSM takes 2 forwards, so its survivors all reach PGD, and there their budget ends.
+    assert [stage.attacked for stage in result.stages] == [correct, correct - result.stages[0].broken, 0, 0]
     spent = [row[6] - 1 - (row[3] == "broken") for row in rows(tmp_path)]
     assert max(spent) == 7
 

@@ -76,7 +76,12 @@ def test_audit_prints_the_bracket_and_writes_the_run(folder, tmp_path):
     assert result.exit_code == 0, result.output
     document = json.loads((tmp_path / "run" / "audit.json").read_text())
     robust = f"{100 * document['robust_accuracy']:.2f} %"
-    for words in ("certified 0.00 % (nothing certified)", "Clopper-Pearson", "linf within 0.1, inside [0, 1]", "worst"):
+    for words in (
+        "0.00 % (nothing certified)  ≤  robust accuracy",
+        "Clopper-Pearson",
+        "linf within 0.1, inside [0, 1]",
+        "worst",
+    ):
         assert words in result.stdout
     assert robust in result.stdout
     for name in ("clean", "fgsm", "pgd", "apgd-ce", "apgd-t", "forwards", "seed 0", "torch"):

@@ -140,7 +140,7 @@ def check_result(
     # Not every example falls and not every one stands, or the checks below would say nothing.
     assert wrong.sum() == 2
     assert (result.success & ~wrong).sum() >= 3
-    assert (~result.success).sum() >= 3
+    assert (~result.success).any()
     # The verdict is the plain model's, for what succeeded and for what did not.
     assert torch.equal(predict(model, result.x_adv) != y, result.success)
     moved = result.x_adv.double() - x.to(dtype).double()
@@ -204,6 +204,10 @@ def check_targets(attack: Attack, model: nn.Module, norm: str, x: Tensor, y: Ten
     assert met.any()
     assert (~result.success).any()
     assert (result.success & ~met).any()
+    # A target belongs to its example, wherever that stands.
+    in_order = outcomes(attack, model, threat, x, y, target=target)
+    assert_same(outcomes(attack, model, threat, x, y, target=target, order=reversed(range(len(x)))), in_order)
+    assert [in_order[i].verdict != "robust" for i in range(len(x))] == result.success.tolist()
     # Steering helps: more examples reach the target than with the attack that only leads away from the label.
     untargeted = craft(attack, model, x, y, threat=threat)
     assert result.success.sum() >= (predict(model, untargeted.x_adv) == target).sum()

@@ -82,11 +82,12 @@ def test_devices_that_the_model_does_not_use_are_not_seeded(monkeypatch):
     assert seeded == []
 
 
-def test_modes_of_torch_are_given_back():
-    before = torch.backends.mha.get_fastpath_enabled()
-    with pytest.raises(ValueError), borrowed(nn.Linear(2, 2)):
-        raise ValueError
-    assert torch.backends.mha.get_fastpath_enabled() == before
+@pytest.mark.parametrize("fast", [True, False])
+def test_modes_of_torch_are_given_back(monkeypatch, fast):
+    monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", fast)
+    with borrowed(nn.Linear(2, 2)):
+        assert not torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.mha.get_fastpath_enabled() == fast
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
 

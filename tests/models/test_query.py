@@ -339,3 +339,12 @@ class TestLayout:
             assert torch.equal(bare, expected[0])
             assert torch.equal(logits, expected[1])
             assert torch.equal(answer.grad, expected[2].grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"std": (1.0, 0.0)}, "scale"), ({"std": (-1.0,)}, "scale"), ({"seed": -1}, "seed"), ({"seed": 2**64}, "seed")],
+)
+def test_settings_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(SettingError, match=message):
+        Query(mlp(), **options)

@@ -132,6 +132,28 @@ def test_at_takes_the_budgets_of_the_examples(norm):
 
 
 @pytest.mark.parametrize("norm", BALLS)
+def test_a_ball_near_its_inputs_is_the_same_ball_and_its_cache_goes_no_further(norm):
+    threat, x = make(norm, "each", count=4), inputs((4, 9))
+    g, rng = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), Draws(0, torch.arange(4))
+    flip = torch.tensor([3, 2, 1, 0])
+    wider = {"eps": threat.eps + 1}
+    near = threat.near(x)
+    for one, other in (
+        (near, threat),
+        (near.at(flip), threat.at(flip)),
+        (replace(near, **wider), replace(threat, **wider)),
+        (replace(near, box=Box(-1.0, 2.0)), replace(threat, box=Box(-1.0, 2.0))),
+    ):
+        for around in (x, x / 2):
+            assert torch.equal(one.project(g, around), other.project(g, around))
+            assert torch.equal(one.maximize(g, around), other.maximize(g, around))
+            assert torch.equal(one.sample(around, rng), other.sample(around, rng))
+            size = other.budget(x) / 3
+            z = other.sample(around, rng)
+            assert torch.equal(one.ascend(z, around, g, size), other.ascend(z, around, g, size))
+
+
+@pytest.mark.parametrize("norm", BALLS)
 def test_budgets_of_examples_are_those_of_single_balls(norm):
     threat, x = make(norm, "each", count=4), inputs((4, 9), torch.float64)
     g = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

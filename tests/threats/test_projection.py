@@ -330,3 +330,17 @@ def test_an_l0_step_moves_the_best_coordinates_to_their_bounds(size, expected, s
     g, x = scale * torch.tensor([[1.0, -5.0, 3.0, 5.0]]), torch.tensor([[0.0, 0.1, 0.5, 0.75]])
     z = L0(3).ascend(torch.zeros_like(x), x, g, torch.tensor([size]))
     assert z.tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"), [(1e-200, torch.float64), (1e200, torch.float64), (1e-40, torch.float32), (1e38, torch.float32)]
+)
+@pytest.mark.parametrize("ball", [Linf, L2, L1])
+def test_the_direction_survives_gradients_whose_squares_do_not(ball, scale, dtype):
+    g = torch.tensor([[3.0, 0.0, -1.0, 2.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64) / 4
+    threat = ball(0.4)
+    room = 1e-4 if scale == 1e-40 else 1e-6  # so small a float32 has few digits
+    x = torch.full_like(g, 0.5).to(dtype)
+    for method, arguments in ((threat.steepest, ()), (threat.maximize, (x,))):
+        expected = method(g, *(a.double() for a in arguments)).to(dtype)
+        torch.testing.assert_close(method((scale * g).to(dtype), *arguments), expected, rtol=room, atol=room)

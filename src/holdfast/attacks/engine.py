@@ -49,7 +49,7 @@ class Outcome:
         ``"misclassified"`` on the clean input; ``"broken"`` by a verified adversarial input; ``"robust"`` against
         every stage; ``"undecided"`` where the budget of queries ended first.
     stage : str or None
-        The stage that broke it.
+        The stage that broke it, or in which its budget of queries ended.
     distance : float
         Of ``x_adv`` from the clean input, in the units of the budget.
     objective : float
@@ -79,7 +79,7 @@ class _Lane:
     number: int
     stage: Stage
     live: Problem
-    state: Any = None
+    state: Any
     waiting: list[Rows] = field(default_factory=list)
 
     @property
@@ -230,7 +230,8 @@ class _Engine:
         nobody = take(rows, rows.index[:0])
         for number, stage in enumerate(self.stages):
             problem = Problem(self.query, self.threat, nobody, seed=self.seed, stage=number)
-            self.lanes.append(_Lane(number, stage, problem))
+            # An attack that cannot run under this threat says so here, before anything is decided.
+            self.lanes.append(_Lane(number, stage, problem, stage.attack.init(problem)))
 
     def _advance(self, lane: _Lane) -> list[Outcome]:
         rows = lane.advance(self.max_forwards)
@@ -248,7 +249,7 @@ class _Engine:
             return outcomes
         if self.max_forwards is not None:
             spent = rows.forwards > self.max_forwards
-            outcomes += self._outcomes(take(rows, spent), "undecided")
+            outcomes += self._outcomes(take(rows, spent), "undecided", lane.stage.name)
             rows = take(rows, ~spent)
         assert rows.clean_logits is not None
         again = rows.run + 1 < lane.stage.attack.runs(rows.clean_logits.shape[1])

@@ -28,8 +28,8 @@ class PGD:
     """Repeated steps of fixed length, each projected back into the set.
 
     ``z <- project(z + step_size * steepest(grad))``. In L1 and L0, where the steepest direction is a single coordinate,
-    a step spends its length on the best few coordinates that the box still lets move. Every iterate counts, not only
-    the last.
+    a step spends its length on the best few coordinates that the box still lets move; in L0, of the coordinates then
+    changed those that gain most stay. Every iterate counts, not only the last.
 
     Madry, Makelov, Schmidt, Tsipras and Vladu, "Towards deep learning models resistant to adversarial attacks", ICLR
     2018, arXiv:1706.06083, section 2.1. Costs ``steps + 1`` forwards and ``steps`` backwards a run.

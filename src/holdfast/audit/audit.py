@@ -1,9 +1,11 @@
 """The audit: attacks over a data set, verdicts kept as they fall, and one honest result."""
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,7 @@ def audit(
     save_inputs : bool
         Write the inputs that were found to ``adversarial.npz`` in the run's folder.
     on_progress : callable
-        Called after every step of the engine.
+        Called at the start and after every step of the engine.
 
     Returns
     -------
@@ -123,7 +125,9 @@ def audit(
     query = Query(module, mean=mean, std=std, batch_size=batch_size, seed=seed)
     first = next(iter(source.batches(query.batch_size)))
     settings = {
-        "model": _digest(module.state_dict()),
+        "holdfast": metadata.version("holdfast"),
+        "device": query.device.type,
+        "model": _digest(_named(module), _structure(module)),
         "data": {"name": source.name, "examples": len(source), "digest": _digest({"x": first.x, "y": first.y})},
         "threat": threat.to_dict(),
         "protocol": plan.to_dict(),
@@ -139,6 +143,7 @@ def audit(
         decided, standing = next(
             store.select("SELECT count(*), coalesce(sum(verdict IN ('robust', 'undecided')), 0) FROM examples")
         )
+        on_progress(Progress(decided, standing, len(source), query.forwards, store.seconds))
         batches = _missing(source, query.batch_size, store)
         for outcomes in drive(query, threat, plan.stages, batches, seed=seed, max_forwards=max_forwards):
             if outcomes:
@@ -191,12 +196,20 @@ def _check_classes(query: Query, source: Source, first: Batch) -> None:
         )
 
 
-def _digest(tensors: dict[str, Any]) -> str:
-    """A short name for the content of tensors."""
-    digest = hashlib.sha256()
+def _structure(module: nn.Module) -> str:
+    """The layers and their settings, without addresses, which differ from one process to the next."""
+    return re.sub(r"0x[0-9a-f]+", "", repr(module))
+
+
+def _named(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, those too that a state dict leaves out."""
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+def _digest(tensors: dict[str, Tensor], text: str = "") -> str:
+    """A short name for the content of tensors and a text."""
+    digest = hashlib.sha256(text.encode())
     for name, value in sorted(tensors.items()):
-        digest.update(name.encode())
-        if isinstance(value, Tensor):
-            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

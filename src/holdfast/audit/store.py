@@ -59,7 +59,8 @@ class RunStore:
             # An empty name is sqlite's own temporary file: it is on disk, and gone when closed.
             self._db = sqlite3.connect("" if folder is None else folder / FILE)
             self._db.executescript(SCHEMA)
-            self._claim(settings)
+            self._check(settings)
+        self._settings = json.dumps(settings, sort_keys=True)
         self._seconds_before = float(self._meta("seconds") or 0)
 
     def __enter__(self) -> Self:
@@ -82,6 +83,8 @@ class RunStore:
     def add(self, outcomes: Sequence[Outcome], *, inputs: bool = False) -> None:
         """Keep verdicts, and with ``inputs`` the adversarial inputs too."""
         with self._faults():
+            # With its first verdict a folder belongs to an audit, not with an attempt that came to nothing.
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('settings', ?)", (self._settings,))
             self._db.executemany(
                 "INSERT OR REPLACE INTO examples VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 [
@@ -121,21 +124,20 @@ class RunStore:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def _claim(self, settings: dict[str, Any]) -> None:
+    def _check(self, settings: dict[str, Any]) -> None:
+        """Refuse the run of another audit, naming the first setting that differs."""
         kept = self._meta("settings")
         if kept is None:
-            self._db.execute("INSERT INTO meta VALUES ('settings', ?)", (json.dumps(settings, sort_keys=True),))
-            self._db.commit()
             return
-        before, now = json.loads(kept), json.loads(json.dumps(settings, sort_keys=True))
-        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if changed:
-            self._db.close()
-            key = changed[0]
-            raise RunError(
-                f"{self._where} holds another audit: {key} was {_short(before.get(key))} and is now "
-                f"{_short(now.get(key))}; give another --run folder, or the same settings to resume"
-            )
+        before, now = _flat(json.loads(kept)), _flat(json.loads(json.dumps(settings)))
+        for key in sorted(before.keys() | now.keys()):
+            old, new = before.get(key, "absent"), now.get(key, "absent")
+            if old != new:
+                self._db.close()
+                raise RunError(
+                    f"{self._where} holds another audit: {key} was {old} and is now {new}; give another --run folder, "
+                    "or the same settings to resume"
+                )
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -152,6 +154,10 @@ class RunStore:
             ) from error
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _flat(value: Any, name: str = "") -> dict[str, str]:
+    """Nested settings as one level, ``{"protocol.stages.0.name": '"fgsm"'}``."""
+    if isinstance(value, list):
+        value = {str(place): item for place, item in enumerate(value)}
+    if not isinstance(value, dict):
+        return {name: json.dumps(value)}
+    return {key: text for part, item in value.items() for key, text in _flat(item, f"{name}.{part}".strip(".")).items()}

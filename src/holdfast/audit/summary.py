@@ -72,12 +72,15 @@ def summarise(
 
 
 def _stages(store: RunStore, plan: EvaluationProtocol, total: int, correct: int) -> list[StageResult]:
-    broken = dict(store.select("SELECT stage, count(*) FROM examples WHERE verdict = 'broken' GROUP BY stage"))
-    results, left = [], correct
+    counts = store.select("SELECT verdict, stage, count(*) FROM examples GROUP BY verdict, stage")
+    ended = {(verdict, stage): count for verdict, stage, count in counts}
+    results, standing = [], correct
+    reached = correct - ended.pop(("undecided", None), 0)
     for stage in plan.stages:
-        fell = broken.get(stage.name, 0)
-        results.append(StageResult(name=stage.name, attacked=left, broken=fell, robust_accuracy=(left - fell) / total))
-        left -= fell
+        broken, spent = (ended.get((verdict, stage.name), 0) for verdict in ("broken", "undecided"))
+        standing -= broken
+        results.append(StageResult(name=stage.name, attacked=reached, broken=broken, robust_accuracy=standing / total))
+        reached -= broken + spent
     return results
 
 

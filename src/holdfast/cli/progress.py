@@ -43,20 +43,26 @@ def watching(console: Console, title: str) -> Iterator[Callable[[AuditProgress],
         transient=True,
         refresh_per_second=4,
     )
-    with bar:
-        task: list[TaskID] = []
-        started = drawn = time.perf_counter()
+    task: list[TaskID] = []
+    started = drawn = time.perf_counter()
 
-        def show(progress: AuditProgress) -> None:
-            nonlocal drawn
-            now = time.perf_counter()
-            if not task:
-                task.append(bar.add_task(title, total=progress.asked, robust="", pace="", resumed=progress.decided))
-            elif now - drawn < _REFRESH_SECONDS:
-                return
-            drawn = now
-            share = f"{100 * progress.standing / progress.decided:.1f} % robust so far" if progress.decided else ""
-            pace = f"{progress.forwards / max(now - started, 1e-9):,.0f} forwards/s"
-            bar.update(task[0], completed=progress.decided, robust=share, pace=pace)
+    def show(progress: AuditProgress) -> None:
+        nonlocal drawn
+        now = time.perf_counter()
+        if not task:
+            if progress.decided:
+                console.print(f"resuming: {progress.decided} of {progress.asked} examples were decided before")
+            task.append(bar.add_task(title, total=progress.asked, robust="", pace="", resumed=progress.decided))
+            # Not before there is something to show: an error then stands alone.
+            bar.start()
+        elif now - drawn < _REFRESH_SECONDS:
+            return
+        drawn = now
+        share = f"{100 * progress.standing / progress.decided:.1f} % robust so far" if progress.decided else ""
+        pace = f"{progress.forwards / max(now - started, 1e-9):,.0f} forwards/s"
+        bar.update(task[0], completed=progress.decided, robust=share, pace=pace)
 
+    try:
         yield show
+    finally:
+        bar.stop()

@@ -47,7 +47,7 @@ def run_quickstart(out: Path, seed: int, console: Console, progress: Console) ->
     console.print(
         "\nThe same audit by hand, and on your own model and data:\n\n"
         f"  holdfast audit --model {FACTORY} --weights {out / 'adversarial' / 'weights.safetensors'} \\\n"
-        f"      --data digits --threat {THREAT.name}\n"
+        f"      --data digits --threat {THREAT.name} --run DIR\n"
         "  holdfast audit --model FILE.py:FACTORY --weights FILE --data npz:FILE --threat linf:8/255 --run DIR",
         soft_wrap=True,
     )

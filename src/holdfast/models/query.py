@@ -1,5 +1,6 @@
 """The model as a queried thing: the one door through which anything touches it."""
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Query:
     Raises
     ------
     SettingError
-        When the batch size is not positive.
+        When the batch size or a scale is not positive, or the seed does not fit into 64 bits.
 
     Attributes
     ----------
@@ -82,6 +83,10 @@ class Query:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise SettingError(f"batch_size: a call of the model needs at least 1 row, got {batch_size}")
+        if std is not None and not all(0 < scale < math.inf for scale in std):
+            raise SettingError(f"std: the scale of a normalisation must be positive, got {std}")
+        if not 0 <= seed < 2**64:
+            raise SettingError(f"seed: a number from 0 to 2**64 - 1 is needed, got {seed}")
         self.model = model
         self.forwards = 0
         self.backwards = 0

@@ -28,9 +28,9 @@ def percent(share: float) -> str:
 
 def _headline(result: AuditResult) -> Text:
     lower, upper = result.bracket
-    proved = percent(lower) if result.certified_accuracy is not None else f"{percent(lower)} (nothing certified)"
+    proved = "proved" if result.certified_accuracy is not None else "(nothing certified)"
     return Text.assemble(
-        "certified ", (proved, "bold"), "  ≤  robust accuracy  ≤  ", (percent(upper), "bold"), " (attacks)"
+        (percent(lower), "bold"), f" {proved}  ≤  robust accuracy  ≤  ", (percent(upper), "bold"), " not broken"
     )
 
 
@@ -78,8 +78,9 @@ def _classes(result: AuditResult) -> Table:
     table = Table("class", title="Class by class", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     for header in ("examples", "clean", "robust"):
         table.add_column(header, justify="right")
+    uneven = len({row.robust_accuracy for row in result.per_class}) > 1
     for row in result.per_class:
-        worst = row.label == result.worst_class
+        worst = uneven and row.label == result.worst_class
         name = f"{row.name}  ← worst" if worst else row.name
         cells = (name, str(row.examples), percent(row.clean_accuracy), percent(row.robust_accuracy))
         table.add_row(*cells, style="bold" if worst else "")

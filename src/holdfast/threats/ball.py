@@ -1,7 +1,7 @@
 """Norm balls, intersected with a box."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Self, cast
 
@@ -42,8 +42,9 @@ class Ball:
     norm: str
     eps: Budget
     box: Box
-    # What `near` has worked out, and for which inputs: a cache that nobody can tell from its absence.
-    _near: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
+    # What `near` has worked out, and for which inputs: a cache that nobody can tell from its absence. It is no
+    # argument, so that a ball made from this one by `replace`, with other budgets or another box, starts without it.
+    _near: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = field(default=None, init=False)
 
     @property
     def name(self) -> str:
@@ -88,8 +89,7 @@ class Ball:
 
     def ascend(self, z: Tensor, x: Tensor, grad: Tensor, size: Tensor) -> Tensor:
         """One projected step: along :meth:`steepest` for L-infinity and L2, on the best few coordinates for L1, L0."""
-        radius, lower, upper = self._set(x)
-        return self._norm.project(self._norm.step(z, grad, column(size, x), lower, upper), radius, lower, upper)
+        return self._norm.ascend(z, grad, column(size, x), *self._set(x))
 
     def maximize(self, grad: Tensor, x: Tensor) -> Tensor:
         """The perturbation that maximises ``<grad, z>`` over ball and box, in closed form for every norm."""
@@ -138,7 +138,9 @@ class Ball:
 
     def near(self, x: Tensor) -> Self:
         """The same ball, quicker at these very inputs: what depends on them alone is worked out once."""
-        return replace(self, _near=(x, self._set(x)))
+        ball = replace(self)
+        object.__setattr__(ball, "_near", (x, self._set(x)))
+        return ball
 
     def to_dict(self) -> dict[str, Any]:
         """Norm, budget and box in plain numbers and lists, None for a bound that is not there: JSON has no infinity."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from holdfast.draws import Draws
 from holdfast.threats import l1
-from holdfast.threats.norm import each, whole_box
+from holdfast.threats.norm import column, each, whole_box
 
 name: Final = "l0"
 
@@ -30,8 +30,11 @@ def maximize(g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return _keep_best(best, g * best, radius)
 
 
-def step(z: Tensor, g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    return z + maximize(g, size, lower - z, upper - z)
+def ascend(z: Tensor, g: Tensor, size: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    # Of the coordinates then changed, those that gain most stay; the nearest point would keep the largest changes.
+    moved = z + maximize(g, size, lower - z, upper - z)
+    still = column(dual(g), g) == 0
+    return torch.where(still, z, _keep_best(moved, g * moved, radius))
 
 
 def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

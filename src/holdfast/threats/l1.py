@@ -40,10 +40,10 @@ def maximize(g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return (torch.zeros_like(flat).scatter(1, order, filled) * sign).reshape(g.shape)
 
 
-def step(z: Tensor, g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def ascend(z: Tensor, g: Tensor, size: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     # One coordinate at a time, as the plain steepest step would go, gets stuck at the first that meets the box; the
     # best admissible move of the same length spends what that coordinate cannot take on the next ones.
-    return z + maximize(g, size, lower - z, upper - z)
+    return project(z + maximize(g, size, lower - z, upper - z), radius, lower, upper)
 
 
 def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ def steepest(g: Tensor) -> Tensor:
     return safe_divide(scaled, column(length(scaled), g))
 
 
-def step(z: Tensor, g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    return z + size * steepest(g)
+def ascend(z: Tensor, g: Tensor, size: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    return project(z + size * steepest(g), radius, lower, upper)
 
 
 def maximize(g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -28,8 +28,8 @@ def steepest(g: Tensor) -> Tensor:
     return g.sign()
 
 
-def step(z: Tensor, g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    return torch.addcmul(z, g.sign(), size)
+def ascend(z: Tensor, g: Tensor, size: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    return torch.addcmul(z, g.sign(), size).clamp_(lower, upper)
 
 
 def maximize(g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

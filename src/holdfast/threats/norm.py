@@ -34,8 +34,8 @@ class Norm(Protocol):
         """The box as the functions below want it, worked out once for all of them."""
         ...
 
-    def step(self, z: Tensor, g: Tensor, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        """``z`` moved by a length ``size`` to raise ``<g, z>``: projected gradient ascent before it is projected."""
+    def ascend(self, z: Tensor, g: Tensor, size: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """One step of projected gradient ascent from ``z`` by a length ``size``, within ball and box."""
         ...
 
     def maximize(self, g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
