@@ -70,7 +70,7 @@ def _clipped_multiple(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -
 
     ``|clip(s d)|^2`` is concave and piecewise linear in ``s^2``, so Newton's method started below the root climbs to
     it without overshooting and ends exactly, once no further coordinate reaches its bound. Every round but the last
-    two fixes another coordinate, so it ends; random inputs take about 5 rounds, geometric sequences made to be slow 50.
+    two fixes another coordinate, so it ends: after 5 rounds on random inputs, 174 on the slowest sequence we know.
     """
     size, room, target = d.abs(), torch.where(d < 0, -lower, upper), radius.double()
     # Where only the tiniest coordinates are free, an infinite multiple would make NaN of the zeros.
