@@ -40,13 +40,11 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     for _ in range(_ROUNDS):
         # The product of two 32-bit words wraps in int64, but its 64 bits are right; the mask undoes the sign.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _WORD) ^ c1 ^ k0,
-            p1 & _WORD,
-            ((p0 >> 32) & _WORD) ^ c3 ^ k1,
-            p0 & _WORD,
-        )
+        # What the low words carry above their 32 bits goes when they have been mixed into a high one.
+        c0, c2 = ((p1 >> 32) ^ (c1 ^ k0)).bitwise_and_(_WORD), ((p0 >> 32) ^ (c3 ^ k1)).bitwise_and_(_WORD)
+        c1, c3 = p1, p0
         k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    c0, c1, c2, c3 = torch.broadcast_tensors(c0, c1 & _WORD, c2, c3 & _WORD)
     return c0, c1, c2, c3
 
 
@@ -78,14 +76,14 @@ class Draws:
         row = self.index.unsqueeze(1)
         draw = torch.as_tensor(self.draw, device=self.index.device).expand(len(self.index)).unsqueeze(1)
         words = philox(
-            (block.expand(len(row), -1), row, torch.full_like(row, self.stage), draw),
+            (block, row, torch.full_like(row, self.stage), draw),
             (self.seed & _WORD, (self.seed >> 32) & _WORD),
         )
         return torch.stack(words, dim=2).flatten(1)[:, :count]
 
     def uniform(self, count: int, lane: int = 0) -> Tensor:
         """``(N, count)`` float64 numbers, uniform inside (0, 1), both ends excluded."""
-        return (self.bits(count, lane).double() + 0.5) / 2**32
+        return self.bits(count, lane).double().add_(0.5).div_(2**32)
 
     def normal(self, count: int, lane: int = 0) -> Tensor:
         """``(N, count)`` float64 standard normal numbers (Box and Muller 1958)."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from holdfast.attacks.attack import AttackResult
 from holdfast.attacks.craft import Options, craft
 from holdfast.attacks.problem import Problem
+from holdfast.attacks.rows import overlay
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.threats import Ball, Threat
@@ -132,8 +133,8 @@ class APGD:
         improved = answer.values > state.best_value
         state = replace(
             state,
-            best=torch.where(column(improved, state.z), state.z, state.best),
-            best_grad=torch.where(column(improved, state.z), answer.grad, state.best_grad),
+            best=overlay(state.best, state.z, improved),
+            best_grad=overlay(state.best_grad, answer.grad, improved),
             best_value=torch.where(improved, answer.values, state.best_value),
             rises=state.rises + ((answer.values > state.last_value) & ~start),
             last_value=answer.values,
@@ -143,8 +144,8 @@ class APGD:
         due = state.iteration == state.checkpoint
         if bool(due.any()):
             state, halve = self._check(state, due)
-        base = torch.where(column(halve, state.z), state.best, state.z)
-        grad = torch.where(column(halve, state.z), state.best_grad, answer.grad)
+        base = overlay(state.z, state.best, halve)
+        grad = overlay(answer.grad, state.best_grad, halve)
         z = self._move(problem, state, base, grad)
         return replace(state, z=z, origin=base, iteration=state.iteration + 1)
 

@@ -90,20 +90,20 @@ class _Lane:
         if len(rows):
             self.waiting.append(rows)
 
-    def advance(self, max_forwards: int | None) -> Rows | None:
-        """Fill the batch, make one step, and hand over the rows that are through, if any."""
+    def advance(self, max_forwards: int | None) -> tuple[Rows, Tensor] | None:
+        """Fill the batch, make one step, and hand over the rows that leave, if any, and which of them are through."""
         self._refill()
         attack = self.stage.attack
         self.state = attack.step(self.live, self.state)
         rows = self.live.rows
-        through = rows.found | attack.done(self.state)
+        through = leave = rows.found | attack.done(self.state)
         if max_forwards is not None:
-            through = through | (rows.forwards > max_forwards)
-        if not bool(through.any()):
+            leave = through | (rows.forwards > max_forwards)
+        if not bool(leave.any()):
             return None
-        self.live = self.live.of(take(rows, ~through))
-        self.state = take(self.state, ~through)
-        return take(rows, through)
+        self.live = self.live.of(take(rows, ~leave))
+        self.state = take(self.state, ~leave)
+        return take(rows, leave), through[leave]
 
     def _refill(self) -> None:
         size = self.live.query.batch_size
@@ -234,29 +234,32 @@ class _Engine:
             self.lanes.append(_Lane(number, stage, problem, stage.attack.init(problem)))
 
     def _advance(self, lane: _Lane) -> list[Outcome]:
-        rows = lane.advance(self.max_forwards)
-        if rows is None:
+        left = lane.advance(self.max_forwards)
+        if left is None:
             return []
+        rows, through = left
         found = take(rows, rows.found)
         if len(found):
             self.claims.append((lane.number, found))
-        return self._onward(lane, take(rows, ~rows.found))
+        stopped = self._outcomes(take(rows, ~through), "undecided", lane.stage.name)
+        return stopped + self._onward(lane, take(rows, through & ~rows.found))
 
     def _onward(self, lane: _Lane, rows: Rows) -> list[Outcome]:
         """Unbroken rows at the end of a run: to the next run, the next stage, or a verdict."""
         outcomes: list[Outcome] = []
         if not len(rows):
             return outcomes
-        if self.max_forwards is not None:
-            spent = rows.forwards > self.max_forwards
-            outcomes += self._outcomes(take(rows, spent), "undecided", lane.stage.name)
-            rows = take(rows, ~spent)
         assert rows.clean_logits is not None
         again = rows.run + 1 < lane.stage.attack.runs(rows.clean_logits.shape[1])
+        last = lane.number + 1 == len(self.lanes)
+        if self.max_forwards is not None:
+            spent = (rows.forwards > self.max_forwards) & (again if last else torch.ones_like(again))
+            outcomes += self._outcomes(take(rows, spent), "undecided", lane.stage.name)
+            rows, again = take(rows, ~spent), again[~spent]
         repeated = take(rows, again)
         lane.enter(repeated.restart(repeated.run + 1))
         through = take(rows, ~again)
-        if lane.number + 1 == len(self.lanes):
+        if last:
             return outcomes + self._outcomes(through, "robust")
         # Objectives of different stages do not compare, so the next one starts its own record.
         through = replace(through.restart(0), value=torch.full_like(through.value, -torch.inf))
@@ -300,17 +303,18 @@ class _Engine:
             rows.backwards,
         )
         return [
-            Outcome(index, label, prediction, verdict, stage, distance, value, forwards, backwards, x_adv[i])
-            for i, (index, label, prediction, distance, value, forwards, backwards) in enumerate(
-                zip(*(column.tolist() for column in columns), strict=True)
+            Outcome(index, label, prediction, verdict, stage, distance, value, forwards, backwards, x)
+            for index, label, prediction, distance, value, forwards, backwards, x in zip(
+                *(column.tolist() for column in columns), x_adv.unbind(), strict=True
             )
         ]
 
 
 def maximize(attack: Attack, query: Query, threat: Threat, x: Tensor, y: Tensor, *, seed: int = 0) -> Tensor:
-    """The input of the highest objective that one run of an attack finds: the inner problem of adversarial training.
+    """The worst input that one run of an attack finds: the inner problem of adversarial training.
 
-    Nothing leaves early, nothing is verified, and clean mistakes are attacked like the rest.
+    A misclassified input counts as worse than any other, and of two alike the one of the higher objective. Nothing
+    leaves early, nothing is verified, and clean mistakes are attacked like the rest.
 
     Parameters
     ----------

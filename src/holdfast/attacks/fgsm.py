@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from holdfast.attacks.attack import AttackResult
 from holdfast.attacks.craft import Options, craft
 from holdfast.attacks.problem import Problem
+from holdfast.attacks.rows import overlay
 from holdfast.objectives import ObjectiveName
 from holdfast.threats import Threat
-from holdfast.threats.norm import column
 
 __all__ = ["FGSM"]
 
@@ -60,7 +60,7 @@ class FGSM:
         looking = state.iteration == 0
         answer = problem.gradient(state.z, problem.objective(self.objective), needed=looking)
         leap = problem.threat.maximize(answer.grad, problem.x)
-        return _State(torch.where(column(looking, state.z), leap, state.z), state.iteration + 1)
+        return _State(overlay(state.z, leap, looking), state.iteration + 1)
 
     def done(self, state: _State) -> Tensor:
         return state.iteration > 1

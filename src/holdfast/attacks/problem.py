@@ -6,12 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from holdfast.attacks.rows import Rows
+from holdfast.attacks.rows import Rows, overlay
 from holdfast.draws import Draws
 from holdfast.models.query import Answer, Query
 from holdfast.objectives import ObjectiveName, objective
 from holdfast.threats import Threat
-from holdfast.threats.norm import column
 
 __all__ = ["Problem"]
 
@@ -91,19 +90,18 @@ class Problem:
             answer = Answer(logits, objective(logits), torch.zeros_like(self.x))
         else:
             answer = self.query.gradient(self.threat.apply(self.x, z), objective)
-        self._record(z, answer.logits, answer.values, backwards=1 if needed is None else needed.long())
+        self._record(z, answer.logits, answer.values, backwards=1 if needed is None else needed)
         return answer
 
     def _record(self, z: Tensor, logits: Tensor, values: Tensor, backwards: Tensor | int) -> None:
         rows = self.rows
         hit = rows.fooled(logits)
-        better = (hit & ~rows.found) | ((hit == rows.found) & (values > rows.value))
-        best = z if bool(better.all()) else torch.where(column(better, z), z, rows.best)
+        better = torch.where(hit == rows.found, values > rows.value, hit)
         self.rows = replace(
             rows,
             forwards=rows.forwards + 1,
             backwards=rows.backwards + backwards,
             found=rows.found | hit,
-            best=best,
+            best=overlay(rows.best, z, better),
             value=torch.where(better, values, rows.value),
         )

@@ -11,7 +11,7 @@ from holdfast.models.layout import pick
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Rows", "join", "take"]
+__all__ = ["Rows", "join", "overlay", "take"]
 
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -28,6 +28,14 @@ def join(first: T, second: T) -> T:
     other = dict(_tensors(second))
     joined = {name: _cat(value, other[name]) for name, value in _tensors(first)}
     return replace(first, **joined)
+
+
+def overlay(old: Tensor, new: Tensor, which: Tensor) -> Tensor:
+    """``old`` with the rows ``which`` (a mask) of ``new``: ``torch.where`` by whole rows, and a good deal faster."""
+    positions = which.nonzero()[:, 0]
+    if len(positions) == len(new):
+        return new
+    return old.index_copy(0, positions, new[positions]) if len(positions) else old
 
 
 def _cat(first: Tensor | None, second: Tensor | None) -> Tensor | None:

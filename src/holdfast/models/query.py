@@ -162,20 +162,20 @@ class Query:
         """
         with torch.enable_grad():
             inputs = self._pad(self.prepare(x)).requires_grad_(True)
-            logits = self._forward(inputs)[: len(x)]
+            logits = _first(self._forward(inputs), len(x))
             values = objective(logits)
             if not values.requires_grad:
                 raise ModelError(
                     "no gradient reaches the model's input (a detach, rounding, no_grad or NumPy on the way?): "
                     "gradient attacks cannot be run on it"
                 )
-            (grad,) = torch.autograd.grad(values.sum(), inputs, allow_unused=True)
+            (grad,) = torch.autograd.grad(values, inputs, torch.ones_like(values), allow_unused=True)
         self.forwards += len(x)
         self.backwards += len(x)
         grad = torch.zeros_like(inputs) if grad is None else grad
-        grad = grad[: len(x)]
+        grad = _first(grad, len(x))
         # One number tells whether any is not finite (or their sum overflows, which costs nothing but the repair).
-        if not bool(grad.sum().isfinite()):
+        if not math.isfinite(grad.sum().item()):
             grad = grad.nan_to_num(0.0, 0.0, 0.0)
         return Answer(logits.detach(), values.detach(), grad)
 
@@ -226,6 +226,10 @@ class Query:
             raise ModelError(f"the model returned {logits.shape[1]} logits after {self._classes} before")
         self._classes = logits.shape[1]
         return logits.to(self.dtype)
+
+
+def _first(x: Tensor, count: int) -> Tensor:
+    return x if len(x) == count else x[:count]
 
 
 def _refuse_probabilities(logits: Tensor) -> None:

@@ -114,12 +114,15 @@ class Ball:
         The rounding of ``x_adv`` itself is forgiven: each coordinate's change counts less half a unit in the last
         place, which matters for values far larger than the budget (pixels up to 255) and in half precision.
         """
+        inside = self.box.excess(x_adv) <= TOLERANCE
+        if x_adv is x:
+            return inside
         rounding = torch.finfo(x_adv.dtype).eps
         adv, clean = x_adv.double(), x.double()
         change = ((adv - clean).abs() - rounding / 2 * adv.abs()).clamp_min(0)
         budget = self.budget(clean)
         near = self._norm.length(change) <= budget + TOLERANCE * budget.clamp_min(1) + 2 * rounding * budget
-        return near & (self.box.excess(x_adv) <= TOLERANCE)
+        return near & inside
 
     def budget(self, x: Tensor) -> Tensor:
         """``(N,)`` the budget of each row of ``x``."""

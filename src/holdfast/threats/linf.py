@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from holdfast.draws import Draws
-from holdfast.threats.norm import each, random_length
+from holdfast.threats.norm import each
 
 name: Final = "linf"
 
@@ -49,4 +49,6 @@ def sphere(rng: Draws, radius: Tensor, like: Tensor) -> Tensor:
 
 
 def sample(rng: Draws, radius: Tensor, lower: Tensor, upper: Tensor, like: Tensor) -> Tensor:
-    return (random_length(rng, like) * sphere(rng, radius, like)).clamp(lower, upper)
+    # This ball is a cube, whose coordinates are independent.
+    u = 2 * rng.uniform(like.shape[1:].numel()) - 1
+    return (radius * u.to(like.dtype).reshape(like.shape)).clamp(lower, upper)
