@@ -69,7 +69,8 @@ class Ball:
 
     def apply(self, x: Tensor, z: Tensor) -> Tensor:
         """``x + z``, clipped to the box so that rounding never leaves it."""
-        return self.box.clip(x + z)
+        moved = x + z
+        return self.box.clip(moved, out=moved)
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """The Euclidean projection of ``z`` onto ball and box together, exact for every norm."""

@@ -60,11 +60,11 @@ class Box:
         """The bounds relative to ``x``, ``(N, ...)``, cut so that no change at all is always admissible."""
         return (self._like(self.lower, x) - x).clamp_max(0), (self._like(self.upper, x) - x).clamp_min(0)
 
-    def clip(self, x: Tensor) -> Tensor:
-        """The nearest inputs inside the box."""
+    def clip(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """The nearest inputs inside the box; written to ``out`` where it is given."""
         if isinstance(self.lower, Tensor) or isinstance(self.upper, Tensor):
-            return x.clamp(self._like(self.lower, x), self._like(self.upper, x))
-        return x.clamp(self.lower, self.upper)
+            return torch.clamp(x, self._like(self.lower, x), self._like(self.upper, x), out=out)
+        return torch.clamp(x, self.lower, self.upper, out=out)
 
     def excess(self, x: Tensor) -> Tensor:
         """``(N,)`` how far each input lies outside the box in its worst coordinate, 0 inside."""
