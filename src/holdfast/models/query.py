@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.borrow import borrowed
+from holdfast.models.gradients import FoldedConvolutions, folds
 from holdfast.models.layout import is_channels_last, lay_out
 
 __all__ = ["Answer", "Query"]
@@ -91,6 +92,7 @@ class Query:
         self.forwards = 0
         self.backwards = 0
         self.channels_last = False
+        self._folds = False
         self._seed = seed
         self._stack = ExitStack()
         self._classes: int | None = None
@@ -124,7 +126,7 @@ class Query:
         """
         x = lay_out(x.detach().to(self.device, self.dtype), channels_last=False)
         first = self._classes is None
-        watch = _PoolingWatch()
+        watch = _Watch()
         starts = range(0, len(x), self.batch_size)
         # What a model makes at its first call and keeps must be of use under gradients later, as a tensor made in
         # inference mode is not. It gets copies and its answers are copied, since some models work in place on their
@@ -140,6 +142,7 @@ class Query:
             # formats apart as reliably. The rule looks at the network and not at a clock: a choice by timing would
             # round differently from one run to the next.
             self.channels_last = watch.pools and x.device.type == "cpu"
+            self._folds = watch.folds
         return logits
 
     def logits(self, x: Tensor) -> Tensor:
@@ -162,7 +165,8 @@ class Query:
         """
         with torch.enable_grad():
             inputs = self._pad(self.prepare(x)).requires_grad_(True)
-            logits = _first(self._forward(inputs), len(x))
+            with FoldedConvolutions() if self._folds else nullcontext():
+                logits = _first(self._forward(inputs), len(x))
             values = objective(logits)
             if not values.requires_grad:
                 raise ModelError(
@@ -240,12 +244,13 @@ def _refuse_probabilities(logits: Tensor) -> None:
         )
 
 
-class _PoolingWatch(TorchFunctionMode):
-    """Notes whether a forward pass pools 2-d feature maps."""
+class _Watch(TorchFunctionMode):
+    """Notes whether a forward pass pools 2-d feature maps, and convolves images of one channel on a CPU."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pools = False
+        self.folds = False
 
     def __torch_function__(
         self,
@@ -255,4 +260,5 @@ class _PoolingWatch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         self.pools = self.pools or "pool2d" in getattr(func, "__name__", "")
+        self.folds = self.folds or (func is torch.conv2d and len(args) > 1 and folds(args[0], args[1]))
         return func(*args, **(kwargs or {}))
