@@ -235,7 +235,6 @@ def test_few_classes(classes, objective):
     x = uniform(10, 6, dtype=torch.float64)
     y = model(x).argmax(1)
     attack = APGD(steps=5, objective=objective, targets=9)
-    assert attack.runs(classes) == classes - 1
     nothing = attack(model, x, y, threat=NORMS["linf"](1e-6))
     assert (nothing.forwards == 1 + 6 * (classes - 1)).all()
     assert nothing.objective.isfinite().all()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from helpers.attacks import NORMS, assert_same, examples, outcomes
 from helpers.zoo import Answering, Counting, convnet, mlp, nan_logits, uniform
-from holdfast.attacks import APGD, FGSM, PGD, Outcome, Stage, craft, drive, maximize
+from holdfast.attacks import APGD, FGSM, PGD, Outcome, Rows, Stage, craft, drive, maximize
 from holdfast.data import Batch
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.query import Query
@@ -34,9 +34,11 @@ class Scripted:
     reach: float = 0.3
     log: list[tuple[int, int, int]] = field(default_factory=list)
     name = "scripted"
+    knowledge = "score"
+    minimum_norm = False
 
-    def runs(self, classes: int) -> int:
-        return self.restarts
+    def again(self, rows: Rows) -> Tensor:
+        return rows.run + 1 < self.restarts
 
     def init(self, problem) -> State:
         zero = torch.zeros_like(problem.rows.index)

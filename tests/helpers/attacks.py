@@ -1,14 +1,16 @@
 """The one tester that every attack passes through."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
-from helpers.zoo import Counting, Moody, convnet, uniform
+from helpers.zoo import Counting, Moody, Wrapped, convnet, mlp, uniform
 from holdfast.attacks import Attack, AttackResult, Outcome, Stage, craft, drive
 from holdfast.data import Batch
 from holdfast.errors import ModelError
@@ -97,7 +99,7 @@ def snapshot(model: nn.Module) -> dict[str, object]:
     }
 
 
-def check_attack(attack: Attack, norm: str, *, forwards: int, backwards: int) -> None:
+def check_attack(attack: Attack, norm: str, *, forwards: int, backwards: int, exact: bool = True) -> None:
     """Everything that every attack promises.
 
     Parameters
@@ -108,25 +110,41 @@ def check_attack(attack: Attack, norm: str, *, forwards: int, backwards: int) ->
         Under which it is tested.
     forwards, backwards : int
         What it costs an unbroken example in theory, without the clean prediction.
+    exact : bool
+        Whether it always costs that; else it is the most that it may cost.
     """
     model = convnet()
     x, y = examples(model)
     threat = NORMS[norm](EPS[norm])
     result = craft(attack, model, x, y, threat=threat)
-    check_result(result, model, x, y, norm)
+    check_result(result, model, x, y, norm, moves=not attack.minimum_norm)
     check_forms(attack, model, threat, x, y, result)
     check_types(attack, norm, x, y)
     check_targets(attack, model, norm, x, y)
     check_company(attack, model, threat, x, y)
     check_budgets(attack, model, norm, x, y)
-    check_counts(attack, model, threat, x, y, forwards, backwards)
+    check_counts(attack, model, threat, x, y, forwards, backwards, exact)
     check_leaks(attack, NORMS[norm](MOODY_EPS[norm]))
+    check_shapes(attack, norm)
+    check_knowledge(attack, model, threat, x, y, result)
+    if attack.minimum_norm:
+        check_nearest(attack, model, norm, x, y)
 
 
 def check_result(
-    result: AttackResult, model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float | None = None
+    result: AttackResult,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    eps: float | None = None,
+    *,
+    moves: bool = True,
 ) -> None:
-    """Shapes, and verdicts that hold by forward passes and norms written independently."""
+    """Shapes, and verdicts that hold by forward passes and norms written independently.
+
+    ``moves``: whether something inside the budget is tried at every example, broken or not.
+    """
     eps = EPS[norm] if eps is None else eps
     dtype = torch.float64 if next(model.parameters()).dtype == torch.float64 else torch.float32
     wrong = predict(model, x) != y
@@ -147,9 +165,11 @@ def check_result(
     assert (lengths(norm, moved) <= eps + 1e-6).all()
     assert ((result.x_adv >= 0) & (result.x_adv <= 1)).all()
     torch.testing.assert_close(result.distance.double(), lengths(norm, moved), rtol=1e-5, atol=1e-7)
-    assert torch.equal(result.objective.isnan(), wrong)
+    assert result.objective[wrong].isnan().all()
     assert (moved[wrong] == 0).all()
-    assert (lengths(norm, moved)[~wrong] > 0).all()
+    searched = ~wrong & (result.success | moves)
+    assert not result.objective[searched].isnan().any()
+    assert (lengths(norm, moved)[searched] > 0).all()
 
 
 def check_forms(attack: Attack, model: nn.Module, threat: Ball, x: Tensor, y: Tensor, expected: AttackResult) -> None:
@@ -188,9 +208,8 @@ def check_types(attack: Attack, norm: str, x: Tensor, y: Tensor) -> None:
             inputs = x.to(dtype)
             labels = predict(model, inputs)
             labels[3], labels[11] = (labels[3] + 1) % 5, (labels[11] + 2) % 5
-            check_result(
-                craft(attack, model, inputs, labels, threat=NORMS[norm](EPS[norm])), model, inputs, labels, norm
-            )
+            result = craft(attack, model, inputs, labels, threat=NORMS[norm](EPS[norm]))
+            check_result(result, model, inputs, labels, norm, moves=not attack.minimum_norm)
 
 
 def check_targets(attack: Attack, model: nn.Module, norm: str, x: Tensor, y: Tensor) -> None:
@@ -250,7 +269,14 @@ def check_budgets(attack: Attack, model: nn.Module, norm: str, x: Tensor, y: Ten
 
 
 def check_counts(
-    attack: Attack, model: nn.Module, threat: Ball, x: Tensor, y: Tensor, forwards: int, backwards: int
+    attack: Attack,
+    model: nn.Module,
+    threat: Ball,
+    x: Tensor,
+    y: Tensor,
+    forwards: int,
+    backwards: int,
+    exact: bool,
 ) -> None:
     """What is counted is what the theory says and what the model saw."""
     counting = Counting(model)
@@ -259,11 +285,20 @@ def check_counts(
     wrong = predict(model, x) != y
     assert (result.forwards[wrong] == 1).all()
     assert (result.backwards[wrong] == 0).all()
-    assert (result.forwards[~result.success] == 1 + forwards).all()
-    assert (result.backwards[~result.success] == backwards).all()
+    assert (result.forwards[~result.success] <= 1 + forwards).all()
+    assert (result.backwards[~result.success] <= backwards).all()
+    if exact:
+        assert (result.forwards[~result.success] == 1 + forwards).all()
+        assert (result.backwards[~result.success] == backwards).all()
     broken = result.success & ~wrong
     assert ((result.forwards[broken] >= 3) & (result.forwards[broken] <= forwards + 2)).all()
-    assert ((result.backwards[broken] >= 1) & (result.backwards[broken] <= backwards)).all()
+    least = 1 if attack.knowledge == "gradient" else 0
+    assert ((result.backwards[broken] >= least) & (result.backwards[broken] <= backwards)).all()
+    # A budget of queries holds for every example; the clean prediction and the verification are the auditor's.
+    for budget in (0, 1, 4, forwards - 1):
+        spent = outcomes(attack, model, threat, x, y, max_forwards=budget).values()
+        assert max(outcome.forwards for outcome in spent) <= 1 + budget + 1
+        assert all(outcome.forwards <= 1 + budget for outcome in spent if outcome.verdict == "undecided")
     with Query(model, batch_size=7) as query:
         stages, batches = [Stage("a", attack)], [Batch(torch.arange(len(x)), x, y)]
         spent = [outcome for some in drive(query, threat, stages, batches) for outcome in some]
@@ -305,6 +340,58 @@ def check_leaks(attack: Attack, threat: Ball) -> None:
         assert snapshot(model) != before
         steps.close()
     assert snapshot(model) == before
+
+
+def check_shapes(attack: Attack, norm: str) -> None:
+    """Flat feature vectors, and images of one row, of odd sides, and far from square, in both precisions."""
+    for shape in ((10,), (1, 1, 9), (1, 5, 8), (2, 7, 3), (3, 2, 11)):
+        for dtype in (torch.float32, torch.float64):
+            features = torch.Size(shape).numel()
+            model = mlp(features, 4).to(dtype)
+            x = uniform(6, *shape, dtype=dtype)
+            y = predict(model, x)
+            result = craft(attack, model, x, y, threat=NORMS[norm](4 * EPS[norm]))
+            assert result.x_adv.shape == x.shape
+            assert torch.equal(predict(model, result.x_adv) != y, result.success)
+            assert (lengths(norm, result.x_adv - x) <= 4 * EPS[norm] + 1e-6).all()
+            assert ((result.x_adv >= 0) & (result.x_adv <= 1)).all()
+
+
+def check_knowledge(
+    attack: Attack, model: nn.Module, threat: Ball, x: Tensor, y: Tensor, expected: AttackResult
+) -> None:
+    """An attack uses no more than it says: without gradients, or from classes alone, it finds the very same."""
+    if attack.knowledge == "gradient":
+        assert expected.backwards.any()
+        return
+    assert not expected.backwards.any()
+    blind = craft(attack, Wrapped(model, lambda logits: logits.detach()), x, y, threat=threat)
+    assert torch.equal(blind.x_adv, expected.x_adv)
+    assert torch.equal(blind.forwards, expected.forwards)
+    if attack.knowledge == "decision":
+        deciding = Wrapped(model, lambda logits: 3 * one_hot(logits.argmax(1), logits.shape[1]).to(logits.dtype) - 1)
+        told = craft(attack, deciding, x, y, threat=threat)
+        assert torch.equal(told.success, expected.success)
+        assert torch.equal(told.x_adv[told.success], expected.x_adv[told.success])
+        assert torch.equal(told.forwards, expected.forwards)
+
+
+def check_nearest(attack: Attack, model: nn.Module, norm: str, x: Tensor, y: Tensor) -> None:
+    """Without a budget the nearest adversarial input is kept, at about the distance at which budgets begin to fail."""
+    make = NORMS[norm]
+    free = craft(attack, model, x, y, threat=make("inf"))
+    wrong = predict(model, x) != y
+    assert torch.equal(predict(model, free.x_adv) != y, free.success)
+    assert free.success.float().mean() > 0.7
+    assert ((free.x_adv >= 0) & (free.x_adv <= 1)).all()
+    torch.testing.assert_close(free.distance.double(), lengths(norm, free.x_adv - x), rtol=1e-5, atol=1e-7)
+    assert (free.distance[wrong] == 0).all()
+    middle = float(free.distance[free.success & ~wrong].median())
+    eps = math.ceil(middle) if norm == "l0" else 1.001 * middle
+    bound = craft(attack, model, x, y, threat=make(eps))
+    assert abs(int(bound.success.sum()) - int((free.success & (free.distance <= eps)).sum())) <= 3
+    together = outcomes(attack, model, make("inf"), x, y)
+    assert_same(outcomes(attack, model, make("inf"), x, y, order=[5]), {5: together[5]})
 
 
 def check_superset(weaker: Attack, stronger: Attack, norm: str, factor: float = 1.0) -> None:

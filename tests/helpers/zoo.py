@@ -210,3 +210,15 @@ class Counting(nn.Module):
 
     def _count(self, grad: Tensor) -> None:
         self.backwards += len(grad)
+
+
+class Wrapped(nn.Module):
+    """A model whose logits are changed on the way out."""
+
+    def __init__(self, model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.model(x))

@@ -30,7 +30,7 @@ from holdfast.objectives import cross_entropy, margin
 NETS = {
     "convolutions and pooling": (convnet, (3, 6, 6)),
     "one channel": (lambda: convnet(1), (1, 6, 6)),
-    "layers": (lambda: mlp(108, 5, hidden=301), (3, 6, 6)),
+    "layers": (lambda: mlp(108, 5, hidden=304), (3, 6, 6)),
     "double": (lambda: convnet().double(), (3, 6, 6)),
     "sines": (lambda: Wavy(108, 5), (3, 6, 6)),
     "bfloat16": (lambda: convnet().bfloat16(), (3, 6, 6)),

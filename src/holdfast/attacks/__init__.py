@@ -1,7 +1,7 @@
 """Attacks, one file each, and the engine that drives them all."""
 
 from holdfast.attacks.apgd import APGD
-from holdfast.attacks.attack import Attack, AttackResult
+from holdfast.attacks.attack import Attack, AttackResult, Knowledge
 from holdfast.attacks.craft import craft
 from holdfast.attacks.engine import Outcome, Stage, drive, maximize
 from holdfast.attacks.fgsm import FGSM
@@ -15,6 +15,7 @@ __all__ = [
     "PGD",
     "Attack",
     "AttackResult",
+    "Knowledge",
     "Outcome",
     "Problem",
     "Rows",

@@ -1,15 +1,15 @@
 """Auto-PGD: projected gradient ascent that chooses its own step size."""
 
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.attacks.attack import AttackResult
+from holdfast.attacks.attack import AttackResult, Knowledge
 from holdfast.attacks.craft import Options, craft
 from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import overlay
+from holdfast.attacks.rows import Rows, overlay
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.threats import Ball, Threat
@@ -83,6 +83,8 @@ class APGD:
     restarts: int = 1
     objective: ObjectiveName = "ce"
     targets: int = 0
+    knowledge: ClassVar[Knowledge] = "gradient"
+    minimum_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1 or self.targets < 0:
@@ -98,8 +100,8 @@ class APGD:
         """Attack a batch; see :func:`holdfast.attacks.craft`."""
         return craft(self, model, x, y, threat=threat, **options)
 
-    def runs(self, classes: int) -> int:
-        return self.restarts * max(min(self.targets, classes - 1), 1)
+    def again(self, rows: Rows) -> Tensor:
+        return rows.run + 1 < self.restarts * max(min(self.targets, rows.classes - 1), 1)
 
     def init(self, problem: Problem) -> _State:
         threat, x = problem.threat, problem.x

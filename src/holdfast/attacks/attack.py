@@ -1,13 +1,17 @@
 """What an attack is, and what it returns."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
 from holdfast.attacks.problem import Problem
+from holdfast.attacks.rows import Rows
 
-__all__ = ["Attack", "AttackResult"]
+__all__ = ["Attack", "AttackResult", "Knowledge"]
+
+# What an attack learns from a query: gradients, the logits, or the predicted class alone.
+Knowledge = Literal["gradient", "score", "decision"]
 
 
 class Attack(Protocol):
@@ -23,8 +27,22 @@ class Attack(Protocol):
         """The attack's name as results print it, such as ``"apgd-ce"``."""
         ...
 
-    def runs(self, classes: int) -> int:
-        """How often an unbroken row goes through the attack: its restarts times its targets."""
+    @property
+    def knowledge(self) -> Knowledge:
+        """What it learns from a query."""
+        ...
+
+    @property
+    def minimum_norm(self) -> bool:
+        """Whether it looks for the nearest adversarial input, and so at choices outside the budget too.
+
+        Under a finite budget such an attack ends with the first adversarial input inside it; under an infinite one
+        it goes on to its end, and the nearest one counts.
+        """
+        ...
+
+    def again(self, rows: Rows) -> Tensor:
+        """``(N,)`` bool: which rows, unbroken at the end of run ``rows.run``, go into another."""
         ...
 
     def init(self, problem: Problem) -> Any:

@@ -27,6 +27,8 @@ class Options(TypedDict, total=False):
         any split of the examples as long as it is the same.
     mean, std : tuple of float
         A normalisation to put before the model, so that budgets mean raw inputs.
+    samples : int
+        Passes averaged a look, for a model with noise of its own; 1 by default. See :func:`holdfast.attacks.drive`.
     """
 
     target: Tensor
@@ -34,6 +36,7 @@ class Options(TypedDict, total=False):
     batch_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    samples: int
 
 
 def craft(
@@ -48,6 +51,7 @@ def craft(
     batch_size: int | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    samples: int = 1,
 ) -> AttackResult:
     """Run one attack on a batch of examples; an example is left alone as soon as it is broken.
 
@@ -61,7 +65,7 @@ def craft(
         ``(N, ...)`` inputs of any floating type and ``(N,)`` labels.
     threat : Threat
         What the adversary may do; a per-example budget has one number a row of ``x``.
-    target, seed, batch_size, mean, std
+    target, seed, batch_size, mean, std, samples
         See :class:`Options`.
 
     Returns
@@ -88,7 +92,8 @@ def craft(
     threat.at(index)
     with Query(model, mean=mean, std=std, batch_size=size, seed=seed) as query:
         stages = [Stage(attack.name, attack)]
-        outcomes = [o for some in drive(query, threat, stages, batches, seed=seed, target=target) for o in some]
+        steps = drive(query, threat, stages, batches, seed=seed, target=target, samples=samples)
+        outcomes = [outcome for some in steps for outcome in some]
     return _result(sorted(outcomes, key=lambda outcome: outcome.index), x, query)
 
 

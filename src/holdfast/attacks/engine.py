@@ -17,13 +17,17 @@ from holdfast.attacks.attack import Attack
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, join, take
 from holdfast.data.source import Batch
-from holdfast.errors import DataError, ModelError
+from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.query import Query
 from holdfast.threats import Threat
 
 __all__ = ["Outcome", "Stage", "Verdict", "drive", "maximize"]
 
 Verdict = Literal["robust", "broken", "misclassified", "undecided"]
+
+# The nearest adversarial input lies on the decision boundary, where the search's rounding and the bare model's differ:
+# its choice is lengthened by these shares until the bare model agrees.
+_NUDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
 
 # Filling a gap costs about as much for one row as for many, so a batch is refilled when an eighth of it is empty.
 _REFILL = 8
@@ -53,7 +57,7 @@ class Outcome:
     distance : float
         Of ``x_adv`` from the clean input, in the units of the budget.
     objective : float
-        At ``x_adv``, by the last stage that saw the row.
+        At ``x_adv``, by the last stage that saw the row; NaN where none did, or where the nearest input was wanted.
     forwards, backwards : int
         Passes spent on it, clean prediction and verification included.
     x_adv : Tensor
@@ -96,7 +100,7 @@ class _Lane:
         attack = self.stage.attack
         self.state = attack.step(self.live, self.state)
         rows = self.live.rows
-        through = leave = rows.found | attack.done(self.state)
+        through = leave = (rows.found & ~self.live.nearest) | attack.done(self.state)
         if max_forwards is not None:
             leave = through | (rows.forwards > max_forwards)
         if not bool(leave.any()):
@@ -131,6 +135,7 @@ def drive(
     seed: int = 0,
     target: Tensor | None = None,
     max_forwards: int | None = None,
+    samples: int = 1,
 ) -> Iterator[list[Outcome]]:
     """Send examples through a cascade of attacks and yield their verdicts as they fall.
 
@@ -150,6 +155,10 @@ def drive(
         ``(M,)`` the class the adversary wants of each example, looked up by its index.
     max_forwards : int, optional
         The attacks' queries an example; one that has spent them unbroken is undecided.
+    samples : int
+        Passes a look, for a model with noise of its own: gradients and objectives are averaged over them (expectation
+        over transformation; Athalye, Carlini and Wagner, "Obfuscated gradients give a false sense of security", ICML
+        2018, section 4.2), and the model counts as wrong where most of them are.
 
     Yields
     ------
@@ -163,8 +172,10 @@ def drive(
         When an example does not fit the threat's box or the model's classes. Outcomes already yielded stand.
     ModelError
         When the model fails or does not return finite logits.
+    SettingError
+        When an attack that searches inside a budget meets an infinite one.
     """
-    return _Engine(query, threat, stages, seed, target, max_forwards).run(batches)
+    return _Engine(query, threat, stages, seed, target, max_forwards, samples).run(batches)
 
 
 @dataclass
@@ -175,6 +186,7 @@ class _Engine:
     seed: int
     target: Tensor | None
     max_forwards: int | None
+    samples: int
     lanes: list[_Lane] = field(default_factory=list)
     claims: list[tuple[int, Rows]] = field(default_factory=list)
 
@@ -204,22 +216,22 @@ class _Engine:
     def _admit(self, batch: Batch) -> list[Outcome]:
         query = self.query
         index, x, y = batch.index.to(query.device), batch.x, batch.y.to(query.device)
-        clean = query.bare_logits(x)
+        clean = self._clean_logits(x)
         rows = Rows.fresh(
             index,
             query.prepare(x),
             y,
             target=None if self.target is None else self.target.to(query.device)[index],
             clean_logits=clean,
-            forwards=1,
+            forwards=self.samples,
         )
-        _check(rows, clean, self.threat.at(index))
+        _check(rows, clean, self.threat.at(index), self.stages)
         if not self.lanes:
             self._open_lanes(rows)
         wrong = rows.fooled(clean)
         outcomes = self._outcomes(take(rows, wrong), "misclassified")
         standing = take(rows, ~wrong)
-        if self.max_forwards == 0:
+        if self.max_forwards is not None and self.max_forwards < self.samples:
             return outcomes + self._outcomes(standing, "undecided")
         if not self.lanes:
             return outcomes + self._outcomes(standing, "robust")
@@ -229,41 +241,63 @@ class _Engine:
     def _open_lanes(self, rows: Rows) -> None:
         nobody = take(rows, rows.index[:0])
         for number, stage in enumerate(self.stages):
-            problem = Problem(self.query, self.threat, nobody, seed=self.seed, stage=number)
+            problem = Problem(
+                self.query,
+                self.threat,
+                nobody,
+                seed=self.seed,
+                stage=number,
+                samples=self.samples,
+                roams=stage.attack.minimum_norm,
+            )
             # An attack that cannot run under this threat says so here, before anything is decided.
             self.lanes.append(_Lane(number, stage, problem, stage.attack.init(problem)))
+
+    def _clean_logits(self, x: Tensor) -> Tensor:
+        """Logits of the clean inputs; of a random model the average over its samples."""
+        first = self.query.bare_logits(x)
+        more = (self.query.bare_logits(x) for _ in range(1, self.samples))
+        return sum(more, start=first) / self.samples
 
     def _advance(self, lane: _Lane) -> list[Outcome]:
         left = lane.advance(self.max_forwards)
         if left is None:
             return []
         rows, through = left
-        found = take(rows, rows.found)
-        if len(found):
-            self.claims.append((lane.number, found))
-        stopped = self._outcomes(take(rows, ~through), "undecided", lane.stage.name)
-        return stopped + self._onward(lane, take(rows, through & ~rows.found))
+        spent = take(rows, ~through)
+        rows = take(rows, through)
+        closed = rows.found & ~lane.live.of(rows).nearest
+        self._claim(lane, take(rows, closed))
+        return self._stop(lane, spent) + self._onward(lane, take(rows, ~closed))
+
+    def _claim(self, lane: _Lane, rows: Rows) -> None:
+        if len(rows):
+            self.claims.append((lane.number, rows))
+
+    def _stop(self, lane: _Lane, rows: Rows) -> list[Outcome]:
+        """Rows whose queries are spent: what they have found by then is claimed."""
+        self._claim(lane, take(rows, rows.found))
+        return self._outcomes(take(rows, ~rows.found), "undecided", lane.stage.name)
 
     def _onward(self, lane: _Lane, rows: Rows) -> list[Outcome]:
-        """Unbroken rows at the end of a run: to the next run, the next stage, or a verdict."""
+        """Rows at the end of a run that have further to go: to the next run, the next stage, or a verdict."""
         outcomes: list[Outcome] = []
         if not len(rows):
             return outcomes
-        assert rows.clean_logits is not None
-        again = rows.run + 1 < lane.stage.attack.runs(rows.clean_logits.shape[1])
+        again = lane.stage.attack.again(rows)
         last = lane.number + 1 == len(self.lanes)
         if self.max_forwards is not None:
             spent = (rows.forwards > self.max_forwards) & (again if last else torch.ones_like(again))
-            outcomes += self._outcomes(take(rows, spent), "undecided", lane.stage.name)
+            outcomes += self._stop(lane, take(rows, spent))
             rows, again = take(rows, ~spent), again[~spent]
         repeated = take(rows, again)
-        lane.enter(repeated.restart(repeated.run + 1))
+        lane.enter(repeated.entering(repeated.run + 1))
         through = take(rows, ~again)
         if last:
-            return outcomes + self._outcomes(through, "robust")
+            self._claim(lane, take(through, through.found))
+            return outcomes + self._outcomes(take(through, ~through.found), "robust")
         # Objectives of different stages do not compare, so the next one starts its own record.
-        through = replace(through.restart(0), value=torch.full_like(through.value, -torch.inf))
-        self.lanes[lane.number + 1].enter(through)
+        self.lanes[lane.number + 1].enter(through.entering(0).forgetting(~through.found))
         return outcomes
 
     def _verify(self) -> list[Outcome]:
@@ -273,10 +307,7 @@ class _Engine:
         everyone = claims[0][1]
         for _, rows in claims[1:]:
             everyone = join(everyone, rows)
-        threat = self.threat.at(everyone.index)
-        x_adv = threat.apply(everyone.x, everyone.best)
-        holds = everyone.fooled(self.query.bare_logits(x_adv)) & threat.contains(x_adv, everyone.x)
-        everyone = replace(everyone, forwards=everyone.forwards + 1)
+        everyone, holds = self._judge(everyone)
         start = 0
         for number, rows in claims:
             here = torch.arange(start, start + len(rows), device=holds.device)
@@ -284,8 +315,31 @@ class _Engine:
             lane = self.lanes[number]
             outcomes += self._outcomes(take(everyone, here[holds[here]]), "broken", lane.stage.name)
             failed = take(everyone, here[~holds[here]])
-            outcomes += self._onward(lane, replace(failed, value=torch.full_like(failed.value, -torch.inf)))
+            outcomes += self._onward(lane, failed.forgetting(failed.found))
         return outcomes
+
+    def _judge(self, rows: Rows) -> tuple[Rows, Tensor]:
+        """Which claims the bare model upholds; those of the nearest input with the least nudge that makes it so."""
+        whole = self.threat.at(rows.index)
+        holds = torch.zeros_like(rows.found)
+        for nudge in _NUDGES:
+            open_ = (~holds).nonzero()[:, 0]
+            if nudge:
+                open_ = open_[whole.budget(rows.x)[open_].isinf()]
+            if not len(open_):
+                break
+            part = take(rows, open_)
+            threat = self.threat.at(part.index)
+            part = replace(part, best=part.best * (1 + nudge), forwards=part.forwards + self.samples)
+            x_adv = threat.apply(part.x, part.best)
+            votes = sum(part.fooled(self.query.bare_logits(x_adv)).long() for _ in range(self.samples))
+            holds = holds.index_copy(0, open_, (2 * votes > self.samples) & threat.contains(x_adv, part.x))
+            rows = replace(
+                rows,
+                best=rows.best.index_copy(0, open_, part.best),
+                forwards=rows.forwards.index_copy(0, open_, part.forwards),
+            )
+        return rows, holds
 
     def _outcomes(self, rows: Rows, verdict: Verdict, stage: str | None = None) -> list[Outcome]:
         if not len(rows):
@@ -293,12 +347,13 @@ class _Engine:
         assert rows.clean_logits is not None
         threat = self.threat.at(rows.index)
         x_adv = rows.x if verdict == "misclassified" else threat.apply(rows.x, rows.best)
+        unknown = (rows.value == -torch.inf) | (rows.found & threat.budget(x_adv).isinf())
         columns = (
             rows.index,
             rows.y,
             rows.clean_logits.argmax(1),
             threat.distance(x_adv, rows.x),
-            torch.where(rows.value == -torch.inf, torch.nan, rows.value),
+            torch.where(unknown, torch.nan, rows.value),
             rows.forwards,
             rows.backwards,
         )
@@ -342,12 +397,18 @@ def maximize(attack: Attack, query: Query, threat: Threat, x: Tensor, y: Tensor,
     return problem.threat.apply(problem.rows.x, problem.rows.best)
 
 
-def _check(rows: Rows, clean: Tensor, threat: Threat) -> None:
+def _check(rows: Rows, clean: Tensor, threat: Threat, stages: Sequence[Stage]) -> None:
     """Refuse examples on which no verdict would mean anything."""
 
     def first(bad: Tensor) -> int | None:
         return int(rows.index[bad.nonzero()[0, 0]]) if bool(bad.any()) else None
 
+    bound = next((stage.name for stage in stages if not stage.attack.minimum_norm), None)
+    if bound is not None and (example := first(threat.budget(rows.x).isinf())) is not None:
+        raise SettingError(
+            f"{bound} searches inside a budget, but that of example {example} is infinite: give a finite one, or run a "
+            "minimum-norm attack"
+        )
     classes = clean.shape[1]
     if (example := first((rows.y < 0) | (rows.y >= classes))) is not None:
         label = int(rows.y[rows.index == example][0])

@@ -1,15 +1,15 @@
 """The fast gradient sign method, for any norm."""
 
 from dataclasses import dataclass
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.attacks.attack import AttackResult
+from holdfast.attacks.attack import AttackResult, Knowledge
 from holdfast.attacks.craft import Options, craft
 from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import overlay
+from holdfast.attacks.rows import Rows, overlay
 from holdfast.objectives import ObjectiveName
 from holdfast.threats import Threat
 
@@ -39,6 +39,8 @@ class FGSM:
     """
 
     objective: ObjectiveName = "ce"
+    knowledge: ClassVar[Knowledge] = "gradient"
+    minimum_norm: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -50,8 +52,8 @@ class FGSM:
         """Attack a batch; see :func:`holdfast.attacks.craft`."""
         return craft(self, model, x, y, threat=threat, **options)
 
-    def runs(self, classes: int) -> int:
-        return 1
+    def again(self, rows: Rows) -> Tensor:
+        return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
         return _State(torch.zeros_like(problem.x), torch.zeros_like(problem.rows.index))

@@ -1,14 +1,15 @@
 """Projected gradient ascent."""
 
 from dataclasses import dataclass
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.attacks.attack import AttackResult
+from holdfast.attacks.attack import AttackResult, Knowledge
 from holdfast.attacks.craft import Options, craft
 from holdfast.attacks.problem import Problem
+from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.threats import Threat
@@ -58,6 +59,8 @@ class PGD:
     restarts: int = 1
     random_start: bool = True
     objective: ObjectiveName = "ce"
+    knowledge: ClassVar[Knowledge] = "gradient"
+    minimum_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1 or (self.step_size is not None and not self.step_size > 0):
@@ -75,8 +78,8 @@ class PGD:
         """Attack a batch; see :func:`holdfast.attacks.craft`."""
         return craft(self, model, x, y, threat=threat, **options)
 
-    def runs(self, classes: int) -> int:
-        return self.restarts
+    def again(self, rows: Rows) -> Tensor:
+        return rows.run + 1 < self.restarts
 
     def init(self, problem: Problem) -> _State:
         if self.random_start:

@@ -18,8 +18,9 @@ __all__ = ["Problem"]
 class Problem:
     """Rows under attack by one stage.
 
-    An attack asks :meth:`gradient` and :meth:`evaluate`; both count the pass on every row and keep the best choice
-    seen, so that success is what the model was seen to do and never what an attack says of itself.
+    An attack asks :meth:`gradient`, :meth:`jacobian`, :meth:`evaluate` or :meth:`decide`; all count their passes on
+    every row and keep the best choice seen, so that success is what the model was seen to do and never what an attack
+    says of itself.
 
     Attributes
     ----------
@@ -27,22 +28,48 @@ class Problem:
         The examples and what has been seen of them so far.
     threat : Threat
         What may be done to them, per-example budgets already looked up.
+    nearest : Tensor
+        ``(N,)`` bool, the rows of infinite budget, of which the nearest adversarial choice is wanted.
+    fooled : Tensor
+        ``(N,)`` bool, what the model did at the last look, whether or not the choice was inside the budget.
     """
 
-    def __init__(self, query: Query, threat: Threat, rows: Rows, *, seed: int = 0, stage: int = 0) -> None:
+    def __init__(
+        self,
+        query: Query,
+        threat: Threat,
+        rows: Rows,
+        *,
+        seed: int = 0,
+        stage: int = 0,
+        samples: int = 1,
+        roams: bool = False,
+    ) -> None:
         self.query = query
         self.rows = rows
         self.threat = threat.at(rows.index).near(rows.x)
+        self.nearest = self.threat.budget(rows.x).isinf()
+        self.fooled = torch.zeros_like(rows.found)
         self._whole = threat
         self._seed = seed
         self._stage = stage
+        self._samples = samples
+        self._roams = roams
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def of(self, rows: Rows) -> "Problem":
         """The same stage with other rows."""
-        return Problem(self.query, self._whole, rows, seed=self._seed, stage=self._stage)
+        return Problem(
+            self.query,
+            self._whole,
+            rows,
+            seed=self._seed,
+            stage=self._stage,
+            samples=self._samples,
+            roams=self._roams,
+        )
 
     @property
     def x(self) -> Tensor:
@@ -67,10 +94,18 @@ class Problem:
 
     def evaluate(self, z: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
         """``(N,)`` the objective at the choice ``z``: one forward pass a row."""
-        logits = self.query.logits(self.threat.apply(self.x, z))
-        values = objective(logits)
-        self._record(z, logits, values, backwards=0)
-        return values
+        inputs = self.threat.apply(self.x, z)
+
+        def look() -> Answer:
+            logits = self.query.logits(inputs)
+            return Answer(logits, objective(logits), logits)
+
+        return self._see(z, inputs, look, 0).values
+
+    def decide(self, z: Tensor) -> Tensor:
+        """``(N,)`` bool, whether the choice ``z`` fools the model: one forward pass a row, and its class alone."""
+        self.evaluate(z, self.objective("margin"))
+        return self.fooled
 
     def gradient(self, z: Tensor, objective: Callable[[Tensor], Tensor], needed: Tensor | None = None) -> Answer:
         """The objective at ``z`` and its gradient with respect to the model's input.
@@ -78,29 +113,67 @@ class Problem:
         Parameters
         ----------
         z : Tensor
-            ``(N, ...)`` admissible choices.
+            ``(N, ...)`` choices.
         objective : callable
             Maps logits ``(N, K)`` to values ``(N,)``.
         needed : Tensor, optional
             ``(N,)`` bool, the rows whose gradient will be used; the others count no backward pass and get 0, and the
             pass is left out when nobody needs it.
         """
-        if needed is not None and not bool(needed.any()):
-            logits = self.query.logits(self.threat.apply(self.x, z))
-            answer = Answer(logits, objective(logits), torch.zeros_like(self.x))
-        else:
-            answer = self.query.gradient(self.threat.apply(self.x, z), objective)
-        self._record(z, answer.logits, answer.values, backwards=1 if needed is None else needed)
+        inputs = self.threat.apply(self.x, z)
+        blind = needed is not None and not bool(needed.any())
+
+        def look() -> Answer:
+            if not blind:
+                return self.query.gradient(inputs, objective)
+            logits = self.query.logits(inputs)
+            return Answer(logits, objective(logits), torch.zeros_like(self.x))
+
+        return self._see(z, inputs, look, 1 if needed is None else needed)
+
+    def jacobian(self, z: Tensor) -> Answer:
+        """All logits at ``z`` and their gradients, ``grad`` being ``(N, K, ...)``: one forward pass and K backward."""
+        inputs = self.threat.apply(self.x, z)
+        margin = self.objective("margin")
+
+        def look() -> Answer:
+            logits, grad = self.query.jacobian(inputs)
+            return Answer(logits, margin(logits), grad)
+
+        return self._see(z, inputs, look, self.rows.classes)
+
+    def _see(self, z: Tensor, inputs: Tensor, look: Callable[[], Answer], backwards: Tensor | int) -> Answer:
+        """Look once, or as often as a random model needs for an average, and record what was seen."""
+        answer = look()
+        fooled = self.rows.fooled(answer.logits)
+        if self._samples > 1:
+            wrong = fooled.long()
+            parts = [answer]
+            for _ in range(1, self._samples):
+                parts.append(look())
+                wrong += self.rows.fooled(parts[-1].logits)
+            names = ("logits", "values", "grad")
+            answer = Answer(*(sum(getattr(part, name) for part in parts) / self._samples for name in names))
+            fooled = 2 * wrong > self._samples
+        self.fooled = fooled
+        self._record(z, inputs, answer.values, backwards)
         return answer
 
-    def _record(self, z: Tensor, logits: Tensor, values: Tensor, backwards: Tensor | int) -> None:
-        rows = self.rows
-        hit = rows.fooled(logits)
-        better = torch.where(hit == rows.found, values > rows.value, hit)
+    def _record(self, z: Tensor, inputs: Tensor, values: Tensor, backwards: Tensor | int) -> None:
+        rows, hit = self.rows, self.fooled
+        if self._roams:
+            # An attack that looks outside the budget is believed only inside it.
+            distance = self.threat.distance(inputs, self.x)
+            inside = distance <= self.threat.budget(self.x)
+            hit = hit & inside
+            values = torch.where(self.nearest & hit, -distance, values)
+            better = inside & torch.where(hit == rows.found, values > rows.value, hit)
+        else:
+            better = torch.where(hit == rows.found, values > rows.value, hit)
         self.rows = replace(
             rows,
-            forwards=rows.forwards + 1,
-            backwards=rows.backwards + backwards,
+            forwards=rows.forwards + self._samples,
+            backwards=rows.backwards + self._samples * backwards,
             found=rows.found | hit,
             best=overlay(rows.best, z, better),
             value=torch.where(better, values, rows.value),

@@ -65,9 +65,10 @@ class Rows:
     found : Tensor
         ``(N,)`` bool, whether an adversarial choice has been seen.
     best : Tensor
-        ``(N, ...)`` the best choice seen: an adversarial one before any other, then the highest objective.
+        ``(N, ...)`` the best choice seen: an adversarial one before any other, then the highest objective; where the
+        budget is infinite, the nearest of the adversarial ones.
     value : Tensor
-        ``(N,)`` the objective there.
+        ``(N,)`` the objective there; where the budget is infinite and something was found, its distance, negated.
     """
 
     index: Tensor
@@ -112,6 +113,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def classes(self) -> int:
+        """How many logits the model has."""
+        assert self.clean_logits is not None
+        return self.clean_logits.shape[1]
+
     def fooled(self, logits: Tensor) -> Tensor:
         """``(N,)`` bool: a wrong class, or the wanted one where there is one; logits that are no numbers are wrong."""
         if self.target is not None:
@@ -119,6 +126,10 @@ class Rows:
         top, predicted = logits.max(1)  # a maximum is NaN where any of its numbers is
         return (predicted != self.y) | top.isnan()
 
-    def restart(self, run: Tensor | int) -> Self:
-        """The same rows entering a run with nothing found."""
-        return replace(self, run=torch.zeros_like(self.run) + run, found=torch.zeros_like(self.found))
+    def entering(self, run: Tensor | int) -> Self:
+        """The same rows at the start of a run."""
+        return replace(self, run=torch.zeros_like(self.run) + run)
+
+    def forgetting(self, which: Tensor) -> Self:
+        """The same rows, what was seen of the rows ``which`` (a mask) forgotten."""
+        return replace(self, found=self.found & ~which, value=torch.where(which, -torch.inf, self.value))

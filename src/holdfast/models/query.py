@@ -21,6 +21,9 @@ __all__ = ["Answer", "Query"]
 # Small batches stay in a CPU's cache and waste little on the last, padded one; a GPU wants to be full.
 CPU_BATCH, GPU_BATCH = 64, 512
 
+# Matrix products work through rows in blocks, and round the rows of a last, incomplete block differently.
+_BLOCK = 4
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -45,8 +48,9 @@ class Query:
     """A model that can be asked and not changed.
 
     Use it as a context manager: inside, the model is in evaluation mode with frozen parameters; outside it is as it
-    was, bit for bit, and so is the global random state. Every call runs the model on exactly ``batch_size`` rows, the
-    missing ones padded, so that a row's arithmetic does not depend on its neighbours; padding is not counted.
+    was, bit for bit, and so is the global random state. Every call runs the model on exactly ``batch_size`` rows (more
+    than one are rounded up to a multiple of 4), the missing ones padded, so that a row's arithmetic does not depend on
+    its neighbours; padding is not counted.
 
     Parameters
     ----------
@@ -168,11 +172,7 @@ class Query:
             with FoldedConvolutions() if self._folds else nullcontext():
                 logits = _first(self._forward(inputs), len(x))
             values = objective(logits)
-            if not values.requires_grad:
-                raise ModelError(
-                    "no gradient reaches the model's input (a detach, rounding, no_grad or NumPy on the way?): "
-                    "gradient attacks cannot be run on it"
-                )
+            _require_gradient(values)
             (grad,) = torch.autograd.grad(values, inputs, torch.ones_like(values), allow_unused=True)
         self.forwards += len(x)
         self.backwards += len(x)
@@ -183,12 +183,36 @@ class Query:
             grad = grad.nan_to_num(0.0, 0.0, 0.0)
         return Answer(logits.detach(), values.detach(), grad)
 
+    def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(N, K)`` logits of at most ``batch_size`` rows, and ``(N, K, ...)`` the gradient of each.
+
+        Raises
+        ------
+        ModelError
+            When no gradient reaches the input.
+        """
+        with torch.enable_grad():
+            inputs = self._pad(self.prepare(x)).requires_grad_(True)
+            logits = _first(self._forward(inputs), len(x))
+            _require_gradient(logits)
+            parts = []
+            for column in logits.unbind(1):
+                (grad,) = torch.autograd.grad(
+                    column, inputs, torch.ones_like(column), allow_unused=True, retain_graph=True
+                )
+                grad = torch.zeros_like(inputs) if grad is None else grad
+                parts.append(_first(grad, len(x)).nan_to_num(0.0, 0.0, 0.0))
+        self.forwards += len(x)
+        self.backwards += len(parts) * len(x)
+        return logits.detach(), torch.stack(parts, dim=1)
+
     def _pad(self, x: Tensor) -> Tensor:
-        missing = self.batch_size - len(x)
+        if len(x) > self.batch_size:
+            raise ValueError(f"{len(x)} rows in one call, but the query's batch size is {self.batch_size}")
+        shape = self.batch_size if self.batch_size == 1 else -(-self.batch_size // _BLOCK) * _BLOCK
+        missing = shape - len(x)
         if missing == 0 or len(x) == 0:
             return x
-        if missing < 0:
-            raise ValueError(f"{len(x)} rows in one call, but the query's batch size is {self.batch_size}")
         return lay_out(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]), is_channels_last(x))
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -234,6 +258,14 @@ class Query:
 
 def _first(x: Tensor, count: int) -> Tensor:
     return x if len(x) == count else x[:count]
+
+
+def _require_gradient(values: Tensor) -> None:
+    if not values.requires_grad:
+        raise ModelError(
+            "no gradient reaches the model's input (a detach, rounding, no_grad or NumPy on the way?): gradient "
+            "attacks cannot be run on it"
+        )
 
 
 def _refuse_probabilities(logits: Tensor) -> None:

@@ -169,6 +169,7 @@ def Linf(eps: float | str | Tensor, box: BoxArgument = (0.0, 1.0)) -> Ball:
     ----------
     eps : float, str or Tensor
         The budget in input units: a number, a string such as ``"8/255"``, or ``(N,)`` numbers, one an example.
+        An infinite one, ``"inf"``, asks minimum-norm attacks for the nearest adversarial input.
     box : pair, Box or None
         The bounds of inputs: numbers or per-feature tensors; None for none.
 
@@ -204,7 +205,7 @@ def L0(eps: float | str | Tensor, box: BoxArgument = (0.0, 1.0)) -> Ball:
     """
     budget = parse_budget(eps)
     counts = torch.as_tensor(budget, dtype=torch.float64).flatten()
-    if len(broken := counts[counts % 1 != 0]):
+    if len(broken := counts[counts.isfinite() & (counts % 1 != 0)]):
         raise SettingError(f"eps: an L0 budget counts coordinates, so {float(broken[0]):g} must be a whole number")
     ball = Ball("l0", budget, Box.of(box))
     if not ball.box.bounded:
