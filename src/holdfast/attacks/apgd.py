@@ -10,6 +10,7 @@ from holdfast.attacks.attack import AttackResult, Knowledge
 from holdfast.attacks.craft import Options, craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
+from holdfast.attacks.targets import pick_target, runs_of
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.threats import Ball, Threat
@@ -101,7 +102,7 @@ class APGD:
         return craft(self, model, x, y, threat=threat, **options)
 
     def again(self, rows: Rows) -> Tensor:
-        return rows.run + 1 < self.restarts * max(min(self.targets, rows.classes - 1), 1)
+        return rows.run + 1 < self.restarts * runs_of(rows, self.targets)
 
     def init(self, problem: Problem) -> _State:
         threat, x = problem.threat, problem.x
@@ -117,7 +118,7 @@ class APGD:
             best_grad=torch.zeros_like(z),
             best_value=low,
             last_value=low,
-            target=self._target(problem),
+            target=pick_target(problem, self.targets),
             size=2 * threat.budget(x),
             iteration=zero,
             window=zero + first,
@@ -177,10 +178,3 @@ class APGD:
         ahead = threat.retract(base + column(state.size, base) * threat.steepest(grad), x)
         share = column(torch.where(state.iteration == 0, 1.0, _MOMENTUM), base).to(base.dtype)
         return threat.retract(base + share * (ahead - base) + (1 - share) * (base - state.origin), x)
-
-    def _target(self, problem: Problem) -> Tensor | None:
-        if not self.targets or problem.rows.target is not None:
-            return None
-        others = problem.clean_logits().scatter(1, problem.rows.y.unsqueeze(1), -torch.inf)
-        rank = problem.rows.run % min(self.targets, others.shape[1] - 1)
-        return others.argsort(dim=1, descending=True, stable=True).gather(1, rank.unsqueeze(1)).squeeze(1)

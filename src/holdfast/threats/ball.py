@@ -13,7 +13,7 @@ from holdfast.errors import DataError, SettingError
 from holdfast.threats import l0, l1, l2, linf
 from holdfast.threats.box import Bound, Box
 from holdfast.threats.budget import Budget, parse_budget
-from holdfast.threats.norm import Norm, column
+from holdfast.threats.norm import Norm, column, each, safe_divide
 
 __all__ = ["L0", "L1", "L2", "Ball", "Linf"]
 
@@ -95,6 +95,26 @@ class Ball:
     def maximize(self, grad: Tensor, x: Tensor) -> Tensor:
         """The perturbation that maximises ``<grad, z>`` over ball and box, in closed form for every norm."""
         return self._norm.maximize(grad, *self._set(x))
+
+    def to_plane(self, z: Tensor, x: Tensor, grad: Tensor, gap: Tensor) -> Tensor:
+        """The shortest move in this norm, whatever the budget, that keeps ``z`` in the box and gains ``gap``.
+
+        Exact for every norm: ``<grad, move>`` is ``gap``, ``(N,)``, or as near as the box allows, and then every
+        coordinate that matters ends at its bound. Where the gradient is 0, or the gap is no number, nothing moves.
+        """
+        lower, upper = self.box.around(x)
+        gap = gap.nan_to_num(0.0)
+        # At the scale of its largest entry no gradient is too small, or too large, for what follows.
+        scale = grad.abs().amax(each(grad)) * gap.sign()
+        move = self._norm.to_plane(
+            safe_divide(grad, column(scale, grad)),
+            safe_divide(gap.double(), scale.double()),
+            (lower - z).clamp_max(0),
+            (upper - z).clamp_min(0),
+        )
+        # Without a box a plane may be farther away than numbers go; these can still be added and squared.
+        most = torch.finfo(grad.dtype).max ** 0.5 / 2
+        return move.clamp(-most, most)
 
     def sample(self, x: Tensor, rng: Draws) -> Tensor:
         """Uniform in the ball, then clipped; for L0 uniform values at random coordinates."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from holdfast.draws import Draws
 from holdfast.threats import l1
-from holdfast.threats.norm import column, each, whole_box
+from holdfast.threats.norm import column, each, room_along, safe_divide, whole_box
 
 name: Final = "l0"
 
@@ -45,6 +45,13 @@ def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
 
 retract = project
+
+
+def to_plane(g: Tensor, gap: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    # The coordinates that gain most are the fewest.
+    room = room_along(g, lower, upper)
+    gain = l1.spend(g.abs() * room, g.abs() * room, gap)
+    return safe_divide(gain, g.abs()).to(g.dtype).minimum(room).copysign(g)
 
 
 def sphere(rng: Draws, radius: Tensor, like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from holdfast.draws import Draws
-from holdfast.threats.norm import each, random_length, whole_box
+from holdfast.threats.norm import column, each, random_length, room_along, safe_divide, whole_box
 
 name: Final = "l1"
 
@@ -29,15 +29,9 @@ def steepest(g: Tensor) -> Tensor:
 
 def maximize(g: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     # A linear program over a simplex with capacities: fill coordinates in the order of |g| until the budget ends.
-    flat, (low, high) = g.flatten(1), (b.expand_as(g).flatten(1) for b in (lower, upper))
-    order = flat.abs().argsort(dim=1, descending=True, stable=True)
-    sign = flat.sign()
     # An unbounded coordinate can take the whole budget, and infinities would spoil the running sum.
-    room = torch.where(sign > 0, high, torch.where(sign < 0, -low, 0.0)).minimum(radius.reshape(-1, 1))
-    sorted_room = room.gather(1, order).double()
-    left = (radius.reshape(-1, 1).double() - (sorted_room.cumsum(1) - sorted_room)).clamp_min(0)
-    filled = torch.minimum(sorted_room, left).to(g.dtype)
-    return (torch.zeros_like(flat).scatter(1, order, filled) * sign).reshape(g.shape)
+    room = room_along(g, lower, upper).minimum(radius)
+    return spend(g.abs(), room, radius.flatten()).to(g.dtype) * g.sign()
 
 
 def ascend(z: Tensor, g: Tensor, size: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -85,6 +79,20 @@ def _relative(size: Tensor, room: Tensor, target: Tensor) -> Tensor:
     full = (room.gather(1, order).cumsum(1) < target).sum(1, keepdim=True)
     near = (size - largest.gather(1, full.clamp_max(size.shape[1] - 1))).clamp(-target, target)
     return torch.where(far, near, size)
+
+
+def to_plane(g: Tensor, gap: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    room = room_along(g, lower, upper)
+    gain = spend(g.abs(), (g.abs() * room).minimum(column(gap, g)), gap)
+    return safe_divide(gain, g.abs()).to(g.dtype).minimum(room).copysign(g)
+
+
+def spend(price: Tensor, cost: Tensor, budget: Tensor) -> Tensor:
+    """What coordinates get of the ``(N,)`` budget, those of the highest price taking their whole cost first."""
+    order = price.flatten(1).argsort(dim=1, descending=True, stable=True)
+    wanted = cost.flatten(1).gather(1, order).double()
+    left = (budget.unsqueeze(1) - (wanted.cumsum(1) - wanted)).clamp_min(0)
+    return torch.zeros_like(wanted).scatter(1, order, wanted.minimum(left)).reshape(cost.shape)
 
 
 def retract(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from holdfast.draws import Draws
-from holdfast.threats.norm import column, each, random_length, safe_divide, whole_box
+from holdfast.threats.norm import climb, column, each, random_length, safe_divide, whole_box
 
 name: Final = "l2"
 
@@ -48,6 +48,11 @@ def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 def retract(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     norm = column(_length(d), d)
     return (d * safe_divide(torch.minimum(norm, radius), norm).to(d.dtype)).clamp(lower, upper)
+
+
+def to_plane(g: Tensor, gap: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    # By the optimality conditions the shortest move is a clipped multiple of g.
+    return climb(g, g, gap, lower, upper)
 
 
 def sphere(rng: Draws, radius: Tensor, like: Tensor) -> Tensor:

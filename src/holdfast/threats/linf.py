@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from holdfast.draws import Draws
-from holdfast.threats.norm import each
+from holdfast.threats.norm import climb, each
 
 name: Final = "linf"
 
@@ -41,6 +41,11 @@ def project(d: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
 
 retract = project
+
+
+def to_plane(g: Tensor, gap: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    # Whatever the longest coordinate has to move, the others may as well.
+    return climb(g.sign(), g, gap, lower, upper)
 
 
 def sphere(rng: Draws, radius: Tensor, like: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from holdfast.draws import Draws
 
-__all__ = ["Norm", "column", "each", "random_length", "safe_divide", "whole_box"]
+__all__ = ["Norm", "climb", "column", "each", "random_length", "room_along", "safe_divide", "whole_box"]
 
 
 class Norm(Protocol):
@@ -50,6 +50,13 @@ class Norm(Protocol):
         """A point of the same set by projecting onto the ball and then clipping to the box: cheap, not the nearest."""
         ...
 
+    def to_plane(self, g: Tensor, gap: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """The shortest ``d`` in the box with ``<g, d> = gap``, not negative; the corner that comes nearest if none is.
+
+        Gradients are given at a scale where the largest entry is 1; gaps, at the same scale, in float64.
+        """
+        ...
+
     def sphere(self, rng: Draws, radius: Tensor, like: Tensor) -> Tensor:
         """A random point at the distance ``radius``, before any box, shaped like ``like``."""
         ...
@@ -77,6 +84,33 @@ def column(values: Tensor, like: Tensor) -> Tensor:
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """A quotient that is 0 where the denominator is 0 and the numerator with it."""
     return numerator / torch.where(denominator == 0, 1, denominator)
+
+
+def room_along(direction: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """How far the box lets each coordinate go to the side of its sign in ``direction``; 0 where that is 0."""
+    return torch.where(direction > 0, upper, torch.where(direction < 0, -lower, 0.0))
+
+
+def climb(direction: Tensor, g: Tensor, gap: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """``clip(s direction)`` with the least ``s`` at which ``<g, .>`` is ``gap``, or every coordinate at its bound.
+
+    ``direction`` has the signs of ``g``, so that ``<g, clip(s direction)>`` is concave, piecewise linear and rising in
+    ``s``: Newton's method started at 0 climbs to the root without overshooting, every round but the last fixes
+    another coordinate at its bound, and it ends exactly.
+    """
+    speed, room = direction.abs(), room_along(direction, lower, upper)
+    rise, whole, goal = g.abs() * speed, g.abs() * room, column(gap, g)
+    s = torch.zeros_like(goal)
+    while True:
+        moved = s.to(g.dtype) * speed
+        at_bound = moved >= room
+        reached = whole.masked_fill(~at_bound, 0).sum(each(g), keepdim=True, dtype=gap.dtype)
+        slope = rise.masked_fill(at_bound, 0).sum(each(g), keepdim=True, dtype=gap.dtype)
+        root = safe_divide(goal - reached, slope).clamp_max(torch.finfo(g.dtype).max)
+        larger = (slope > 0) & (root > s)
+        if not bool(larger.any()):
+            return torch.minimum(moved, room).copysign(direction)
+        s = torch.where(larger, root, s)
 
 
 def random_length(rng: Draws, like: Tensor) -> Tensor:
