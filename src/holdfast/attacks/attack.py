@@ -8,7 +8,7 @@ from torch import Tensor
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 
-__all__ = ["Attack", "AttackResult", "Knowledge"]
+__all__ = ["Attack", "AttackResult", "Knowledge", "roams"]
 
 # What an attack learns from a query: gradients, the logits, or the predicted class alone.
 Knowledge = Literal["gradient", "score", "decision"]
@@ -56,6 +56,14 @@ class Attack(Protocol):
     def done(self, state: Any) -> Tensor:
         """``(N,)`` bool, the rows whose run is over."""
         ...
+
+
+def roams(attack: Attack) -> bool:
+    """Whether an attack looks at choices outside the budget too, where what it sees does not count.
+
+    Every minimum-norm attack does; another one says so by a class attribute ``roams = True``.
+    """
+    return attack.minimum_norm or bool(getattr(attack, "roams", False))
 
 
 @dataclass(frozen=True)

@@ -131,16 +131,24 @@ class Problem:
 
         return self._see(z, inputs, look, 1 if needed is None else needed)
 
-    def jacobian(self, z: Tensor) -> Answer:
-        """All logits at ``z`` and their gradients, ``grad`` being ``(N, K, ...)``: one forward pass and K backward."""
+    def jacobian(self, z: Tensor, needed: Tensor | None = None) -> Answer:
+        """All logits at ``z`` and their gradients, ``grad`` being ``(N, K, ...)``: one forward pass and K backward.
+
+        ``needed``: as in :meth:`gradient`.
+        """
         inputs = self.threat.apply(self.x, z)
         margin = self.objective("margin")
+        blind = needed is not None and not bool(needed.any())
 
         def look() -> Answer:
-            logits, grad = self.query.jacobian(inputs)
+            if not blind:
+                logits, grad = self.query.jacobian(inputs)
+            else:
+                logits = self.query.logits(inputs)
+                grad = torch.zeros_like(self.x).unsqueeze(1).expand(-1, logits.shape[1], *self.x.shape[1:])
             return Answer(logits, margin(logits), grad)
 
-        return self._see(z, inputs, look, self.rows.classes)
+        return self._see(z, inputs, look, self.rows.classes * (1 if needed is None else needed))
 
     def _see(self, z: Tensor, inputs: Tensor, look: Callable[[], Answer], backwards: Tensor | int) -> Answer:
         """Look once, or as often as a random model needs for an average, and record what was seen."""
@@ -156,16 +164,18 @@ class Problem:
             answer = Answer(*(sum(getattr(part, name) for part in parts) / self._samples for name in names))
             fooled = 2 * wrong > self._samples
         self.fooled = fooled
-        self._record(z, inputs, answer.values, backwards)
+        self._record(z, inputs, answer, backwards)
         return answer
 
-    def _record(self, z: Tensor, inputs: Tensor, values: Tensor, backwards: Tensor | int) -> None:
-        rows, hit = self.rows, self.fooled
+    def _record(self, z: Tensor, inputs: Tensor, answer: Answer, backwards: Tensor | int) -> None:
+        rows, hit, values = self.rows, self.fooled, answer.values
+        margin = self.objective("margin")(answer.logits)
         if self._roams:
             # An attack that looks outside the budget is believed only inside it.
             distance = self.threat.distance(inputs, self.x)
-            inside = distance <= self.threat.budget(self.x)
+            inside = self._inside(inputs, distance)
             hit = hit & inside
+            margin = torch.where(inside, margin, rows.margin)
             values = torch.where(self.nearest & hit, -distance, values)
             better = inside & torch.where(hit == rows.found, values > rows.value, hit)
         else:
@@ -177,4 +187,12 @@ class Problem:
             found=rows.found | hit,
             best=overlay(rows.best, z, better),
             value=torch.where(better, values, rows.value),
+            margin=torch.fmax(rows.margin, margin),
         )
+
+    def _inside(self, inputs: Tensor, distance: Tensor) -> Tensor:
+        """``(N,)`` bool, what the threat will call admissible, at little cost far from the budget's edge."""
+        budget = self.threat.budget(self.x)
+        inside = distance <= budget
+        edge = ~inside & (distance <= 1.1 * budget)
+        return inside | (edge & self.threat.contains(inputs, self.x)) if bool(edge.any()) else inside

@@ -1,7 +1,5 @@
 """The audit: attacks over a data set, verdicts kept as they fall, and one honest result."""
 
-import hashlib
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from holdfast.attacks import drive
 from holdfast.audit.diagnostics import examine_model
+from holdfast.audit.digest import digest, digest_module
 from holdfast.audit.inputs import write_inputs
 from holdfast.audit.protocols import EvaluationProtocol, find_protocol
 from holdfast.audit.result import AuditResult
@@ -127,8 +126,8 @@ def audit(
     settings = {
         "holdfast": metadata.version("holdfast"),
         "device": query.device.type,
-        "model": _digest(_named(module), _structure(module)),
-        "data": {"name": source.name, "examples": len(source), "digest": _digest({"x": first.x, "y": first.y})},
+        "model": digest_module(module),
+        "data": {"name": source.name, "examples": len(source), "digest": digest({"x": first.x, "y": first.y})},
         "threat": threat.to_dict(),
         "protocol": plan.to_dict(),
         "seed": seed,
@@ -194,22 +193,3 @@ def _check_classes(query: Query, source: Source, first: Batch) -> None:
             f"the model returns {logits.shape[1]} logits, but {source.name} has {len(source.classes)} classes: the "
             "model and the data do not belong together"
         )
-
-
-def _structure(module: nn.Module) -> str:
-    """The layers and their settings, without addresses, which differ from one process to the next."""
-    return re.sub(r"0x[0-9a-f]+", "", repr(module))
-
-
-def _named(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, those too that a state dict leaves out."""
-    return dict(module.named_parameters()) | dict(module.named_buffers())
-
-
-def _digest(tensors: dict[str, Tensor], text: str = "") -> str:
-    """A short name for the content of tensors and a text."""
-    digest = hashlib.sha256(text.encode())
-    for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

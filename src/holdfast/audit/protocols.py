@@ -1,12 +1,14 @@
 """Named cascades of attacks."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from typing import Any, cast
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from holdfast.attacks import APGD, FGSM, PGD, Attack, Stage
+from holdfast.audit.digest import digest_module
 from holdfast.errors import SettingError
 from holdfast.threats import Ball, Threat
 
@@ -34,10 +36,19 @@ class EvaluationProtocol:
     def to_dict(self) -> dict[str, Any]:
         """Name, caveat and every stage with the settings of its attack."""
         stages = [
-            {"name": stage.name, "attack": type(stage.attack).__name__, "settings": asdict(cast("Any", stage.attack))}
+            {"name": stage.name, "attack": type(stage.attack).__name__, "settings": _plain(stage.attack)}
             for stage in self.stages
         ]
         return {"name": self.name, "caveat": self.caveat, "stages": stages}
+
+
+def _plain(setting: Any) -> Any:
+    """A setting as numbers, texts and dicts; a model among them by its class and a digest of its content."""
+    if isinstance(setting, nn.Module):
+        return {"model": type(setting).__name__, "digest": digest_module(setting)}
+    if is_dataclass(setting):
+        return {field.name: _plain(getattr(setting, field.name)) for field in fields(setting)}
+    return setting
 
 
 def quick(threat: Threat) -> EvaluationProtocol:
