@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from holdfast.attacks.attack import Attack
+from holdfast.attacks.attack import Attack, roams
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, join, take
 from holdfast.data.source import Batch
@@ -35,10 +35,33 @@ _REFILL = 8
 
 @dataclass(frozen=True)
 class Stage:
-    """One attack of a cascade, under the name that results give it."""
+    """One attack of a cascade.
+
+    Parameters
+    ----------
+    name : str
+        What results call it.
+    attack : Attack
+        Tries each example that the stages before left unbroken.
+    polish : Attack, optional
+        Takes over at the end of each of the attack's runs, to go on from the best choice seen.
+    margins : tuple of float
+        Where effort pays: run ``r`` is for the examples whose highest margin so far, as a share of the clean one, is
+        below ``margins[r]`` (later runs: the last number). Empty for all examples.
+    """
 
     name: str
     attack: Attack
+    polish: Attack | None = None
+    margins: tuple[float, ...] = ()
+
+    def wants(self, rows: Rows) -> Tensor:
+        """``(N,)`` bool, the rows for whom the run that they stand before is meant."""
+        if not self.margins:
+            return torch.ones_like(rows.found)
+        limits = rows.margin.new_tensor(self.margins)
+        clean = rows.clean_margin
+        return torch.fmax(rows.margin, clean) > limits[rows.run.clamp_max(len(self.margins) - 1)] * clean
 
 
 @dataclass(frozen=True)
@@ -78,13 +101,14 @@ class Outcome:
 
 @dataclass
 class _Lane:
-    """A stage at work: its live rows with the attack's state, and the rows that wait."""
+    """An attack of a stage at work: its live rows with their state, and the rows that wait."""
 
-    number: int
-    stage: Stage
+    number: int  # of the stage
+    attack: Attack
     live: Problem
     state: Any
     waiting: list[Rows] = field(default_factory=list)
+    polish: "_Lane | None" = None  # who takes over at the end of a run
 
     @property
     def load(self) -> int:
@@ -97,10 +121,9 @@ class _Lane:
     def advance(self, max_forwards: int | None) -> tuple[Rows, Tensor] | None:
         """Fill the batch, make one step, and hand over the rows that leave, if any, and which of them are through."""
         self._refill()
-        attack = self.stage.attack
-        self.state = attack.step(self.live, self.state)
+        self.state = self.attack.step(self.live, self.state)
         rows = self.live.rows
-        through = leave = (rows.found & ~self.live.nearest) | attack.done(self.state)
+        through = leave = (rows.found & ~self.live.nearest) | self.attack.done(self.state)
         if max_forwards is not None:
             leave = through | (rows.forwards > max_forwards)
         if not bool(leave.any()):
@@ -120,7 +143,7 @@ class _Lane:
         order = torch.arange(len(queue), device=queue.index.device)
         self.waiting = [take(queue, order[room:])] if len(queue) > room else []
         problem = self.live.of(take(queue, order[:room]))
-        state = self.stage.attack.init(problem)
+        state = self.attack.init(problem)
         merge = len(self.live) > 0
         self.state = join(self.state, state) if merge else state
         self.live = self.live.of(join(self.live.rows, problem.rows)) if merge else problem
@@ -173,8 +196,10 @@ def drive(
     ModelError
         When the model fails or does not return finite logits.
     SettingError
-        When an attack that searches inside a budget meets an infinite one.
+        When an attack that searches inside a budget meets an infinite one, or a look is to have no pass.
     """
+    if samples < 1:
+        raise SettingError(f"samples: a look needs at least 1 pass, got {samples}")
     return _Engine(query, threat, stages, seed, target, max_forwards, samples).run(batches)
 
 
@@ -188,6 +213,7 @@ class _Engine:
     max_forwards: int | None
     samples: int
     lanes: list[_Lane] = field(default_factory=list)
+    heads: list[_Lane] = field(default_factory=list)  # the lane of each stage's attack
     claims: list[tuple[int, Rows]] = field(default_factory=list)
 
     def run(self, batches: Iterable[Batch]) -> Iterator[list[Outcome]]:
@@ -233,14 +259,12 @@ class _Engine:
         standing = take(rows, ~wrong)
         if self.max_forwards is not None and self.max_forwards < self.samples:
             return outcomes + self._outcomes(standing, "undecided")
-        if not self.lanes:
-            return outcomes + self._outcomes(standing, "robust")
-        self.lanes[0].enter(standing)
-        return outcomes
+        return outcomes + (self._enter(0, standing) if self.stages else self._finish(standing))
 
     def _open_lanes(self, rows: Rows) -> None:
         nobody = take(rows, rows.index[:0])
-        for number, stage in enumerate(self.stages):
+
+        def lane(number: int, attack: Attack) -> _Lane:
             problem = Problem(
                 self.query,
                 self.threat,
@@ -248,10 +272,18 @@ class _Engine:
                 seed=self.seed,
                 stage=number,
                 samples=self.samples,
-                roams=stage.attack.minimum_norm,
+                roams=roams(attack),
             )
             # An attack that cannot run under this threat says so here, before anything is decided.
-            self.lanes.append(_Lane(number, stage, problem, stage.attack.init(problem)))
+            return _Lane(number, attack, problem, attack.init(problem))
+
+        for number, stage in enumerate(self.stages):
+            head = lane(number, stage.attack)
+            self.heads.append(head)
+            self.lanes.append(head)
+            if stage.polish is not None:
+                head.polish = lane(number, stage.polish)
+                self.lanes.append(head.polish)
 
     def _clean_logits(self, x: Tensor) -> Tensor:
         """Logits of the clean inputs; of a random model the average over its samples."""
@@ -267,38 +299,50 @@ class _Engine:
         spent = take(rows, ~through)
         rows = take(rows, through)
         closed = rows.found & ~lane.live.of(rows).nearest
-        self._claim(lane, take(rows, closed))
-        return self._stop(lane, spent) + self._onward(lane, take(rows, ~closed))
+        self._claim(lane.number, take(rows, closed))
+        return self._stop(lane.number, spent) + self._onward(lane, take(rows, ~closed))
 
-    def _claim(self, lane: _Lane, rows: Rows) -> None:
+    def _claim(self, number: int, rows: Rows) -> None:
         if len(rows):
-            self.claims.append((lane.number, rows))
+            self.claims.append((number, rows))
 
-    def _stop(self, lane: _Lane, rows: Rows) -> list[Outcome]:
+    def _stop(self, number: int, rows: Rows) -> list[Outcome]:
         """Rows whose queries are spent: what they have found by then is claimed."""
-        self._claim(lane, take(rows, rows.found))
-        return self._outcomes(take(rows, ~rows.found), "undecided", lane.stage.name)
+        self._claim(number, take(rows, rows.found))
+        return self._outcomes(take(rows, ~rows.found), "undecided", self.stages[number].name)
 
     def _onward(self, lane: _Lane, rows: Rows) -> list[Outcome]:
-        """Rows at the end of a run that have further to go: to the next run, the next stage, or a verdict."""
-        outcomes: list[Outcome] = []
+        """Rows at the end of a run: to its polish, the next run or the next stage."""
+        if lane.polish is not None:
+            return self._into(lane.polish, rows)
+        again = self.heads[lane.number].attack.again(rows)
+        outcomes = self._enter(lane.number, take(rows, again).entering(rows.run[again] + 1))
+        return outcomes + self._pass(lane.number, take(rows, ~again))
+
+    def _enter(self, number: int, rows: Rows) -> list[Outcome]:
+        """Rows that stand before a run of a stage: into it, or past the stage where it is not meant for them."""
         if not len(rows):
-            return outcomes
-        again = lane.stage.attack.again(rows)
-        last = lane.number + 1 == len(self.lanes)
-        if self.max_forwards is not None:
-            spent = (rows.forwards > self.max_forwards) & (again if last else torch.ones_like(again))
-            outcomes += self._stop(lane, take(rows, spent))
-            rows, again = take(rows, ~spent), again[~spent]
-        repeated = take(rows, again)
-        lane.enter(repeated.entering(repeated.run + 1))
-        through = take(rows, ~again)
-        if last:
-            self._claim(lane, take(through, through.found))
-            return outcomes + self._outcomes(take(through, ~through.found), "robust")
+            return []
+        wanted = self.stages[number].wants(rows)
+        return self._into(self.heads[number], take(rows, wanted)) + self._pass(number, take(rows, ~wanted))
+
+    def _pass(self, number: int, rows: Rows) -> list[Outcome]:
+        if number + 1 == len(self.stages):
+            return self._finish(rows)
         # Objectives of different stages do not compare, so the next one starts its own record.
-        self.lanes[lane.number + 1].enter(through.entering(0).forgetting(~through.found))
-        return outcomes
+        return self._enter(number + 1, rows.entering(0).forgetting(~rows.found))
+
+    def _finish(self, rows: Rows) -> list[Outcome]:
+        self._claim(len(self.stages) - 1, take(rows, rows.found))
+        return self._outcomes(take(rows, ~rows.found), "robust")
+
+    def _into(self, lane: _Lane, rows: Rows) -> list[Outcome]:
+        if self.max_forwards is None:
+            lane.enter(rows)
+            return []
+        spent = rows.forwards > self.max_forwards
+        lane.enter(take(rows, ~spent))
+        return self._stop(lane.number, take(rows, spent))
 
     def _verify(self) -> list[Outcome]:
         """Judge claimed adversarial inputs by the bare model and the threat; a claim that fails goes on unbroken."""
@@ -312,10 +356,9 @@ class _Engine:
         for number, rows in claims:
             here = torch.arange(start, start + len(rows), device=holds.device)
             start += len(rows)
-            lane = self.lanes[number]
-            outcomes += self._outcomes(take(everyone, here[holds[here]]), "broken", lane.stage.name)
+            outcomes += self._outcomes(take(everyone, here[holds[here]]), "broken", self.stages[number].name)
             failed = take(everyone, here[~holds[here]])
-            outcomes += self._onward(lane, failed.forgetting(failed.found))
+            outcomes += self._onward(self.heads[number], failed.forgetting(failed.found))
         return outcomes
 
     def _judge(self, rows: Rows) -> tuple[Rows, Tensor]:
@@ -390,7 +433,8 @@ def maximize(attack: Attack, query: Query, threat: Threat, x: Tensor, y: Tensor,
         ``(N, ...)`` inputs, in the query's precision.
     """
     index = torch.arange(len(x), device=query.device)
-    problem = Problem(query, threat, Rows.fresh(index, query.prepare(x), y.to(query.device)), seed=seed)
+    rows = Rows.fresh(index, query.prepare(x), y.to(query.device))
+    problem = Problem(query, threat, rows, seed=seed, roams=roams(attack))
     state = attack.init(problem)
     while not bool(attack.done(state).all()):
         state = attack.step(problem, state)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from holdfast.models.layout import pick
+from holdfast.objectives import objective
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -69,6 +70,8 @@ class Rows:
         budget is infinite, the nearest of the adversarial ones.
     value : Tensor
         ``(N,)`` the objective there; where the budget is infinite and something was found, its distance, negated.
+    margin : Tensor
+        ``(N,)`` the highest margin of any admissible choice seen, whatever was raised.
     """
 
     index: Tensor
@@ -82,6 +85,7 @@ class Rows:
     found: Tensor
     best: Tensor
     value: Tensor
+    margin: Tensor
 
     @classmethod
     def fresh(
@@ -96,6 +100,7 @@ class Rows:
     ) -> "Rows":
         """Rows of which nothing has been seen yet but, perhaps, their clean logits."""
         count = torch.zeros_like(index)
+        low = x.new_full((len(x),), -torch.inf)
         return cls(
             index=index,
             x=x,
@@ -107,7 +112,8 @@ class Rows:
             backwards=count,
             found=torch.zeros_like(index, dtype=torch.bool),
             best=torch.zeros_like(x),
-            value=x.new_full((len(x),), -torch.inf),
+            value=low,
+            margin=low,
         )
 
     def __len__(self) -> int:
@@ -118,6 +124,12 @@ class Rows:
         """How many logits the model has."""
         assert self.clean_logits is not None
         return self.clean_logits.shape[1]
+
+    @property
+    def clean_margin(self) -> Tensor:
+        """``(N,)`` the margin of the clean input."""
+        assert self.clean_logits is not None
+        return objective("margin", self.y, self.target)(self.clean_logits)
 
     def fooled(self, logits: Tensor) -> Tensor:
         """``(N,)`` bool: a wrong class, or the wanted one where there is one; logits that are no numbers are wrong."""

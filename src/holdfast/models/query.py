@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +23,8 @@ CPU_BATCH, GPU_BATCH = 64, 512
 
 # Matrix products work through rows in blocks, and round the rows of a last, incomplete block differently.
 _BLOCK = 4
+# The smallest shape worth a call of its own where a batch is nearly empty.
+_SMALLEST = 8
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Query:
     Use it as a context manager: inside, the model is in evaluation mode with frozen parameters; outside it is as it
     was, bit for bit, and so is the global random state. Every call runs the model on exactly ``batch_size`` rows (more
     than one are rounded up to a multiple of 4), the missing ones padded, so that a row's arithmetic does not depend on
-    its neighbours; padding is not counted.
+    its neighbours; padding is not counted. Where a trial on the first inputs shows that logits and gradients are bit
+    for bit the same in batches of a half, a quarter and so on, down to 8 rows, the smallest shape that holds the rows
+    is run.
 
     Parameters
     ----------
@@ -100,6 +104,7 @@ class Query:
         self._seed = seed
         self._stack = ExitStack()
         self._classes: int | None = None
+        self._shapes: tuple[int, ...] = ()
         first = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), torch.zeros(()))
         self.device = first.device
         self.batch_size = batch_size or (GPU_BATCH if self.device.type == "cuda" else CPU_BATCH)
@@ -147,6 +152,7 @@ class Query:
             # round differently from one run to the next.
             self.channels_last = watch.pools and x.device.type == "cpu"
             self._folds = watch.folds
+            self._shapes = self._equivalent_shapes(x[: self.batch_size])
         return logits
 
     def logits(self, x: Tensor) -> Tensor:
@@ -206,10 +212,46 @@ class Query:
         self.backwards += len(parts) * len(x)
         return logits.detach(), torch.stack(parts, dim=1)
 
+    def _equivalent_shapes(self, x: Tensor) -> tuple[int, ...]:
+        """Batch sizes below the whole one, rising, in which the model computes the very same numbers."""
+        whole = self._whole
+        x = x[torch.arange(whole, device=x.device) % len(x)] if len(x) else x
+        sizes = [whole >> halvings for halvings in range(1, whole.bit_length()) if whole >> halvings >= _SMALLEST]
+        if not len(x) or not sizes or any(size % _BLOCK for size in sizes):
+            return ()
+        same: list[int] = []
+        # A model that cannot be asked in another shape, or back to its input, is asked in the whole one.
+        with suppress(ModelError):
+            expected = self._trial(x, whole)
+            for size in sizes:
+                if not all(map(torch.equal, self._trial(x, size), expected)):
+                    break
+                same.append(size)
+        return tuple(reversed(same))
+
+    def _trial(self, x: Tensor, size: int) -> tuple[Tensor, ...]:
+        """Logits of the bare model and of the search, and the gradient of their sum, asked ``size`` rows at a time."""
+        parts = []
+        for rows in x.split(size):
+            with torch.inference_mode():
+                bare = self._forward(rows.clone()).clone()
+            with torch.enable_grad(), FoldedConvolutions() if self._folds else nullcontext():
+                inputs = self.prepare(rows).clone().requires_grad_(True)
+                logits = self._forward(inputs)
+                weighted = (logits * torch.arange(1, logits.shape[1] + 1, device=logits.device)).sum()
+                blind = not weighted.requires_grad
+                grad = None if blind else torch.autograd.grad(weighted, inputs, allow_unused=True)[0]
+            parts.append((bare, logits.detach(), torch.zeros_like(inputs) if grad is None else grad))
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    @property
+    def _whole(self) -> int:
+        return self.batch_size if self.batch_size == 1 else -(-self.batch_size // _BLOCK) * _BLOCK
+
     def _pad(self, x: Tensor) -> Tensor:
         if len(x) > self.batch_size:
             raise ValueError(f"{len(x)} rows in one call, but the query's batch size is {self.batch_size}")
-        shape = self.batch_size if self.batch_size == 1 else -(-self.batch_size // _BLOCK) * _BLOCK
+        shape = next((shape for shape in self._shapes if shape >= len(x)), self._whole)
         missing = shape - len(x)
         if missing == 0 or len(x) == 0:
             return x
