@@ -159,7 +159,7 @@ def test_the_folder_of_another_audit(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("best",), "unknown attack 'best': choose one of fgsm, pgd, apgd"),
+        (("best",), "unknown attack 'best': choose one of fgsm, bim, mifgsm, pgd, annealed-pgd, apgd"),
         (("pgd", "--set", "steps"), "NAME=VALUE"),
         (("pgd", "--set", "steps=many"), "setting 'steps'"),
         (("pgd", "--set", "steps=0"), "positive"),

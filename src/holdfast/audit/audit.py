@@ -1,7 +1,7 @@
 """The audit: attacks over a data set, verdicts kept as they fall, and one honest result."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from holdfast.attacks import drive
+from holdfast.attacks import Attack, Knowledge, Stage, drive
+from holdfast.audit.custom import find_protocol
 from holdfast.audit.diagnostics import examine_model
 from holdfast.audit.digest import digest, digest_module
 from holdfast.audit.inputs import write_inputs
-from holdfast.audit.protocols import EvaluationProtocol, find_protocol
+from holdfast.audit.protocols import EvaluationProtocol, restrict
 from holdfast.audit.result import AuditResult
 from holdfast.audit.store import RunStore
 from holdfast.audit.summary import summarise
@@ -22,7 +23,7 @@ from holdfast.data import Batch, Source, load_data
 from holdfast.errors import ModelError, RunError, SettingError
 from holdfast.models import load_model
 from holdfast.models.query import Query
-from holdfast.threats import Threat, parse_threat
+from holdfast.threats import Ball, Threat, parse_threat
 
 __all__ = ["Progress", "audit"]
 
@@ -53,7 +54,8 @@ def audit(
     data: Any,
     threat: Threat | str,
     *,
-    protocol: str | EvaluationProtocol = "quick",
+    protocol: str | Path | EvaluationProtocol | Sequence[Attack | Stage] | None = None,
+    knowledge: Knowledge = "gradient",
     run: str | Path | None = None,
     weights: str | Path | None = None,
     split: str = "test",
@@ -76,8 +78,13 @@ def audit(
         What :func:`holdfast.load_data` reads.
     threat : Threat or str
         What the adversary may do: ``Linf("8/255")``, ``"l2:0.5"``.
-    protocol : str or EvaluationProtocol
-        The cascade of attacks; ``"quick"``.
+    protocol : str, Path, EvaluationProtocol or list
+        The cascade of attacks: ``"quick"``, ``"fast"``, ``"standard"``, ``"rand"``, ``"blackbox"``, ``"nearest"``, a
+        TOML file, or a list of attacks. By default ``"quick"``; ``"nearest"`` where the budget is infinite, and
+        ``"blackbox"`` where there are no gradients.
+    knowledge : str
+        What the attacker learns from a query: ``"gradient"``, or only ``"score"`` or ``"decision"``; attacks that need
+        more are left out.
     run : path, optional
         A folder for ``audit.json`` and ``run.sqlite``. The same call on the same folder resumes a run that was
         stopped or killed, and ends with the same verdicts. Without it nothing is written.
@@ -116,7 +123,7 @@ def audit(
     if save_inputs and run is None:
         raise SettingError("save_inputs: there is no place to save to; give a run folder")
     threat = parse_threat(threat) if isinstance(threat, str) else threat
-    plan = find_protocol(protocol, threat) if isinstance(protocol, str) else protocol
+    plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)
     name = model if isinstance(model, str) else str(model) if isinstance(model, Path) else type(model).__name__
     module = load_model(model, weights)
     source = load_data(data, split=split, examples=examples)
@@ -130,6 +137,7 @@ def audit(
         "data": {"name": source.name, "examples": len(source), "digest": digest({"x": first.x, "y": first.y})},
         "threat": threat.to_dict(),
         "protocol": plan.to_dict(),
+        "knowledge": knowledge,
         "seed": seed,
         "batch_size": query.batch_size,
         "normalisation": [mean, std],
@@ -144,7 +152,8 @@ def audit(
         )
         on_progress(Progress(decided, standing, len(source), query.forwards, store.seconds))
         batches = _missing(source, query.batch_size, store)
-        for outcomes in drive(query, threat, plan.stages, batches, seed=seed, max_forwards=max_forwards):
+        steps = drive(query, threat, plan.stages, batches, seed=seed, max_forwards=max_forwards, samples=plan.samples)
+        for outcomes in steps:
             if outcomes:
                 store.add(outcomes, inputs=save_inputs)
                 decided += len(outcomes)
@@ -152,13 +161,28 @@ def audit(
             on_progress(Progress(decided, standing, len(source), query.forwards, store.seconds))
         store.commit()
         result = summarise(
-            store, source, plan, diagnostics, model=name, threat=threat.to_dict(), seed=seed, device=str(query.device)
+            store,
+            source,
+            plan,
+            diagnostics,
+            model=name,
+            threat=threat,
+            knowledge=knowledge,
+            seed=seed,
+            device=str(query.device),
         )
         if folder is not None:
             if save_inputs:
                 write_inputs(store, folder / "adversarial.npz", source.shape)
             write_json(folder / "audit.json", result)
     return result
+
+
+def _default(threat: Threat, knowledge: Knowledge) -> str:
+    if knowledge != "gradient":
+        return "blackbox"
+    endless = isinstance(threat, Ball) and bool(torch.as_tensor(threat.eps).isinf().any())
+    return "nearest" if endless else "quick"
 
 
 def write_json(path: Path, result: AuditResult) -> None:

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import torch
 
 from holdfast.audit.protocols import EvaluationProtocol
-from holdfast.audit.result import Diagnostic
+from holdfast.audit.result import Diagnostic, StageResult
 from holdfast.data import Batch
 from holdfast.models.query import Query
 from holdfast.objectives import margin
 from holdfast.threats import Threat
 
-__all__ = ["examine_model", "examine_verdicts"]
+__all__ = ["examine_model", "examine_stages", "examine_verdicts"]
 
 
 def examine_model(query: Query, threat: Threat, protocol: EvaluationProtocol, batch: Batch) -> list[Diagnostic]:
@@ -23,12 +23,12 @@ def _examine_model(query: Query, threat: Threat, protocol: EvaluationProtocol, b
     yield Diagnostic(name="protocol", level="note", message=protocol.caveat)
     x, y = batch.x[: query.batch_size], batch.y[: query.batch_size].to(query.device)
     first, second = query.bare_logits(x), query.bare_logits(x)
-    if not torch.equal(first, second):
+    if not torch.equal(first, second) and protocol.samples == 1:
         yield Diagnostic(
             name="random model",
             level="warning",
             message="the same input gave different logits: verdicts hold for single draws of the model's own noise, "
-            "and gradient attacks without averaging overestimate its robustness",
+            "and gradient attacks without averaging overestimate its robustness; protocol rand averages",
         )
     classes = first.shape[1]
     if classes < 4 and any(getattr(stage.attack, "objective", None) == "dlr" for stage in protocol.stages):
@@ -38,6 +38,8 @@ def _examine_model(query: Query, threat: Threat, protocol: EvaluationProtocol, b
             level="note",
             message=f"targeted DLR needs 4 classes and the model has {classes}: {stand_in}",
         )
+    if all(stage.attack.knowledge != "gradient" for stage in protocol.stages):
+        return
     known = y.clamp(0, classes - 1)
     grad = query.gradient(query.prepare(x), lambda logits: margin(logits, known)).grad
     flat = int((threat.dual_norm(grad) == 0).sum())
@@ -48,6 +50,27 @@ def _examine_model(query: Query, threat: Threat, protocol: EvaluationProtocol, b
             message=f"the margin's gradient is exactly 0 at {flat} of {len(x)} clean inputs: gradients are masked, and "
             "attacks that follow them cannot show how robust the model is",
         )
+
+
+def examine_stages(protocol: EvaluationProtocol, stages: list[StageResult], examples: int) -> list[Diagnostic]:
+    """What the attacks tell about each other: one that sees no gradient should not find what those that do have not.
+
+    The threshold is that of the published ensemble, 0.2 % of the examples.
+    """
+    seen = False
+    for stage, result in zip(protocol.stages, stages, strict=True):
+        sighted = stage.attack.knowledge == "gradient"
+        if seen and not sighted and stage.polish is None and result.broken > 0.002 * examples:
+            return [
+                Diagnostic(
+                    name="black box beats white box",
+                    level="warning",
+                    message=f"{stage.name}, which sees no gradient, broke {result.broken} examples that the gradient "
+                    "attacks before it had left: the model's gradients mislead, and stronger attacks may break more",
+                )
+            ]
+        seen = seen or sighted
+    return []
 
 
 def examine_verdicts(verdicts: dict[str, int], predictions: int, correct: int, majority: int) -> list[Diagnostic]:

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from holdfast.errors import SettingError
+
 __all__ = ["AuditResult", "ClassResult", "Cost", "Diagnostic", "StageResult"]
 
 SCHEMA_VERSION = 1
@@ -61,7 +63,7 @@ class AuditResult(_Frozen):
     examples: int = Field(description="examples with a verdict")
     examples_asked: int = Field(description="examples the audit was asked for")
     threat: dict[str, Any]
-    knowledge: str = Field(default="white box: the attacker knows the model, its weights and its gradients")
+    knowledge: str = Field(description="what the attacker knows of the model")
     protocol: dict[str, Any]
     seed: int
     clean_accuracy: float
@@ -76,7 +78,24 @@ class AuditResult(_Frozen):
     majority_class_rate: float = Field(description="what answering the commonest label would score, attacked or not")
     stages: list[StageResult]
     median_distance: float | None = Field(description="of the adversarial inputs found, in units of the budget")
+    curve: list[tuple[float, float]] | None = Field(
+        default=None,
+        description="under an infinite budget the security curve: pairs of a budget and the share of all examples that "
+        "stands there, a step at each distance at which an example falls; null under a finite one",
+    )
     cost: Cost
     diagnostics: list[Diagnostic]
     versions: dict[str, str]
     device: str
+
+    def robust_accuracy_at(self, budget: float) -> float:
+        """The security curve at a budget.
+
+        Raises
+        ------
+        SettingError
+            When the audit was made under a finite budget.
+        """
+        if self.curve is None:
+            raise SettingError("this audit knows its own budget only: run it under an infinite one for the whole curve")
+        return next(share for eps, share in reversed(self.curve) if eps <= max(budget, 0.0))

@@ -1,19 +1,28 @@
 """From the verdicts in a run's store to the result of an audit."""
 
+import math
 import platform
 from importlib import metadata
 from typing import Any
 
-from holdfast.audit.diagnostics import examine_verdicts
+from holdfast.attacks import Knowledge
+from holdfast.audit.diagnostics import examine_stages, examine_verdicts
 from holdfast.audit.interval import clopper_pearson
 from holdfast.audit.protocols import EvaluationProtocol
 from holdfast.audit.result import AuditResult, ClassResult, Cost, Diagnostic, StageResult
 from holdfast.audit.store import RunStore
 from holdfast.data import Source
+from holdfast.threats import Ball, Threat
 
 __all__ = ["summarise"]
 
 CONFIDENCE = 0.95
+
+KNOWLEDGE: dict[Knowledge, str] = {
+    "gradient": "white box: the attacker knows the model, its weights and its gradients",
+    "score": "black box: the attacker asks the model for its logits",
+    "decision": "black box: the attacker asks the model for its class alone",
+}
 
 
 def summarise(
@@ -21,9 +30,12 @@ def summarise(
     source: Source,
     plan: EvaluationProtocol,
     diagnostics: list[Diagnostic],
+    *,
+    threat: Threat,
+    knowledge: Knowledge,
     **given: Any,
 ) -> AuditResult:
-    """The result of what the store holds; ``given`` is what it cannot know (model, threat, seed, device)."""
+    """The result of what the store holds; ``given`` is what else it cannot know (model, seed, device)."""
     verdicts = dict.fromkeys(("robust", "broken", "misclassified", "undecided"), 0)
     verdicts |= dict(store.select("SELECT verdict, count(*) FROM examples GROUP BY verdict"))
     total = sum(verdicts.values())
@@ -48,8 +60,11 @@ def summarise(
         "SELECT coalesce(sum(forwards), 0), coalesce(sum(backwards), 0) FROM examples"
     )
     robust = standing / total
+    stages = _stages(store, plan, total, correct)
     return AuditResult(
         **given,
+        threat=threat.to_dict(),
+        knowledge=KNOWLEDGE[knowledge],
         data=source.name,
         examples=total,
         examples_asked=len(source),
@@ -63,10 +78,15 @@ def summarise(
         per_class=per_class,
         worst_class=min(per_class, key=lambda c: c.robust_accuracy).label if per_class else None,
         majority_class_rate=majority / total,
-        stages=_stages(store, plan, total, correct),
+        stages=stages,
         median_distance=_median_distance(store),
+        curve=_curve(store, total, correct) if isinstance(threat, Ball) and threat.eps == math.inf else None,
         cost=Cost(forwards=forwards, backwards=backwards, seconds=store.seconds),
-        diagnostics=diagnostics + examine_verdicts(verdicts, predictions, correct, majority),
+        diagnostics=[
+            *diagnostics,
+            *examine_stages(plan, stages, total),
+            *examine_verdicts(verdicts, predictions, correct, majority),
+        ],
         versions=_versions(),
     )
 
@@ -95,6 +115,18 @@ def _median_distance(store: RunStore) -> float | None:
         (count - 1) // 2,
     )
     return float(next(middle)[0])
+
+
+def _curve(store: RunStore, total: int, correct: int) -> list[tuple[float, float]]:
+    """The share still standing at 0 and at every distance at which an example falls."""
+    curve, standing = [(0.0, correct / total)], correct
+    fallen = store.select(
+        "SELECT distance, count(*) FROM examples WHERE verdict = 'broken' GROUP BY distance ORDER BY distance"
+    )
+    for distance, count in fallen:
+        standing -= count
+        curve.append((distance, standing / total))
+    return curve
 
 
 def _versions() -> dict[str, str]:

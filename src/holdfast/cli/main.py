@@ -8,13 +8,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
 
 from holdfast.cli import options
 from holdfast.errors import HoldfastError, SettingError
+
+if TYPE_CHECKING:
+    from holdfast.attacks import Knowledge
 
 __all__ = ["app"]
 
@@ -61,7 +64,15 @@ def audit(
     data: options.Data,
     threat: options.ThreatText,
     weights: options.Weights = None,
-    protocol: Annotated[str, typer.Option("--protocol", help="which cascade of attacks: quick")] = "quick",
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol", help="quick, fast, standard, rand, blackbox, nearest or a .toml file; quick by default"
+        ),
+    ] = None,
+    knowledge: Annotated[
+        str, typer.Option("--knowledge", help="what a query tells the attacker: gradient, score or decision")
+    ] = "gradient",
     run: Annotated[
         Path | None, typer.Option("--run", help="folder for audit.json and run.sqlite; the same command resumes it")
     ] = None,
@@ -94,6 +105,7 @@ def audit(
                 data,
                 options.read_threat(threat, box),
                 protocol=protocol,
+                knowledge=cast("Knowledge", knowledge),
                 run=run,
                 weights=weights,
                 split=split,
@@ -116,7 +128,14 @@ def audit(
 
 @app.command()
 def attack(
-    name: Annotated[str, typer.Argument(metavar="ATTACK", help="fgsm, pgd or apgd", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="ATTACK",
+            help="fgsm, pgd, apgd, fab, square ...; docs/reference/attacks.md lists them",
+            show_default=False,
+        ),
+    ],
     model: options.Model,
     data: options.Data,
     threat: options.ThreatText,

@@ -1,5 +1,8 @@
 """An audit's result in a terminal."""
 
+import math
+from typing import Any
+
 from rich import box
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -12,10 +15,13 @@ __all__ = ["show_result"]
 
 
 def show_result(result: AuditResult, console: Console) -> None:
-    """Print the bracket, then what it is made of and what to know before trusting it."""
+    """Print the bracket, or the curve, then what it is made of and what to know before trusting it."""
     console.print(Panel(Group(_headline(result), _facts(result)), title="holdfast audit", title_align="left"))
-    console.print(_stages(result))
-    console.print(_classes(result))
+    if result.curve is not None:
+        console.print(_curve(result))
+    else:
+        console.print(_stages(result))
+        console.print(_classes(result))
     for diagnostic in result.diagnostics:
         style = "bold yellow" if diagnostic.level == "warning" else "dim"
         console.print(Text(f"{diagnostic.level}: {diagnostic.message}", style=style))
@@ -27,6 +33,9 @@ def percent(share: float) -> str:
 
 
 def _headline(result: AuditResult) -> Text:
+    if result.curve is not None:
+        share = 1 - result.robust_accuracy
+        return Text.assemble("nearest adversarial inputs, found for ", (percent(share), "bold"), " of the examples")
     lower, upper = result.bracket
     proved = "proved" if result.certified_accuracy is not None else "(nothing certified)"
     return Text.assemble(
@@ -37,8 +46,8 @@ def _headline(result: AuditResult) -> Text:
 def _facts(result: AuditResult) -> Table:
     low, high = result.robust_interval
     threat = result.threat
-    eps = threat["eps"]
-    budget = f"{eps:g}" if isinstance(eps, float) else f"{min(eps):g} to {max(eps):g}, one an example"
+    eps = [math.inf if one is None else one for one in _listed(threat["eps"])]
+    budget = f"{min(eps):g}" if len(eps) == 1 else f"{min(eps):g} to {max(eps):g}, one an example"
     bounds = threat["box"]
     plain = all(isinstance(bound, float) for bound in bounds)
     inside = f"inside [{bounds[0]:g}, {bounds[1]:g}]" if plain else "inside bounds of its own for each feature"
@@ -47,10 +56,11 @@ def _facts(result: AuditResult) -> Table:
     distance = "-"
     if result.median_distance is not None:
         distance = f"{result.median_distance:.4g} in {threat['norm']}, of the adversarial inputs found"
+    within = "at any distance" if eps == [math.inf] else f"within {budget}"
     facts = {
         "model": f"{result.model} on {result.device}",
         "data": f"{result.data}, {result.examples} examples",
-        "threat": f"{threat['norm']} within {budget}, {inside}; {result.knowledge}",
+        "threat": f"{threat['norm']} {within}, {inside}; {result.knowledge}",
         "clean accuracy": f"{percent(result.clean_accuracy)} (commonest label {percent(result.majority_class_rate)})",
         "robust accuracy": f"{percent(result.robust_accuracy)} ({interval})",
         "median distance": distance,
@@ -58,9 +68,27 @@ def _facts(result: AuditResult) -> Table:
         "cost": f"{cost.forwards:,} forwards, {cost.backwards:,} backwards, {cost.seconds:.1f} s",
         "versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),
     }
+    if result.curve is not None:
+        del facts["robust accuracy"]
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         table.add_row(Text(name, style="dim"), Text(value))
+    return table
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _curve(result: AuditResult) -> Table:
+    """The security curve, at ten budgets that share the fallen examples evenly."""
+    assert result.curve is not None
+    table = Table("budget", title="Security curve", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("robust", justify="right")
+    last = len(result.curve) - 1
+    for place in sorted({round(last * tenth / 10) for tenth in range(11)}):
+        budget, share = result.curve[place]
+        table.add_row(f"{budget:.4g}", percent(share))
     return table
 
 
