@@ -192,15 +192,16 @@ class LayoutLiar(Liar):
         return -self.net(x) if x.stride(1) == 1 else self.net(x)
 
 
-@pytest.mark.parametrize("lie", [Liar, LayoutLiar])
-def test_claims_that_are_not_true_do_not_count(lie):
+@pytest.mark.parametrize(("lie", "claims"), [(Liar, 5), (LayoutLiar, 6)])
+def test_claims_that_are_not_true_do_not_count(lie, claims):
     model = lie()
     x, y = examples(model.net)
     y = model.net(x).argmax(1)
     result = PGD(steps=5, restarts=3)(model, x, y, threat=Linf(1e-5), batch_size=7)
     assert not result.success.any()
-    # Every run ends with its first query, a claim, and with a clean forward pass that refutes it.
-    assert (result.forwards == 1 + 3 * 2).all()
+    # A clean forward pass refutes each claim, and the run goes on; Liar is honest at its last look, without a gradient.
+    assert (result.forwards == 1 + 3 * (6 + claims)).all()
+    assert (result.backwards == 3 * 5).all()
 
 
 def test_leaving_the_ball_is_no_success():
@@ -210,8 +211,8 @@ def test_leaving_the_ball_is_no_success():
     for i, outcome in found.items():
         assert outcome.verdict == ("broken" if i % 3 == 0 and i < 9 else "robust")
         assert outcome.stage in ("1", None)
-    # A refuted claim ends its run: the steps of the other run, those of the next stage, and two clean passes.
-    assert found[1].forwards == 1 + (3 + 1 + 1) + 3
+    # A refuted claim costs a pass and nothing else: the steps of both runs, and those of the next stage.
+    assert found[1].forwards == 1 + (3 + 3 + 1) + 3
 
 
 class TestBudget:

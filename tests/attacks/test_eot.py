@@ -141,6 +141,34 @@ def test_budgets_of_queries_hold_for_all_passes_together(samples):
         assert ("robust" in verdicts) == (budget >= 5 * samples)
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_lucky_look_costs_its_verification_and_nothing_else(samples, batch_size):
+    """An example that stands has had every look of every run, however many of them chance made a claim of."""
+    x, y = torch.full((60, 2), 0.05), torch.zeros(60, dtype=torch.int64)
+    attack = PGD(steps=6, restarts=2, objective="margin")
+    found = run(attack, Unreliable(), Linf(0.1), x, y, samples, batch_size=batch_size)
+    stands = [outcome for outcome in found.values() if outcome.verdict == "robust"]
+    assert 20 < len(stands) < 60
+    refuted = [outcome.forwards / samples - (1 + 2 * 7) for outcome in stands]
+    assert min(refuted) == 0 < max(refuted)
+    assert all(claims.is_integer() for claims in refuted)
+    assert {outcome.backwards for outcome in stands} == {samples * 2 * 6}
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_budgets_of_queries_hold_for_refuted_claims_too(samples):
+    x, y = torch.full((60, 2), 0.05), torch.zeros(60, dtype=torch.int64)
+    for budget in range(0, 10, 3):
+        found = run(PGD(steps=9), Unreliable(), Linf(0.2), x, y, samples, max_forwards=budget)
+        assert "robust" not in {outcome.verdict for outcome in found.values()}
+        for outcome in found.values():
+            # The last look may be a claim, whose verification is the auditor's.
+            assert outcome.forwards <= samples + budget + samples
+            if outcome.verdict == "undecided":
+                assert outcome.forwards >= samples + budget // samples * samples
+
+
 def test_samples_that_make_no_sense():
     model = convnet()
     x, y = examples(model)

@@ -5,10 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from helpers.attacks import snapshot
 from helpers.zoo import (
     REFUSED,
     Answering,
     Counting,
+    Moody,
     Wavy,
     cached_tensor,
     constant,
@@ -289,6 +291,196 @@ class TestRefusals:
 
         with pytest.raises(torch.OutOfMemoryError), Query(Answering(fail), batch_size=4) as query:
             query.bare_logits(uniform(4, 6))
+
+
+class TestJacobian:
+    @pytest.mark.parametrize("net", NETS)
+    def test_is_that_of_autograd(self, net):
+        make, shape = NETS[net]
+        model, x = make(), uniform(6, *shape)
+        with Query(model, batch_size=8) as query:
+            logits, grad = query.jacobian(x)
+            torch.testing.assert_close(logits, query.logits(x), rtol=1e-4, atol=1e-6)
+        assert grad.shape == (6, 5, *shape)
+        assert not logits.requires_grad
+        assert not grad.requires_grad
+        plain, dtype = copy.deepcopy(model).eval(), next(model.parameters()).dtype
+        for i in range(6):
+            expected = torch.autograd.functional.jacobian(plain, x[i : i + 1].to(dtype))[0, :, 0]
+            close = {"rtol": 1e-4, "atol": 1e-6} if dtype != torch.bfloat16 else {"rtol": 2e-2, "atol": 1e-3}
+            torch.testing.assert_close(grad[i], expected.to(grad.dtype), **close)
+
+    @pytest.mark.parametrize("net", NETS)
+    @pytest.mark.parametrize("batch_size", [1, 5, 64])
+    def test_a_row_is_the_same_in_any_place_and_company(self, net, batch_size):
+        make, shape = NETS[net]
+        x = uniform(batch_size, *shape)
+        with Query(make(), batch_size=batch_size) as query:
+            query.bare_logits(x)
+            logits, grad = query.jacobian(x)
+            generator = torch.Generator().manual_seed(1)
+            for count in {1, 2, 5, 9, 20, 64} - set(range(batch_size + 1, 65)):
+                some = torch.randperm(batch_size, generator=generator)[:count]
+                got = query.jacobian(x[some])
+                assert torch.equal(got[0], logits[some])
+                assert torch.equal(got[1], grad[some])
+
+    def test_counts_a_backward_for_every_logit(self):
+        model = Counting(mlp())
+        with Query(model, batch_size=4) as query:
+            query.jacobian(uniform(3, 6))
+            assert (query.forwards, query.backwards) == (3, 12)
+        assert (model.forwards, model.backwards) == (4, 16)
+
+    def test_where_it_is_no_number_it_is_zero(self):
+        bad = Answering(
+            lambda m, x: m.logits(x) + torch.nan * (x[:, :1] - x[:, :1].detach()).where(x[:, :1] > 0.5, 0.0)
+        )
+        x = uniform(6, 6)
+        x[:, 0] = torch.tensor([0.1, 0.9, 0.2, 0.8, 0.3, 0.4])
+        with Query(bad, batch_size=6) as query:
+            _, grad = query.jacobian(x)
+        expected = bad.head.weight.detach().expand(6, 3, 6).clone()
+        expected[[1, 3], :, 0] = 0
+        torch.testing.assert_close(grad, expected)
+
+    def test_of_a_model_without_gradients(self):
+        with Query(no_gradient(), batch_size=4) as query, pytest.raises(ModelError, match="no gradient reaches"):
+            query.jacobian(uniform(4, 6))
+
+    def test_of_a_logit_that_ignores_the_input(self):
+        model = Answering(lambda m, x: torch.cat([m.logits(x)[:, :2], 0 * x[:, :1].detach()], 1))
+        with Query(model, batch_size=4) as query:
+            _, grad = query.jacobian(uniform(4, 6))
+        assert grad[:, :2].all()
+        assert not grad[:, 2].any()
+
+
+class Sized(nn.Module):
+    """A convolutional network whose sums are all exact, so that no shape rounds otherwise; notes how many rows it sees.
+
+    ``twist`` makes something of the logits, the input and the number of rows.
+    """
+
+    def __init__(self, twist=lambda logits, x, rows: logits) -> None:
+        super().__init__()
+        self.net = convnet().double()
+        with torch.no_grad():
+            for parameter in self.net.parameters():
+                parameter.copy_((64 * parameter).round() / 64)
+        self.twist = twist
+        self.sizes = []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        return self.twist(self.net(x), x, len(x))
+
+
+def sixteenths(count):
+    return (16 * uniform(count, 3, 6, 6)).round() / 16
+
+
+def sizes_of(model, batch_size, counts, ways=("bare_logits", "logits", "gradient", "jacobian")):
+    """How many rows the model sees when it is asked of so many, once it has been tried."""
+    x = sixteenths(64)
+    found = []
+    with Query(model, batch_size=batch_size) as query:
+        query.bare_logits(x[:3])
+        for count in counts:
+            model.sizes.clear()
+            for way in ways:
+                getattr(query, way)(x[:count], *[total] * (way == "gradient"))
+            assert len(set(model.sizes)) == 1
+            found.append(model.sizes[0])
+    return found
+
+
+def _fail(logits, x, rows):
+    if rows != 32:
+        raise ValueError("32 rows, please")
+    return logits
+
+
+def _fail_below_16(logits, x, rows):
+    if rows < 16:
+        raise ValueError("16 rows, please")
+    return logits
+
+
+def _no_gradient_below_16(logits, x, rows):
+    return logits.detach() if rows < 16 else logits
+
+
+def _other_gradient_below_16(logits, x, rows):
+    return logits + (0 if rows >= 16 else 1e-9 * (x.sum() - x.sum().detach()))
+
+
+class TestShapes:
+    def test_the_smallest_that_holds_the_rows(self):
+        counts = [1, 7, 8, 9, 16, 17, 32, 33, 64]
+        assert sizes_of(Sized(), 64, counts) == [8, 8, 8, 16, 16, 32, 32, 64, 64]
+
+    @pytest.mark.parametrize(
+        ("batch_size", "shape"), [(1, 1), (3, 4), (8, 8), (12, 12), (20, 20), (16, 8), (15, 8), (24, 12), (40, 40)]
+    )
+    def test_are_halves_of_whole_blocks_and_no_less_than_eight(self, batch_size, shape):
+        assert sizes_of(Sized(), batch_size, [1]) == [shape]
+
+    @pytest.mark.parametrize(
+        ("twist", "shapes"),
+        [
+            (lambda logits, x, rows: logits + 1e-9 * rows, [32, 32, 32]),
+            (lambda logits, x, rows: logits + 1e-9 * rows * (x - x.detach()).sum(), [32, 32, 32]),
+            (lambda logits, x, rows: logits + 1e-9 * torch.randn_like(logits), [32, 32, 32]),
+            (_fail, [32, 32, 32]),
+            (_fail_below_16, [16, 16, 32]),
+            (_no_gradient_below_16, [16, 16, 32]),
+            (_other_gradient_below_16, [16, 16, 32]),
+        ],
+        ids=["logits", "gradients", "noise", "fails", "fails below 16", "cut below 16", "other gradients below 16"],
+    )
+    def test_that_change_the_numbers_are_not_used(self, twist, shapes):
+        assert sizes_of(Sized(twist), 32, [3, 16, 20]) == shapes
+
+    def test_of_a_model_that_cannot_be_asked_back(self):
+        """Shapes are tried without gradients then, which it cannot give in any."""
+        model = Sized(lambda logits, x, rows: logits.detach())
+        assert sizes_of(model, 32, [3], ["bare_logits", "logits"]) == [8]
+
+    @pytest.mark.parametrize("net", NETS)
+    def test_a_row_is_the_same_in_all(self, net):
+        make, shape = NETS[net]
+        x = uniform(64, *shape)
+        with Query(make(), batch_size=64) as query:
+            bare, logits, answer = query.bare_logits(x), query.logits(x), query.gradient(x, total)
+            for count in (1, 5, 8, 9, 16, 31, 40):
+                some = torch.randperm(64, generator=torch.Generator().manual_seed(count))[:count]
+                few = query.gradient(x[some], total)
+                assert torch.equal(query.bare_logits(x[some]), bare[some])
+                assert torch.equal(query.logits(x[some]), logits[some])
+                assert torch.equal(few.logits, answer.logits[some])
+                assert torch.equal(few.grad, answer.grad[some])
+
+    def test_the_trial_counts_nothing_and_leaves_no_trace(self):
+        model, x = Moody(), uniform(32, 6)
+        before = snapshot(model)
+        with Query(model, batch_size=32) as query:
+            query.bare_logits(x)
+            assert model.calls > 1
+            assert (query.forwards, query.backwards) == (32, 0)
+        assert snapshot(model) == before
+
+    def test_one_trial_is_enough(self):
+        model, x = Sized(), sixteenths(32)
+        with Query(model, batch_size=32) as query:
+            query.bare_logits(x)
+            model.sizes.clear()
+            query.bare_logits(x)
+        assert model.sizes == [32]
+
+    def test_nothing_to_try_with(self):
+        with Query(Sized(), batch_size=32) as query:
+            assert query.logits(sixteenths(2)).shape == (2, 5)
 
 
 POOLS = {

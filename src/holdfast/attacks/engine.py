@@ -6,16 +6,19 @@ a whole batch goes first, latest stage before earlier ones, so memory is bounded
 sees another: draws are keyed by the example, and the model always runs on one fixed shape.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import partial, reduce
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from holdfast.attacks.attack import Attack, roams
+from holdfast.attacks.lane import Lane, Run
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, join, take
+from holdfast.attacks.verification import verify
 from holdfast.data.source import Batch
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.query import Query
@@ -24,13 +27,6 @@ from holdfast.threats import Threat
 __all__ = ["Outcome", "Stage", "Verdict", "drive", "maximize"]
 
 Verdict = Literal["robust", "broken", "misclassified", "undecided"]
-
-# The nearest adversarial input lies on the decision boundary, where the search's rounding and the bare model's differ:
-# its choice is lengthened by these shares until the bare model agrees.
-_NUDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
-
-# Filling a gap costs about as much for one row as for many, so a batch is refilled when an eighth of it is empty.
-_REFILL = 8
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class Stage:
         Takes over at the end of each of the attack's runs, to go on from the best choice seen.
     margins : tuple of float
         Where effort pays: run ``r`` is for the examples whose highest margin so far, as a share of the clean one, is
-        below ``margins[r]`` (later runs: the last number). Empty for all examples.
+        at most ``margins[r]`` (later runs: the last number). Empty for all examples.
     """
 
     name: str
@@ -61,7 +57,7 @@ class Stage:
             return torch.ones_like(rows.found)
         limits = rows.margin.new_tensor(self.margins)
         clean = rows.clean_margin
-        return torch.fmax(rows.margin, clean) > limits[rows.run.clamp_max(len(self.margins) - 1)] * clean
+        return torch.fmax(rows.margin, clean) >= limits[rows.run.clamp_max(len(self.margins) - 1)] * clean
 
 
 @dataclass(frozen=True)
@@ -99,54 +95,13 @@ class Outcome:
     x_adv: Tensor
 
 
-@dataclass
-class _Lane:
-    """An attack of a stage at work: its live rows with their state, and the rows that wait."""
+@dataclass(frozen=True)
+class _Claim:
+    """Rows seen to be adversarial in a stage, and what becomes of those that are not."""
 
     number: int  # of the stage
-    attack: Attack
-    live: Problem
-    state: Any
-    waiting: list[Rows] = field(default_factory=list)
-    polish: "_Lane | None" = None  # who takes over at the end of a run
-
-    @property
-    def load(self) -> int:
-        return len(self.live) + sum(map(len, self.waiting))
-
-    def enter(self, rows: Rows) -> None:
-        if len(rows):
-            self.waiting.append(rows)
-
-    def advance(self, max_forwards: int | None) -> tuple[Rows, Tensor] | None:
-        """Fill the batch, make one step, and hand over the rows that leave, if any, and which of them are through."""
-        self._refill()
-        self.state = self.attack.step(self.live, self.state)
-        rows = self.live.rows
-        through = leave = (rows.found & ~self.live.nearest) | self.attack.done(self.state)
-        if max_forwards is not None:
-            leave = through | (rows.forwards > max_forwards)
-        if not bool(leave.any()):
-            return None
-        self.live = self.live.of(take(rows, ~leave))
-        self.state = take(self.state, ~leave)
-        return take(rows, leave), through[leave]
-
-    def _refill(self) -> None:
-        size = self.live.query.batch_size
-        room = size - len(self.live)
-        if not self.waiting or (len(self.live) and room * _REFILL < size):
-            return
-        queue = self.waiting[0]
-        for rows in self.waiting[1:]:
-            queue = join(queue, rows)
-        order = torch.arange(len(queue), device=queue.index.device)
-        self.waiting = [take(queue, order[room:])] if len(queue) > room else []
-        problem = self.live.of(take(queue, order[:room]))
-        state = self.attack.init(problem)
-        merge = len(self.live) > 0
-        self.state = join(self.state, state) if merge else state
-        self.live = self.live.of(join(self.live.rows, problem.rows)) if merge else problem
+    run: Run
+    refuted: Callable[[Run], list[Outcome]]
 
 
 def drive(
@@ -177,7 +132,8 @@ def drive(
     target : Tensor, optional
         ``(M,)`` the class the adversary wants of each example, looked up by its index.
     max_forwards : int, optional
-        The attacks' queries an example; one that has spent them unbroken is undecided.
+        The attacks' queries an example, and the verification of claims that failed; an example that has spent them
+        unbroken is undecided.
     samples : int
         Passes a look, for a model with noise of its own: gradients and objectives are averaged over them (expectation
         over transformation; Athalye, Carlini and Wagner, "Obfuscated gradients give a false sense of security", ICML
@@ -212,9 +168,9 @@ class _Engine:
     target: Tensor | None
     max_forwards: int | None
     samples: int
-    lanes: list[_Lane] = field(default_factory=list)
-    heads: list[_Lane] = field(default_factory=list)  # the lane of each stage's attack
-    claims: list[tuple[int, Rows]] = field(default_factory=list)
+    lanes: list[Lane] = field(default_factory=list)
+    heads: list[Lane] = field(default_factory=list)  # the lane of each stage's attack
+    claims: list[_Claim] = field(default_factory=list)
 
     def run(self, batches: Iterable[Batch]) -> Iterator[list[Outcome]]:
         stream = iter(batches)
@@ -222,7 +178,7 @@ class _Engine:
         more = True
         while True:
             full = [lane for lane in self.lanes if lane.load >= size]
-            claimed = sum(len(rows) for _, rows in self.claims)
+            claimed = sum(len(claim.run) for claim in self.claims)
             if claimed >= size:
                 yield self._verify()
             elif full:
@@ -264,7 +220,7 @@ class _Engine:
     def _open_lanes(self, rows: Rows) -> None:
         nobody = take(rows, rows.index[:0])
 
-        def lane(number: int, attack: Attack) -> _Lane:
+        def lane(number: int, attack: Attack) -> Lane:
             problem = Problem(
                 self.query,
                 self.threat,
@@ -275,7 +231,7 @@ class _Engine:
                 roams=roams(attack),
             )
             # An attack that cannot run under this threat says so here, before anything is decided.
-            return _Lane(number, attack, problem, attack.init(problem))
+            return Lane(number, attack, problem, attack.init(problem))
 
         for number, stage in enumerate(self.stages):
             head = lane(number, stage.attack)
@@ -291,30 +247,45 @@ class _Engine:
         more = (self.query.bare_logits(x) for _ in range(1, self.samples))
         return sum(more, start=first) / self.samples
 
-    def _advance(self, lane: _Lane) -> list[Outcome]:
+    def _advance(self, lane: Lane) -> list[Outcome]:
         left = lane.advance(self.max_forwards)
         if left is None:
             return []
-        rows, through = left
-        spent = take(rows, ~through)
-        rows = take(rows, through)
-        closed = rows.found & ~lane.live.of(rows).nearest
-        self._claim(lane.number, take(rows, closed))
-        return self._stop(lane.number, spent) + self._onward(lane, take(rows, ~closed))
+        run, won, over = left
+        self._claim(lane.number, take(run, won), partial(self._resume, lane))
+        outcomes = self._stop(lane.number, take(run.rows, ~won & ~over))
+        return outcomes + self._onward(lane, take(run.rows, ~won & over))
 
-    def _claim(self, number: int, rows: Rows) -> None:
-        if len(rows):
-            self.claims.append((number, rows))
+    def _claim(self, number: int, run: Run, refuted: Callable[[Run], list[Outcome]]) -> None:
+        if len(run):
+            self.claims.append(_Claim(number, run, refuted))
+
+    def _resume(self, lane: Lane, run: Run) -> list[Outcome]:
+        """Rows in the middle of a run, or at its end: on from there."""
+        over = lane.attack.done(run.state)
+        return self._into(lane, take(run, ~over)) + self._onward(lane, take(run.rows, over))
 
     def _stop(self, number: int, rows: Rows) -> list[Outcome]:
-        """Rows whose queries are spent: what they have found by then is claimed."""
-        self._claim(number, take(rows, rows.found))
-        return self._outcomes(take(rows, ~rows.found), "undecided", self.stages[number].name)
+        """Rows whose queries are spent: undecided, unless what they have found by then is upheld."""
+        return self._end(number, rows, "undecided", self.stages[number].name)
 
-    def _onward(self, lane: _Lane, rows: Rows) -> list[Outcome]:
+    def _finish(self, rows: Rows) -> list[Outcome]:
+        """Rows that are through with every stage: robust, unless what they have found by then is upheld."""
+        return self._end(len(self.stages) - 1, rows, "robust")
+
+    def _end(self, number: int, rows: Rows, verdict: Verdict, stage: str | None = None) -> list[Outcome]:
+        def refuted(run: Run) -> list[Outcome]:
+            return self._outcomes(run.rows, verdict, stage)
+
+        self._claim(number, Run(take(rows, rows.found)), refuted)
+        return self._outcomes(take(rows, ~rows.found), verdict, stage)
+
+    def _onward(self, lane: Lane, rows: Rows) -> list[Outcome]:
         """Rows at the end of a run: to its polish, the next run or the next stage."""
+        if not len(rows):
+            return []
         if lane.polish is not None:
-            return self._into(lane.polish, rows)
+            return self._into(lane.polish, Run(rows))
         again = self.heads[lane.number].attack.again(rows)
         outcomes = self._enter(lane.number, take(rows, again).entering(rows.run[again] + 1))
         return outcomes + self._pass(lane.number, take(rows, ~again))
@@ -324,65 +295,39 @@ class _Engine:
         if not len(rows):
             return []
         wanted = self.stages[number].wants(rows)
-        return self._into(self.heads[number], take(rows, wanted)) + self._pass(number, take(rows, ~wanted))
+        return self._into(self.heads[number], Run(take(rows, wanted))) + self._pass(number, take(rows, ~wanted))
 
     def _pass(self, number: int, rows: Rows) -> list[Outcome]:
         if number + 1 == len(self.stages):
             return self._finish(rows)
-        # Objectives of different stages do not compare, so the next one starts its own record.
-        return self._enter(number + 1, rows.entering(0).forgetting(~rows.found))
+        return self._enter(number + 1, rows.entering(0))
 
-    def _finish(self, rows: Rows) -> list[Outcome]:
-        self._claim(len(self.stages) - 1, take(rows, rows.found))
-        return self._outcomes(take(rows, ~rows.found), "robust")
-
-    def _into(self, lane: _Lane, rows: Rows) -> list[Outcome]:
-        if self.max_forwards is None:
-            lane.enter(rows)
-            return []
-        spent = rows.forwards > self.max_forwards
-        lane.enter(take(rows, ~spent))
-        return self._stop(lane.number, take(rows, spent))
-
-    def _verify(self) -> list[Outcome]:
-        """Judge claimed adversarial inputs by the bare model and the threat; a claim that fails goes on unbroken."""
+    def _into(self, lane: Lane, run: Run) -> list[Outcome]:
+        """Rows join a lane, but for those whose queries are spent."""
         outcomes: list[Outcome] = []
-        claims, self.claims = self.claims, []
-        everyone = claims[0][1]
-        for _, rows in claims[1:]:
-            everyone = join(everyone, rows)
-        everyone, holds = self._judge(everyone)
-        start = 0
-        for number, rows in claims:
-            here = torch.arange(start, start + len(rows), device=holds.device)
-            start += len(rows)
-            outcomes += self._outcomes(take(everyone, here[holds[here]]), "broken", self.stages[number].name)
-            failed = take(everyone, here[~holds[here]])
-            outcomes += self._onward(self.heads[number], failed.forgetting(failed.found))
+        if self.max_forwards is not None:
+            spent = run.rows.forwards > self.max_forwards
+            outcomes = self._stop(lane.number, take(run.rows, spent))
+            run = take(run, ~spent)
+        if run.state is None and lane is self.heads[lane.number]:
+            # Objectives of different stages do not compare, so each starts its own record.
+            run = Run(run.rows.forgetting((run.rows.run == 0) & ~run.rows.found))
+        lane.enter(run)
         return outcomes
 
-    def _judge(self, rows: Rows) -> tuple[Rows, Tensor]:
-        """Which claims the bare model upholds; those of the nearest input with the least nudge that makes it so."""
-        whole = self.threat.at(rows.index)
-        holds = torch.zeros_like(rows.found)
-        for nudge in _NUDGES:
-            open_ = (~holds).nonzero()[:, 0]
-            if nudge:
-                open_ = open_[whole.budget(rows.x)[open_].isinf()]
-            if not len(open_):
-                break
-            part = take(rows, open_)
-            threat = self.threat.at(part.index)
-            part = replace(part, best=part.best * (1 + nudge), forwards=part.forwards + self.samples)
-            x_adv = threat.apply(part.x, part.best)
-            votes = sum(part.fooled(self.query.bare_logits(x_adv)).long() for _ in range(self.samples))
-            holds = holds.index_copy(0, open_, (2 * votes > self.samples) & threat.contains(x_adv, part.x))
-            rows = replace(
-                rows,
-                best=rows.best.index_copy(0, open_, part.best),
-                forwards=rows.forwards.index_copy(0, open_, part.forwards),
-            )
-        return rows, holds
+    def _verify(self) -> list[Outcome]:
+        """Judge what is claimed by the bare model and the threat; a claim that fails leaves its row unbroken."""
+        claims, self.claims = self.claims, []
+        rows, holds = verify(self.query, self.threat, reduce(join, [claim.run.rows for claim in claims]), self.samples)
+        parts = torch.arange(len(rows), device=holds.device).split([len(claim.run) for claim in claims])
+        outcomes: list[Outcome] = []
+        for claim, here in zip(claims, parts, strict=True):
+            run, holding = replace(claim.run, rows=take(rows, here)), holds[here]
+            outcomes += self._outcomes(take(run.rows, holding), "broken", self.stages[claim.number].name)
+            failed = take(run, ~holding)
+            if len(failed):
+                outcomes += claim.refuted(replace(failed, rows=failed.rows.forgetting(failed.rows.found)))
+        return outcomes
 
     def _outcomes(self, rows: Rows, verdict: Verdict, stage: str | None = None) -> list[Outcome]:
         if not len(rows):
@@ -447,7 +392,10 @@ def _check(rows: Rows, clean: Tensor, threat: Threat, stages: Sequence[Stage]) -
     def first(bad: Tensor) -> int | None:
         return int(rows.index[bad.nonzero()[0, 0]]) if bool(bad.any()) else None
 
-    bound = next((stage.name for stage in stages if not stage.attack.minimum_norm), None)
+    attacks = [
+        (stage.name, attack) for stage in stages for attack in (stage.attack, stage.polish) if attack is not None
+    ]
+    bound = next((name for name, attack in attacks if not attack.minimum_norm), None)
     if bound is not None and (example := first(threat.budget(rows.x).isinf())) is not None:
         raise SettingError(
             f"{bound} searches inside a budget, but that of example {example} is infinite: give a finite one, or run a "

@@ -1,7 +1,7 @@
 """The examples in play, a row each, and how rows leave and join."""
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,17 +18,27 @@ T = TypeVar("T", bound="DataclassInstance")
 
 
 def take(rows: T, which: Tensor) -> T:
-    """Some rows of a dataclass of tensors, by a mask or by positions; fields that are None stay so."""
+    """Some rows of a dataclass of tensors, or of such dataclasses, by a mask or by positions; None stays None."""
     positions = which.nonzero()[:, 0] if which.dtype == torch.bool else which
-    picked = {name: None if value is None else pick(value, positions) for name, value in _tensors(rows)}
-    return replace(rows, **picked)
+
+    def some(value: Any) -> Any:
+        if value is None:
+            return None
+        return pick(value, positions) if isinstance(value, Tensor) else take(value, positions)
+
+    return replace(rows, **{name: some(value) for name, value in _fields(rows)})
 
 
 def join(first: T, second: T) -> T:
-    """The rows of two dataclasses of tensors, one after the other."""
-    other = dict(_tensors(second))
-    joined = {name: _cat(value, other[name]) for name, value in _tensors(first)}
-    return replace(first, **joined)
+    """The rows of two such dataclasses, one after the other."""
+
+    def both(one: Any, other: Any) -> Any:
+        if one is None or other is None:
+            return None
+        return torch.cat([one, other]) if isinstance(one, Tensor) else join(one, other)
+
+    others = dict(_fields(second))
+    return replace(first, **{name: both(value, others[name]) for name, value in _fields(first)})
 
 
 def overlay(old: Tensor, new: Tensor, which: Tensor) -> Tensor:
@@ -39,11 +49,7 @@ def overlay(old: Tensor, new: Tensor, which: Tensor) -> Tensor:
     return old.index_copy(0, positions, new[positions]) if len(positions) else old
 
 
-def _cat(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    return None if first is None or second is None else torch.cat([first, second])
-
-
-def _tensors(rows: "DataclassInstance") -> list[tuple[str, Tensor | None]]:
+def _fields(rows: "DataclassInstance") -> list[tuple[str, Any]]:
     return [(field.name, getattr(rows, field.name)) for field in fields(rows)]
 
 

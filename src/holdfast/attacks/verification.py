@@ -1,0 +1,39 @@
+"""The last word on a claim: what the bare model and the threat say of the final input."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks.rows import Rows, overlay, take
+from holdfast.models.query import Query
+from holdfast.threats import Threat
+
+__all__ = ["verify"]
+
+# The nearest adversarial input lies on the decision boundary, where the search's rounding and the bare model's differ:
+# its choice is lengthened by these shares until the bare model agrees.
+_NUDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+
+
+def verify(query: Query, threat: Threat, rows: Rows, samples: int) -> tuple[Rows, Tensor]:
+    """Which claims hold, ``(N,)`` bool; those of a nearest input with the least nudge that makes them hold."""
+    holds = torch.zeros_like(rows.found)
+    nearest = threat.at(rows.index).budget(rows.x).isinf()
+    for nudge in _NUDGES:
+        open_ = (~holds & (nearest if nudge else True)).nonzero()[:, 0]
+        if not len(open_):
+            break
+        part = take(rows, open_)
+        here = threat.at(part.index)
+        choice = part.best * (1 + nudge)
+        x_adv = here.apply(part.x, choice)
+        votes = sum(part.fooled(query.bare_logits(x_adv)).long() for _ in range(samples))
+        upheld = (2 * votes > samples) & here.contains(x_adv, part.x)
+        holds = holds.index_copy(0, open_, upheld)
+        rows = replace(
+            rows,
+            best=rows.best.index_copy(0, open_, overlay(part.best, choice, upheld)),
+            forwards=rows.forwards.index_copy(0, open_, part.forwards + samples),
+        )
+    return rows, holds
