@@ -9,13 +9,14 @@ from holdfast.attacks import APGD, FGSM, PGD, AttackResult
 from holdfast.audit import AuditResult, audit
 from holdfast.data import Batch, Source, load_data
 from holdfast.errors import DataError, HoldfastError, ModelError, RunError, SettingError
-from holdfast.models import Query, load_model
+from holdfast.models import BPDA, Query, load_model
 from holdfast.threats import L0, L1, L2, Box, Linf, Threat, parse_threat
 
 __version__ = version("holdfast")
 
 __all__ = [
     "APGD",
+    "BPDA",
     "FGSM",
     "L0",
     "L1",
