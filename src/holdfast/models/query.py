@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.borrow import borrowed
-from holdfast.models.gradients import FoldedConvolutions, folds
+from holdfast.models.gradients import InputGradients, quicker
 from holdfast.models.layout import is_channels_last, lay_out
 
 __all__ = ["Answer", "Query"]
@@ -100,7 +100,7 @@ class Query:
         self.forwards = 0
         self.backwards = 0
         self.channels_last = False
-        self._folds = False
+        self._back: AbstractContextManager[object] = nullcontext()
         self._seed = seed
         self._stack = ExitStack()
         self._classes: int | None = None
@@ -114,6 +114,8 @@ class Query:
 
     def __enter__(self) -> Self:
         self._stack.enter_context(borrowed(self.model, self._seed))
+        if self.device.type == "cpu":
+            _keep_memory()
         return self
 
     def __exit__(
@@ -151,7 +153,7 @@ class Query:
             # formats apart as reliably. The rule looks at the network and not at a clock: a choice by timing would
             # round differently from one run to the next.
             self.channels_last = watch.pools and x.device.type == "cpu"
-            self._folds = watch.folds
+            self._back = InputGradients() if watch.quickens or self.channels_last else nullcontext()
             self._shapes = self._equivalent_shapes(x[: self.batch_size])
         return logits
 
@@ -175,7 +177,7 @@ class Query:
         """
         with torch.enable_grad():
             inputs = self._pad(self.prepare(x)).requires_grad_(True)
-            with FoldedConvolutions() if self._folds else nullcontext():
+            with self._back:
                 logits = _first(self._forward(inputs), len(x))
             values = objective(logits)
             _require_gradient(values)
@@ -199,7 +201,8 @@ class Query:
         """
         with torch.enable_grad():
             inputs = self._pad(self.prepare(x)).requires_grad_(True)
-            logits = _first(self._forward(inputs), len(x))
+            with self._back:
+                logits = _first(self._forward(inputs), len(x))
             _require_gradient(logits)
             parts = []
             for column in logits.unbind(1):
@@ -220,8 +223,8 @@ class Query:
         if not len(x) or not sizes or any(size % _BLOCK for size in sizes):
             return ()
         same: list[int] = []
-        # A model that cannot be asked in another shape, or back to its input, is asked in the whole one.
-        with suppress(ModelError):
+        # A model that fails in another shape, or on the way back to its input, is asked in the whole one.
+        with suppress(Exception):
             expected = self._trial(x, whole)
             for size in sizes:
                 if not all(map(torch.equal, self._trial(x, size), expected)):
@@ -235,7 +238,7 @@ class Query:
         for rows in x.split(size):
             with torch.inference_mode():
                 bare = self._forward(rows.clone()).clone()
-            with torch.enable_grad(), FoldedConvolutions() if self._folds else nullcontext():
+            with torch.enable_grad(), self._back:
                 inputs = self.prepare(rows).clone().requires_grad_(True)
                 logits = self._forward(inputs)
                 weighted = (logits * torch.arange(1, logits.shape[1] + 1, device=logits.device)).sum()
@@ -298,6 +301,16 @@ class Query:
         return logits.to(self.dtype)
 
 
+def _keep_memory() -> None:
+    """Let large tensors be made again from the memory of those before.
+
+    glibc gives large blocks back to the system when they are freed, and to get them again, page by page, takes longer
+    than small networks compute. It stops doing so for blocks no larger than one of at most 32 MB that it has seen
+    freed. Elsewhere this does nothing; the block itself is never touched and costs no memory.
+    """
+    torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8)
+
+
 def _first(x: Tensor, count: int) -> Tensor:
     return x if len(x) == count else x[:count]
 
@@ -319,12 +332,12 @@ def _refuse_probabilities(logits: Tensor) -> None:
 
 
 class _Watch(TorchFunctionMode):
-    """Notes whether a forward pass pools 2-d feature maps, and convolves images of one channel on a CPU."""
+    """Notes whether a forward pass pools 2-d feature maps, and whether a convolution has a quicker input gradient."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pools = False
-        self.folds = False
+        self.quickens = False
 
     def __torch_function__(
         self,
@@ -334,5 +347,5 @@ class _Watch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         self.pools = self.pools or "pool2d" in getattr(func, "__name__", "")
-        self.folds = self.folds or (func is torch.conv2d and len(args) > 1 and folds(args[0], args[1]))
+        self.quickens = self.quickens or (func is torch.conv2d and not kwargs and quicker(*args) is not None)
         return func(*args, **(kwargs or {}))
