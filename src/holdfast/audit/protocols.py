@@ -197,6 +197,9 @@ def fast(threat: Threat) -> EvaluationProtocol:
     one are walked: rounds of 50 random windows (:class:`~holdfast.attacks.Square`), each polished by ten looks of
     gradient ascent from the best point, from which the walk goes on. The share that earns another round falls with
     the rounds. An example's verdict depends on its own margins and on nobody else's.
+
+    In L1, where sparse steps do what no others can and windows little, it is APGD with fewer steps: 60 on
+    cross-entropy, 40 on targeted DLR towards each of three classes. In L0 it is PGD and a short Sparse-RS.
     """
     caveat = (
         "fast spends its effort by the margins it reaches: on the networks of its benchmark it finds what standard "
@@ -207,6 +210,9 @@ def fast(threat: Threat) -> EvaluationProtocol:
             "pgd": PGD(steps=20, restarts=3, objective="margin"),
             "sparse-rs": SparseRS(queries=300),
         }
+        return _protocol("fast", attacks, caveat)
+    if _norm(threat) == "l1":
+        attacks = {"apgd-ce": APGDL1(steps=60), "apgd-t": APGDL1(steps=40, objective="dlr", targets=3)}
         return _protocol("fast", attacks, caveat)
     polish = AnnealedPGD(steps=9, step_size=1.0, start="best")
     stages = (
