@@ -42,7 +42,7 @@ def plain(setting: Setting, channels_last: bool) -> Contender:
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         model.to(memory_format=layout)
-        x_adv = _batches(lambda x, y: _ascend(model, x.to(memory_format=layout), y, setting), x, y, setting.batch)
+        x_adv = in_batches(lambda x, y: _ascend(model, x.to(memory_format=layout), y, setting), x, y, setting.batch)
         model.to(memory_format=torch.contiguous_format)
         return x_adv
 
@@ -60,7 +60,7 @@ def _ascend(model: nn.Module, x: Tensor, y: Tensor, setting: Setting) -> Tensor:
     return x_adv
 
 
-def _batches(attack: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, size: int) -> Tensor:
+def in_batches(attack: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, size: int) -> Tensor:
     return torch.cat([attack(a, b) for a, b in zip(x.split(size), y.split(size), strict=True)])
 
 
@@ -69,7 +69,7 @@ def _torchattacks(s: Setting) -> Contender:
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         attack = torchattacks.PGD(model, eps=s.eps, alpha=s.size, steps=s.steps, random_start=True)
-        return _batches(attack, x, y, s.batch)
+        return in_batches(attack, x, y, s.batch)
 
     return run
 
@@ -81,21 +81,21 @@ def _foolbox(s: Setting) -> Contender:
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-        return _batches(lambda x, y: attack(wrapped, x, y, epsilons=s.eps)[1], x, y, s.batch)
+        return in_batches(lambda x, y: attack(wrapped, x, y, epsilons=s.eps)[1], x, y, s.batch)
 
     return run
 
 
 def _adv_lib(s: Setting) -> Contender:
-    _leave_out("torchvision", "models")  # pretrained networks for a distance
-    _leave_out("visdom")  # live plots
+    leave_out("torchvision", "models")  # pretrained networks for a distance
+    leave_out("visdom")  # live plots
     from adv_lib.attacks import pgd_linf
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         def attack(x: Tensor, y: Tensor) -> Tensor:
             return pgd_linf(model, x, y, s.eps, steps=s.steps, absolute_step_size=s.size)
 
-        return _batches(attack, x, y, s.batch)
+        return in_batches(attack, x, y, s.batch)
 
     return run
 
@@ -108,7 +108,7 @@ def _cleverhans(s: Setting) -> Contender:
             limits = {"clip_min": 0.0, "clip_max": 1.0, "sanity_checks": False}
             return projected_gradient_descent(model, x, s.eps, s.size, s.steps, float("inf"), y=y, **limits).detach()
 
-        return _batches(attack, x, y, s.batch)
+        return in_batches(attack, x, y, s.batch)
 
     return run
 
@@ -130,7 +130,7 @@ def _art(s: Setting) -> Contender:
     return run
 
 
-def _leave_out(name: str, *attributes: str) -> None:
+def leave_out(name: str, *attributes: str) -> None:
     """An empty module for one that a peer imports and that nothing here uses, where it is not installed."""
     if name not in sys.modules and util.find_spec(name) is None:
         sys.modules[name] = stub = ModuleType(name)

@@ -2,7 +2,8 @@
 
 A page's blocks run in order in a folder of their own:
 
-- ``python`` blocks share a namespace; one whose first line is ``# NAME.py`` is saved under that name instead;
+- ``python`` blocks share a namespace; a block whose first line is ``# NAME.py`` or ``# NAME.toml`` is saved under that
+  name instead;
 - a ``text`` block straight after a ``python`` block is what that printed;
 - in ``console`` blocks the ``$ holdfast`` commands run, and ``$ echo $?`` says how the one before exited (0 where
   nothing does). The lines after a command are what it printed, numbers aside; ``...`` stands for any lines.
@@ -12,6 +13,7 @@ anywhere in a page marks its test. The files that the tutorial makes are there o
 """
 
 import contextlib
+import importlib
 import inspect
 import io
 import json
@@ -32,8 +34,10 @@ from typer.testing import CliRunner
 
 import holdfast
 from helpers.shared import SHARED
-from holdfast import errors, objectives
+from holdfast import attacks, errors, objectives
 from holdfast.audit import AuditResult, diagnostics
+from holdfast.audit.custom import ATTACKS
+from holdfast.audit.protocols import PROTOCOLS
 from holdfast.cli.main import INTERRUPTED, app
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +49,7 @@ SHARED_FILES = {
     "lenet5.pt": "models/advertorch_lenet5_adv_linf0.3.pt",
     "mnist": "data/mnist",
 }
+NORMS = ("linf", "l2", "l1", "l0")
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ def run_page(page: Path, folder: Path) -> dict[str, Any]:
                 where = f"{page.relative_to(ROOT)}:{block.line}"
                 if block.shared and not SHARED.is_dir():
                     printed = None
+                elif file := re.match(r"# (\w+\.(?:py|toml))\n", block.text):
+                    Path(file[1]).write_text(block.text)
                 elif block.language == "python":
                     printed = run_python(block, module, where)
                 elif block.language == "text" and block.follows and printed is not None:
@@ -91,9 +98,6 @@ def run_page(page: Path, folder: Path) -> dict[str, Any]:
 
 
 def run_python(block: Block, module: types.ModuleType, where: str) -> str:
-    if file := re.match(r"# (\w+\.py)\n", block.text):
-        Path(file[1]).write_text(block.text)
-        return ""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile("\n" * block.line + block.text, where, "exec"), vars(module))
     return out.getvalue()
@@ -237,10 +241,83 @@ def test_command_line_page_lists_every_option() -> None:
         assert written == options - {"--help"}, name
 
 
-@pytest.mark.parametrize("attack", [holdfast.FGSM, holdfast.PGD, holdfast.APGD])
-def test_attacks_page_gives_the_defaults(attack: type) -> None:
-    table = {row[0]: row[1] for row in rows(section(DOCS / "reference" / "attacks.md", attack.__name__))}
-    assert table == {f.name: str(f.default) for f in fields(attack) if f.default is not MISSING}
+ATTACK_CLASSES = {
+    name: value
+    for name, value in vars(attacks).items()
+    if name in attacks.__all__ and hasattr(value, "knowledge") and hasattr(value, "__dataclass_fields__")
+}
+PARTS = (attacks.Diversity, attacks.TranslationKernel, attacks.VarianceTuning)
+
+
+def test_attacks_page_lists_them_all() -> None:
+    named = {value: name for name, value in ATTACKS.items()}
+    expected = {
+        kind: (
+            named.get(value, "from Python"),
+            value.knowledge,
+            "the nearest" if value.minimum_norm else "any in the budget",
+        )
+        for kind, value in ATTACK_CLASSES.items()
+    }
+    listed = rows(section(DOCS / "reference" / "attacks.md", "Attacks"))
+    assert {linked(row[1]): (row[0], row[3], row[4]) for row in listed} == expected
+    assert set(named) <= set(ATTACK_CLASSES.values())
+
+
+def linked(cell: str) -> str:
+    """The text of a link."""
+    return cell[1 : cell.index("]")]
+
+
+@pytest.mark.parametrize("row", rows(section(DOCS / "reference" / "attacks.md", "Attacks")), ids=lambda row: row[0])
+@pytest.mark.parametrize("norm", NORMS)
+def test_attacks_page_names_the_norms(row: list[str], norm: str) -> None:
+    model = torch.nn.Linear(4, 3)
+    kind = ATTACK_CLASSES[linked(row[1])]
+    attack = kind(model) if kind is attacks.Transfer else kind()
+    x = torch.zeros(1, 4)
+    wrong = model(x).argmin(1)  # nothing to do but to say whether it could be done
+    with contextlib.nullcontext() if norm in row[2].split(", ") else pytest.raises(errors.SettingError):
+        attack(model, x, wrong, threat=holdfast.parse_threat(f"{norm}:1"))
+
+
+@pytest.mark.parametrize("kind", [*ATTACK_CLASSES.values(), *PARTS])
+def test_attacks_page_gives_the_defaults(kind: type) -> None:
+    table = {row[0]: row[1] for row in rows(section(DOCS / "reference" / "attacks.md", kind.__name__))}
+    assert table == {f.name: "required" if f.default is MISSING else str(f.default) for f in fields(kind)}
+
+
+def test_attacks_page_gives_the_defaults_of_universal_perturbations() -> None:
+    table = {row[0]: row[1] for row in rows(section(DOCS / "reference" / "attacks.md", "universal_perturbation"))}
+    parameters = inspect.signature(attacks.universal_perturbation).parameters.values()
+    assert table == {p.name: str(p.default) for p in parameters if p.default is not p.empty}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_protocols_page_gives_the_stages(name: str, norm: str) -> None:
+    listed = [row for row in rows(section(DOCS / "reference" / "protocols.md", name)) if norm in row[1].split(", ")]
+    threat = holdfast.parse_threat(f"{norm}:1")
+    if not listed:
+        model, x = torch.nn.Linear(4, 3), torch.zeros(1, 4)
+        with pytest.raises(errors.SettingError):
+            holdfast.audit(model, (x, torch.zeros(1, dtype=torch.int64)), threat, protocol=name)
+        return
+    built = [(row[0], eval(row[2], vars(attacks).copy())) for row in listed]
+    assert built == [(stage.name, stage.attack) for stage in PROTOCOLS[name](threat).stages]
+
+
+def test_command_line_page_lists_every_attack() -> None:
+    listed = section(DOCS / "reference" / "cli.md", "holdfast attack").split("```")[1]
+    assert sorted(listed.split()[1:]) == sorted(ATTACKS)
+
+
+def test_python_page_names_what_packages_export() -> None:
+    listed = section(DOCS / "reference" / "python.md", "In sub-packages")
+    for package in (attacks, importlib.import_module("holdfast.audit")):  # the name is also that of a function
+        lines = [line for line in listed.splitlines() if line.startswith(f"| `{package.__name__}`: ")]
+        named = [name for line in lines for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+        assert sorted(named) == sorted(package.__all__), package
 
 
 def test_python_page_names_everything_public() -> None:

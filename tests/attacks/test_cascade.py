@@ -82,12 +82,12 @@ def table(runs: int, length: int, hits: float, lies: float, seed: int) -> Tensor
 
 def life(i: int, stages: list[Stage], eps: float, budget: int | None) -> tuple[tuple, list]:
     """What becomes of one example, and what each attack is to see of it, in order."""
-    spent, reached, best, value, found, log = 1, -2 * GAP, 0.0, -INF, False, []
+    spent, reached, best, by, value, found, log = 1, -2 * GAP, 0.0, None, -INF, False, []
 
     def end(verdict: str, stage: str | None) -> tuple[tuple, list]:
-        # What is found without a budget is claimed at the end.
+        # What is found without a budget is claimed at the end, for the stage that found it.
         if found:
-            return ("broken", stage or stages[-1].name, spent + 1, best, None), log
+            return ("broken", by, spent + 1, best, None), log
         return (verdict, stage, spent, best, None if value == -INF else value), log
 
     for stage in stages:
@@ -110,7 +110,7 @@ def life(i: int, stages: list[Stage], eps: float, budget: int | None) -> tuple[t
                     reached = max(reached, height)
                     score = -z if fooled and eps == INF else height
                     if (fooled and not found) or (fooled == found and score > value):
-                        best, value = z, score
+                        best, by, value = z, stage.name, score
                     if eps == INF:
                         found = found or fooled
                     elif fooled:
@@ -181,8 +181,8 @@ class TestLives:
     def test_without_a_budget(self, polish, margins, batch_size, source):
         stages, log = cascade(polish, margins, minimum_norm=True, hits=0.02)
         found = check(stages, log, INF, batch_size=batch_size, source=source)
-        assert all(outcome.stage == "c" for outcome in found.values() if outcome.verdict == "broken")
         assert {outcome.verdict for outcome in found.values()} == {"robust", "broken"}
+        assert {outcome.stage for outcome in found.values()} == {"a", "b", "c", None}
 
     def test_with_budgets_of_both_kinds(self, polish, margins, batch_size, source):
         stages, log = cascade(polish, margins, minimum_norm=True)
@@ -310,13 +310,17 @@ class TestWithoutABudget:
         torch.testing.assert_close(judged.best[:, 0], expected, rtol=1e-14, atol=0)
 
     def test_the_nearest_of_all_stages_and_runs(self):
-        """Per row the smallest of all its adversarial looks, whichever stage made it, in every norm of one feature."""
+        """Per row the smallest of all its adversarial looks, and the first stage that made it, in every norm."""
         stages, _ = cascade(polish=True, margins=False, minimum_norm=True, hits=0.3)
-        actors = [actor for stage in stages for actor in (stage.attack, stage.polish) if actor is not None]
-        looks = torch.cat([actor.table.flatten(1) for actor in actors], 1)
+        actors = [(s.name, actor) for s in stages for actor in (s.attack, s.polish) if actor is not None]
+        looks = torch.cat([actor.table.flatten(1) for _, actor in actors], 1)
+        owners = [name for name, actor in actors for _ in range(actor.table[0].numel())]
         nearest = looks.where(looks > GAP, INF).amin(1)
         for threat in (Linf(INF), L2(INF)):
-            for i, outcome in run(stages, threat).items():
+            found = run(stages, threat)
+            assert {outcome.stage for outcome in found.values()} == {"a", "b", "c"}
+            for i, outcome in found.items():
                 assert outcome.verdict == "broken"
                 assert outcome.distance == nearest[i]
+                assert outcome.stage == owners[looks[i].tolist().index(nearest[i])]
                 assert outcome.forwards == 1 + looks.shape[1] + 1

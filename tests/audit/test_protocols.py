@@ -169,6 +169,27 @@ def test_black_box_audits_ask_for_no_gradient(knowledge, stages):
     assert clean.cost.forwards == 10
 
 
+def test_a_protocol_without_gradients_says_so_itself():
+    model, x = mlp(seed=3), uniform(6, 6)
+    data = (x, predict(model, x))
+    assert holdfast.audit(model, data, Linf(0.1), protocol="blackbox", max_forwards=50).knowledge.startswith("black")
+    assert holdfast.audit(model, data, Linf(0.1)).knowledge.startswith("white")
+    assert "class alone" in holdfast.audit(model, data, L2("inf"), knowledge="score", max_forwards=200).knowledge
+    with pytest.raises(SettingError, match="no attack without gradients looks for the nearest input in l1"):
+        holdfast.audit(model, data, L1("inf"), knowledge="score")
+
+
+def test_budgets_of_their_own_finite_and_not():
+    model, x = mlp(seed=3), uniform(6, 6)
+    data = (x, predict(model, x))
+    eps = torch.tensor([0.1, float("inf"), 0.2, 0.0, 0.3, 0.1])
+    result = holdfast.audit(model, data, Linf(eps))
+    assert result.protocol["name"] == "nearest"
+    assert result.curve is None
+    assert result.threat["eps"][1] is None
+    assert holdfast.audit(model, data, Linf(eps.clamp_max(1)), protocol="quick").examples == 6
+
+
 class Hiding(torch.nn.Module):
     """A linear classifier behind a rounding, with a ripple whose gradient points nowhere."""
 

@@ -447,6 +447,21 @@ class TestShapes:
         model = Sized(lambda logits, x, rows: logits.detach())
         assert sizes_of(model, 32, [3], ["bare_logits", "logits"]) == [8]
 
+    def test_of_a_model_whose_way_back_fails(self):
+        """It can be asked for logits all the same."""
+
+        class Dead(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, logits):
+                return logits.clone()
+
+            @staticmethod
+            def backward(ctx, grad):
+                raise NotImplementedError("no way back")
+
+        model = Sized(lambda logits, x, rows: Dead.apply(logits))
+        assert sizes_of(model, 32, [3], ["bare_logits", "logits"]) == [32]
+
     @pytest.mark.parametrize("net", NETS)
     def test_a_row_is_the_same_in_all(self, net):
         make, shape = NETS[net]

@@ -21,6 +21,7 @@ from holdfast.attacks.pgd import PGD
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.ray import Ray
 from holdfast.attacks.rows import Rows
+from holdfast.attacks.shrinking import ShrinkingBall
 from holdfast.attacks.sigma_zero import SigmaZero
 from holdfast.attacks.sparse_rs import SparseRS
 from holdfast.attacks.spsa import SPSA
@@ -53,6 +54,7 @@ __all__ = [
     "Problem",
     "Ray",
     "Rows",
+    "ShrinkingBall",
     "SigmaZero",
     "SparseRS",
     "Square",

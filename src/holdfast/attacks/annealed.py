@@ -1,19 +1,18 @@
 """Projected gradient ascent with momentum, its step size annealed to 0."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Unpack, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.attacks.targets import pick_target, runs_of
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
-from holdfast.threats import Threat
 from holdfast.threats.norm import column
 
 __all__ = ["AnnealedPGD"]
@@ -86,11 +85,7 @@ class AnnealedPGD:
     def name(self) -> str:
         return "annealed-pgd" + ("-t" if self.targets else "")
 
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return rows.run + 1 < self.restarts * runs_of(rows, self.targets)

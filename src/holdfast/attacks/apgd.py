@@ -1,19 +1,19 @@
 """Auto-PGD: projected gradient ascent that chooses its own step size."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.attacks.targets import pick_target, runs_of
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
-from holdfast.threats import Ball, Threat
+from holdfast.threats import Ball
 from holdfast.threats.norm import column
 
 __all__ = ["APGD"]
@@ -95,11 +95,7 @@ class APGD:
     def name(self) -> str:
         return f"apgd-{self.objective}" + ("-t" if self.targets else "")
 
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return rows.run + 1 < self.restarts * runs_of(rows, self.targets)

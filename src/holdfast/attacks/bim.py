@@ -1,18 +1,17 @@
 """The basic iterative method, also known as iterative FGSM."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
-from holdfast.threats import Threat
 
 __all__ = ["BIM"]
 
@@ -50,6 +49,7 @@ class BIM:
     steps: int = 10
     step_size: float | None = None
     objective: ObjectiveName = "ce"
+    name: ClassVar[str] = "bim"
     knowledge: ClassVar[Knowledge] = "gradient"
     minimum_norm: ClassVar[bool] = False
 
@@ -57,15 +57,7 @@ class BIM:
         if self.steps < 1 or (self.step_size is not None and not self.step_size > 0):
             raise SettingError(f"bim: steps and step_size must be positive, got {self}")
 
-    @property
-    def name(self) -> str:
-        return "bim"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return torch.zeros_like(rows.found)

@@ -1,7 +1,5 @@
 """One attack on tensors, as a function call."""
 
-from typing import TypedDict
-
 import torch
 from torch import Tensor, nn
 
@@ -12,31 +10,7 @@ from holdfast.errors import DataError
 from holdfast.models.query import CPU_BATCH, Query
 from holdfast.threats import Threat
 
-__all__ = ["Options", "craft"]
-
-
-class Options(TypedDict, total=False):
-    """What every attack accepts when it is called on tensors.
-
-    target : Tensor
-        ``(N,)`` the class wanted of each example; without it any wrong class is success.
-    seed : int
-        Of every random draw; 0 by default.
-    batch_size : int
-        Rows a call of the model; all examples up to 64 by default. Results are bit for bit the same for any order and
-        any split of the examples as long as it is the same.
-    mean, std : tuple of float
-        A normalisation to put before the model, so that budgets mean raw inputs.
-    samples : int
-        Passes averaged a look, for a model with noise of its own; 1 by default. See :func:`holdfast.attacks.drive`.
-    """
-
-    target: Tensor
-    seed: int
-    batch_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    samples: int
+__all__ = ["craft"]
 
 
 def craft(
@@ -65,8 +39,17 @@ def craft(
         ``(N, ...)`` inputs of any floating type and ``(N,)`` labels.
     threat : Threat
         What the adversary may do; a per-example budget has one number a row of ``x``.
-    target, seed, batch_size, mean, std, samples
-        See :class:`Options`.
+    target : Tensor, optional
+        ``(N,)`` the class wanted of each example; without it any wrong class is success.
+    seed : int
+        Of every random draw.
+    batch_size : int, optional
+        Rows a call of the model; all examples up to 64 by default. Results are bit for bit the same for any order and
+        any split of the examples as long as it is the same.
+    mean, std : tuple of float, optional
+        A normalisation to put before the model, so that budgets mean raw inputs.
+    samples : int
+        Passes averaged a look, for a model with noise of its own; see :func:`holdfast.attacks.drive`.
 
     Returns
     -------

@@ -1,18 +1,17 @@
 """The attack of Carlini and Wagner."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.nearest import ball_of, keep, objective, refine, search_constant
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
-from holdfast.threats import Threat
 from holdfast.threats.norm import column, each, safe_divide
 
 __all__ = ["CW"]
@@ -79,6 +78,7 @@ class CW:
     initial_constant: float = 1e-3
     abort_early: bool = True
     refine: int = 20
+    name: ClassVar[str] = "cw"
     knowledge: ClassVar[Knowledge] = "gradient"
     minimum_norm: ClassVar[bool] = True
 
@@ -86,15 +86,7 @@ class CW:
         if not min(self.steps, self.binary_search_steps, self.step_size, self.initial_constant) > 0 or self.refine < 0:
             raise SettingError(f"cw: every number must be positive, and refine at least 0, got {self}")
 
-    @property
-    def name(self) -> str:
-        return "cw"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return torch.zeros_like(rows.found)

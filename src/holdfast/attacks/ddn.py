@@ -1,18 +1,17 @@
 """Decoupled direction and norm."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.nearest import around, ball_of, keep, objective, refine, worst_length
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
-from holdfast.threats import Threat
 from holdfast.threats.norm import column
 
 __all__ = ["DDN"]
@@ -65,6 +64,7 @@ class DDN:
     init_norm: float = 1.0
     levels: int | None = None
     refine: int = 20
+    name: ClassVar[str] = "ddn"
     knowledge: ClassVar[Knowledge] = "gradient"
     minimum_norm: ClassVar[bool] = True
 
@@ -76,15 +76,7 @@ class DDN:
         if self.levels is not None and self.levels < 2:
             raise SettingError(f"ddn: levels must be at least 2, or None for no rounding, got {self.levels}")
 
-    @property
-    def name(self) -> str:
-        return "ddn"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return torch.zeros_like(rows.found)

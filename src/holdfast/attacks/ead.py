@@ -1,18 +1,17 @@
 """The elastic-net attack."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.nearest import ball_of, keep, objective, refine, search_constant
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
-from holdfast.threats import Threat
 from holdfast.threats.norm import column, each
 
 __all__ = ["EAD"]
@@ -83,6 +82,7 @@ class EAD:
     initial_constant: float = 1e-3
     abort_early: bool = True
     refine: int = 20
+    name: ClassVar[str] = "ead"
     knowledge: ClassVar[Knowledge] = "gradient"
     minimum_norm: ClassVar[bool] = True
 
@@ -92,15 +92,7 @@ class EAD:
         if self.refine < 0:
             raise SettingError(f"ead: refine must be at least 0, got {self.refine}")
 
-    @property
-    def name(self) -> str:
-        return "ead"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return torch.zeros_like(rows.found)

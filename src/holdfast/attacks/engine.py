@@ -72,7 +72,8 @@ class Outcome:
         ``"misclassified"`` on the clean input; ``"broken"`` by a verified adversarial input; ``"robust"`` against
         every stage; ``"undecided"`` where the budget of queries ended first.
     stage : str or None
-        The stage that broke it, or in which its budget of queries ended.
+        The stage that broke it, under an infinite budget the one that found ``x_adv``; or in which its budget of
+        queries ended.
     distance : float
         Of ``x_adv`` from the clean input, in the units of the budget.
     objective : float
@@ -97,9 +98,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Claim:
-    """Rows seen to be adversarial in a stage, and what becomes of those that are not."""
+    """Rows seen to be adversarial, and what becomes of those that are not."""
 
-    number: int  # of the stage
     run: Run
     refuted: Callable[[Run], list[Outcome]]
 
@@ -252,13 +252,13 @@ class _Engine:
         if left is None:
             return []
         run, won, over = left
-        self._claim(lane.number, take(run, won), partial(self._resume, lane))
+        self._claim(take(run, won), partial(self._resume, lane))
         outcomes = self._stop(lane.number, take(run.rows, ~won & ~over))
         return outcomes + self._onward(lane, take(run.rows, ~won & over))
 
-    def _claim(self, number: int, run: Run, refuted: Callable[[Run], list[Outcome]]) -> None:
+    def _claim(self, run: Run, refuted: Callable[[Run], list[Outcome]]) -> None:
         if len(run):
-            self.claims.append(_Claim(number, run, refuted))
+            self.claims.append(_Claim(run, refuted))
 
     def _resume(self, lane: Lane, run: Run) -> list[Outcome]:
         """Rows in the middle of a run, or at its end: on from there."""
@@ -267,17 +267,17 @@ class _Engine:
 
     def _stop(self, number: int, rows: Rows) -> list[Outcome]:
         """Rows whose queries are spent: undecided, unless what they have found by then is upheld."""
-        return self._end(number, rows, "undecided", self.stages[number].name)
+        return self._end(rows, "undecided", self.stages[number].name)
 
     def _finish(self, rows: Rows) -> list[Outcome]:
         """Rows that are through with every stage: robust, unless what they have found by then is upheld."""
-        return self._end(len(self.stages) - 1, rows, "robust")
+        return self._end(rows, "robust")
 
-    def _end(self, number: int, rows: Rows, verdict: Verdict, stage: str | None = None) -> list[Outcome]:
+    def _end(self, rows: Rows, verdict: Verdict, stage: str | None = None) -> list[Outcome]:
         def refuted(run: Run) -> list[Outcome]:
             return self._outcomes(run.rows, verdict, stage)
 
-        self._claim(number, Run(take(rows, rows.found)), refuted)
+        self._claim(Run(take(rows, rows.found)), refuted)
         return self._outcomes(take(rows, ~rows.found), verdict, stage)
 
     def _onward(self, lane: Lane, rows: Rows) -> list[Outcome]:
@@ -323,7 +323,7 @@ class _Engine:
         outcomes: list[Outcome] = []
         for claim, here in zip(claims, parts, strict=True):
             run, holding = replace(claim.run, rows=take(rows, here)), holds[here]
-            outcomes += self._outcomes(take(run.rows, holding), "broken", self.stages[claim.number].name)
+            outcomes += self._outcomes(take(run.rows, holding), "broken")
             failed = take(run, ~holding)
             if len(failed):
                 outcomes += claim.refuted(replace(failed, rows=failed.rows.forgetting(failed.rows.found)))
@@ -334,6 +334,8 @@ class _Engine:
             return []
         assert rows.clean_logits is not None
         threat = self.threat.at(rows.index)
+        broken = verdict == "broken"
+        stages = [self.stages[number].name if broken else stage for number in rows.stage.tolist()]
         x_adv = rows.x if verdict == "misclassified" else threat.apply(rows.x, rows.best)
         unknown = (rows.value == -torch.inf) | (rows.found & threat.budget(x_adv).isinf())
         columns = (
@@ -346,9 +348,9 @@ class _Engine:
             rows.backwards,
         )
         return [
-            Outcome(index, label, prediction, verdict, stage, distance, value, forwards, backwards, x)
-            for index, label, prediction, distance, value, forwards, backwards, x in zip(
-                *(column.tolist() for column in columns), x_adv.unbind(), strict=True
+            Outcome(index, label, prediction, verdict, name, distance, value, forwards, backwards, x)
+            for name, index, label, prediction, distance, value, forwards, backwards, x in zip(
+                stages, *(column.tolist() for column in columns), x_adv.unbind(), strict=True
             )
         ]
 

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.attacks.targets import nearest_boundary, pick_target, runs_of
 from holdfast.errors import SettingError
-from holdfast.threats import Ball, Threat
+from holdfast.threats import Ball
 from holdfast.threats.norm import column, safe_divide
 
 __all__ = ["FAB"]
@@ -94,11 +94,7 @@ class FAB:
     def name(self) -> str:
         return "fab-t" if self.targets else "fab"
 
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return rows.run + 1 < self.restarts * self._lap(rows)

@@ -1,17 +1,16 @@
 """The fast gradient sign method, for any norm."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.objectives import ObjectiveName
-from holdfast.threats import Threat
 
 __all__ = ["FGSM"]
 
@@ -39,18 +38,11 @@ class FGSM:
     """
 
     objective: ObjectiveName = "ce"
+    name: ClassVar[str] = "fgsm"
     knowledge: ClassVar[Knowledge] = "gradient"
     minimum_norm: ClassVar[bool] = False
 
-    @property
-    def name(self) -> str:
-        return "fgsm"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return torch.zeros_like(rows.found)

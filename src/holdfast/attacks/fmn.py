@@ -1,18 +1,18 @@
 """Fast minimum-norm."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.nearest import around, ball_of, keep, objective, refine, worst_length
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
-from holdfast.threats import Threat, l2
+from holdfast.threats import l2
 from holdfast.threats.norm import column, safe_divide
 
 __all__ = ["FMN"]
@@ -66,6 +66,7 @@ class FMN:
     step_size: float = 1.0
     gamma: float = 0.05
     refine: int = 20
+    name: ClassVar[str] = "fmn"
     knowledge: ClassVar[Knowledge] = "gradient"
     minimum_norm: ClassVar[bool] = True
 
@@ -75,15 +76,7 @@ class FMN:
                 f"fmn: steps and step_size must be positive, refine at least 0 and gamma within (0, 1), got {self}"
             )
 
-    @property
-    def name(self) -> str:
-        return "fmn"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return torch.zeros_like(rows.found)

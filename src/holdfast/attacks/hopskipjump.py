@@ -1,18 +1,18 @@
 """HopSkipJump: walks along the decision boundary, from predicted classes alone."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.draws import Draws
 from holdfast.errors import SettingError
-from holdfast.threats import Ball, Threat
+from holdfast.threats import Ball
 from holdfast.threats.norm import column
 
 __all__ = ["HopSkipJump"]
@@ -75,6 +75,7 @@ class HopSkipJump:
     probes: int = 100
     gamma: float = 1.0
     tries: int = 100
+    name: ClassVar[str] = "hopskipjump"
     knowledge: ClassVar[Knowledge] = "decision"
     minimum_norm: ClassVar[bool] = True
 
@@ -82,15 +83,7 @@ class HopSkipJump:
         if self.queries < 1 or self.probes < 1 or self.tries < 1 or not self.gamma > 0:
             raise SettingError(f"hopskipjump: queries, probes, tries and gamma must be positive, got {self}")
 
-    @property
-    def name(self) -> str:
-        return "hopskipjump"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return torch.zeros_like(rows.found)

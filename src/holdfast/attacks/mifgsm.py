@@ -1,18 +1,17 @@
 """The momentum iterative fast gradient sign method."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
-from holdfast.threats import Threat
 from holdfast.threats.norm import column, each, safe_divide
 
 __all__ = ["MIFGSM", "gathered"]
@@ -63,6 +62,7 @@ class MIFGSM:
     decay: float = 1.0
     step_size: float | None = None
     objective: ObjectiveName = "ce"
+    name: ClassVar[str] = "mifgsm"
     knowledge: ClassVar[Knowledge] = "gradient"
     minimum_norm: ClassVar[bool] = False
 
@@ -70,15 +70,7 @@ class MIFGSM:
         if self.steps < 1 or not self.decay >= 0 or (self.step_size is not None and not self.step_size > 0):
             raise SettingError(f"mifgsm: steps and step_size must be positive and decay at least 0, got {self}")
 
-    @property
-    def name(self) -> str:
-        return "mifgsm"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return torch.zeros_like(rows.found)

@@ -20,7 +20,7 @@ from holdfast.models.query import Answer
 from holdfast.threats import Ball, Threat
 from holdfast.threats.norm import column
 
-__all__ = ["around", "ball_of", "keep", "objective", "refine", "search_constant", "worst_length"]
+__all__ = ["around", "ball_of", "keep", "objective", "ranking", "refine", "search_constant", "worst_length"]
 
 # The margin aimed at, as a share of what the move gains and in units of the logits' rounding: aiming at the boundary
 # itself would leave it to rounding on which side the look falls.
@@ -63,6 +63,12 @@ def keep(problem: Problem, z: Tensor, best: Tensor, length: Tensor) -> tuple[Ten
     return overlay(best, z, nearer), torch.where(nearer, distance, length)
 
 
+def ranking(problem: Problem) -> Tensor:
+    """``(N, K - 1)`` the wrong classes, the likeliest of the clean input first."""
+    others = problem.clean_logits().scatter(1, problem.rows.y.unsqueeze(1), -torch.inf)
+    return others.argsort(dim=1, descending=True, stable=True)[:, :-1]
+
+
 def objective(
     problem: Problem, length: Tensor, age: Tensor, looks: int, otherwise: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor], Tensor]:
@@ -87,8 +93,7 @@ def objective(
     margin, label = problem.objective("margin"), problem.rows.y.unsqueeze(1)
     rivals = _rivals(problem, looks)
     surveying = refining & (age < rivals)
-    rank = problem.clean_logits().scatter(1, label, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    rival = rank.gather(1, age.clamp(0, max(rivals - 1, 0)).unsqueeze(1))
+    rival = ranking(problem).gather(1, age.clamp(0, max(rivals - 1, 0)).unsqueeze(1))
 
     def aims(logits: Tensor) -> Tensor:
         gap = (logits.gather(1, rival) - logits.gather(1, label)).squeeze(1)

@@ -1,18 +1,17 @@
 """NES: projected gradient ascent on gradients estimated from scores."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.differences import Climb, Probing, gaussian
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
-from holdfast.threats import Threat
 
 __all__ = ["NES"]
 
@@ -58,6 +57,7 @@ class NES:
     step_size: float | None = None
     restarts: int = 1
     objective: ObjectiveName = "margin"
+    name: ClassVar[str] = "nes"
     knowledge: ClassVar[Knowledge] = "score"
     minimum_norm: ClassVar[bool] = False
     roams: ClassVar[bool] = True
@@ -69,18 +69,10 @@ class NES:
             raise SettingError(f"nes: sigma and step_size must be positive, got {self}")
 
     @property
-    def name(self) -> str:
-        return "nes"
-
-    @property
     def _probing(self) -> Probing:
         return Probing(self.steps, self.samples, self.sigma, self.objective, gaussian)
 
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return rows.run + 1 < self.restarts

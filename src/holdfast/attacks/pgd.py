@@ -1,18 +1,17 @@
 """Projected gradient ascent."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
-from holdfast.threats import Threat
 
 __all__ = ["PGD"]
 
@@ -59,6 +58,7 @@ class PGD:
     restarts: int = 1
     random_start: bool = True
     objective: ObjectiveName = "ce"
+    name: ClassVar[str] = "pgd"
     knowledge: ClassVar[Knowledge] = "gradient"
     minimum_norm: ClassVar[bool] = False
 
@@ -68,15 +68,7 @@ class PGD:
         if self.restarts > 1 and not self.random_start:
             raise SettingError("pgd: restarts without a random start would repeat one run; set random_start=True")
 
-    @property
-    def name(self) -> str:
-        return "pgd"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return rows.run + 1 < self.restarts

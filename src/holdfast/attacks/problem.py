@@ -186,6 +186,7 @@ class Problem:
             backwards=rows.backwards + self._samples * backwards,
             found=rows.found | hit,
             best=overlay(rows.best, z, better),
+            stage=rows.stage.masked_fill(better, self._stage),
             value=torch.where(better, values, rows.value),
             margin=torch.fmax(rows.margin, margin),
         )

@@ -1,18 +1,18 @@
 """Line search along a ray."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
-from holdfast.threats import Ball, Threat
+from holdfast.threats import Ball
 from holdfast.threats.norm import column, safe_divide
 
 __all__ = ["Ray"]
@@ -64,6 +64,7 @@ class Ray:
     tolerance: float = 1e-5
     restarts: int = 1
     objective: ObjectiveName = "margin"
+    name: ClassVar[str] = "ray"
     knowledge: ClassVar[Knowledge] = "gradient"
     minimum_norm: ClassVar[bool] = True
 
@@ -73,15 +74,7 @@ class Ray:
                 f"ray: probes and restarts must be positive, bisections and tolerance at least 0, got {self}"
             )
 
-    @property
-    def name(self) -> str:
-        return "ray"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return rows.run + 1 < self.restarts

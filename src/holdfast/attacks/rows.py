@@ -74,6 +74,8 @@ class Rows:
     best : Tensor
         ``(N, ...)`` the best choice seen: an adversarial one before any other, then the highest objective; where the
         budget is infinite, the nearest of the adversarial ones.
+    stage : Tensor
+        ``(N,)`` the number of the stage that looked there.
     value : Tensor
         ``(N,)`` the objective there; where the budget is infinite and something was found, its distance, negated.
     margin : Tensor
@@ -90,6 +92,7 @@ class Rows:
     backwards: Tensor
     found: Tensor
     best: Tensor
+    stage: Tensor
     value: Tensor
     margin: Tensor
 
@@ -118,6 +121,7 @@ class Rows:
             backwards=count,
             found=torch.zeros_like(index, dtype=torch.bool),
             best=torch.zeros_like(x),
+            stage=count,
             value=low,
             margin=low,
         )

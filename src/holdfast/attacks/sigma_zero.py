@@ -1,18 +1,17 @@
 """Sigma-zero."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.nearest import ball_of, keep, objective, refine
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
-from holdfast.threats import Threat
 from holdfast.threats.norm import column, safe_divide
 
 __all__ = ["SigmaZero"]
@@ -70,6 +69,7 @@ class SigmaZero:
     threshold: float = 0.3
     threshold_step: float = 0.01
     refine: int = 20
+    name: ClassVar[str] = "sigma-zero"
     knowledge: ClassVar[Knowledge] = "gradient"
     minimum_norm: ClassVar[bool] = True
 
@@ -82,15 +82,7 @@ class SigmaZero:
         if not 0 <= self.threshold <= 1:
             raise SettingError(f"sigma-zero: threshold is a share of the box, within [0, 1], got {self.threshold}")
 
-    @property
-    def name(self) -> str:
-        return "sigma-zero"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return torch.zeros_like(rows.found)

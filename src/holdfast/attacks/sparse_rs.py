@@ -1,17 +1,17 @@
 """Sparse-RS: random search over which coordinates to change, from scores alone."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.errors import SettingError
-from holdfast.threats import Ball, Threat
+from holdfast.threats import Ball
 
 __all__ = ["SparseRS"]
 
@@ -63,6 +63,7 @@ class SparseRS:
     queries: int = 5000
     alpha: float = 0.3
     restarts: int = 1
+    name: ClassVar[str] = "sparse-rs"
     knowledge: ClassVar[Knowledge] = "score"
     minimum_norm: ClassVar[bool] = False
 
@@ -70,15 +71,7 @@ class SparseRS:
         if self.queries < 1 or self.restarts < 1 or not 0 < self.alpha <= 1:
             raise SettingError(f"sparse-rs: queries and restarts must be positive and alpha in (0, 1], got {self}")
 
-    @property
-    def name(self) -> str:
-        return "sparse-rs"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return rows.run + 1 < self.restarts

@@ -1,18 +1,18 @@
 """SPSA: Adam on gradients estimated from scores."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.differences import Climb, Probing, rademacher
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
-from holdfast.threats import Ball, Threat
+from holdfast.threats import Ball
 from holdfast.threats.norm import column
 
 __all__ = ["SPSA"]
@@ -62,6 +62,7 @@ class SPSA:
     learning_rate: float = 0.01
     restarts: int = 1
     objective: ObjectiveName = "margin"
+    name: ClassVar[str] = "spsa"
     knowledge: ClassVar[Knowledge] = "score"
     minimum_norm: ClassVar[bool] = False
     roams: ClassVar[bool] = True
@@ -73,18 +74,10 @@ class SPSA:
             raise SettingError(f"spsa: delta and learning_rate must be positive, got {self}")
 
     @property
-    def name(self) -> str:
-        return "spsa"
-
-    @property
     def _probing(self) -> Probing:
         return Probing(self.steps, self.samples, self.delta, self.objective, rademacher)
 
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return rows.run + 1 < self.restarts

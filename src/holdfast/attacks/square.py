@@ -3,13 +3,13 @@
 import functools
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.errors import SettingError
@@ -156,6 +156,7 @@ class Square:
     restarts: int = 1
     schedule: int = _SCHEDULE
     rounds: int = 1
+    name: ClassVar[str] = "square"
     knowledge: ClassVar[Knowledge] = "score"
     minimum_norm: ClassVar[bool] = False
 
@@ -165,15 +166,7 @@ class Square:
         if self.rounds < 1 or self.queries % self.rounds:
             raise SettingError(f"square: {self.queries} queries do not divide into {self.rounds} rounds")
 
-    @property
-    def name(self) -> str:
-        return "square"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return rows.run + 1 < self.restarts * self.rounds

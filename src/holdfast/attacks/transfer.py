@@ -1,14 +1,14 @@
 """Transfer attacks: inputs made on a model that the adversary owns, tried on one that it does not."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.mifgsm import gathered
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
@@ -16,7 +16,7 @@ from holdfast.draws import Draws
 from holdfast.errors import ModelError, SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import ObjectiveName
-from holdfast.threats import Ball, Threat
+from holdfast.threats import Ball
 
 __all__ = ["Diversity", "Transfer", "TranslationKernel", "VarianceTuning"]
 
@@ -177,6 +177,7 @@ class Transfer:
     diversity: Diversity | None = None
     kernel: TranslationKernel | None = None
     variance: VarianceTuning | None = None
+    name: ClassVar[str] = "transfer"
     knowledge: ClassVar[Knowledge] = "decision"
     minimum_norm: ClassVar[bool] = False
 
@@ -186,15 +187,7 @@ class Transfer:
         if not self.decay >= 0:
             raise SettingError(f"transfer: decay must be at least 0, got {self.decay}")
 
-    @property
-    def name(self) -> str:
-        return "transfer"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return torch.zeros_like(rows.found)

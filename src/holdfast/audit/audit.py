@@ -15,7 +15,7 @@ from holdfast.audit.custom import find_protocol
 from holdfast.audit.diagnostics import examine_model
 from holdfast.audit.digest import digest, digest_module
 from holdfast.audit.inputs import write_inputs
-from holdfast.audit.protocols import EvaluationProtocol, restrict
+from holdfast.audit.protocols import EvaluationProtocol, endless, restrict
 from holdfast.audit.result import AuditResult
 from holdfast.audit.store import RunStore
 from holdfast.audit.summary import summarise
@@ -23,7 +23,7 @@ from holdfast.data import Batch, Source, load_data
 from holdfast.errors import ModelError, RunError, SettingError
 from holdfast.models import load_model
 from holdfast.models.query import Query
-from holdfast.threats import Ball, Threat, parse_threat
+from holdfast.threats import Threat, parse_threat
 
 __all__ = ["Progress", "audit"]
 
@@ -167,7 +167,6 @@ def audit(
             diagnostics,
             model=name,
             threat=threat,
-            knowledge=knowledge,
             seed=seed,
             device=str(query.device),
         )
@@ -181,8 +180,7 @@ def audit(
 def _default(threat: Threat, knowledge: Knowledge) -> str:
     if knowledge != "gradient":
         return "blackbox"
-    endless = isinstance(threat, Ball) and bool(torch.as_tensor(threat.eps).isinf().any())
-    return "nearest" if endless else "quick"
+    return "nearest" if endless(threat) else "quick"
 
 
 def write_json(path: Path, result: AuditResult) -> None:

@@ -32,7 +32,6 @@ def summarise(
     diagnostics: list[Diagnostic],
     *,
     threat: Threat,
-    knowledge: Knowledge,
     **given: Any,
 ) -> AuditResult:
     """The result of what the store holds; ``given`` is what else it cannot know (model, seed, device)."""
@@ -61,10 +60,12 @@ def summarise(
     )
     robust = standing / total
     stages = _stages(store, plan, total, correct)
+    budget = threat.eps if isinstance(threat, Ball) and isinstance(threat.eps, float) else None
+    used = {attack.knowledge for stage in plan.stages for attack in (stage.attack, stage.polish) if attack is not None}
     return AuditResult(
         **given,
         threat=threat.to_dict(),
-        knowledge=KNOWLEDGE[knowledge],
+        knowledge=next(text for kind, text in KNOWLEDGE.items() if kind in used or not used),
         data=source.name,
         examples=total,
         examples_asked=len(source),
@@ -80,7 +81,7 @@ def summarise(
         majority_class_rate=majority / total,
         stages=stages,
         median_distance=_median_distance(store),
-        curve=_curve(store, total, correct) if isinstance(threat, Ball) and threat.eps == math.inf else None,
+        curve=_curve(store, total, correct) if budget == math.inf else None,
         cost=Cost(forwards=forwards, backwards=backwards, seconds=store.seconds),
         diagnostics=[
             *diagnostics,

@@ -34,7 +34,11 @@ Weights = Annotated[
 Data = Annotated[str, typer.Option("--data", help="digits, mnist:DIR, npz:FILE or images:DIR", show_default=False)]
 ThreatText = Annotated[
     str,
-    typer.Option("--threat", help="what may be done to an input: linf:8/255, l2:0.5, l1:12, l0:10", show_default=False),
+    typer.Option(
+        "--threat",
+        help="what may be done to an input: linf:8/255, l2:0.5, l1:12, l0:10, l2:inf",
+        show_default=False,
+    ),
 ]
 BoxText = Annotated[str, typer.Option("--box", help="bounds of inputs, LOWER,UPPER; 'none' for none")]
 Split = Annotated[str, typer.Option("--split", help="which split of the data")]

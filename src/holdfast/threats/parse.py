@@ -13,6 +13,8 @@ _BALLS: dict[str, Callable[..., Ball]] = {"linf": Linf, "l2": L2, "l1": L1, "l0"
 def parse_threat(spec: str, box: BoxArgument = (0.0, 1.0)) -> Ball:
     """Read ``"NORM:BUDGET"``, such as ``"linf:8/255"``, ``"l2:0.5"``, ``"l1:12"`` or ``"l0:10"``.
 
+    ``"l2:inf"`` asks for the nearest adversarial input.
+
     Raises
     ------
     SettingError
