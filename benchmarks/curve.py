@@ -21,9 +21,7 @@ from attacks import NETWORKS
 from holdfast.attacks import Stage, drive
 from holdfast.attacks.apgd import APGD
 from holdfast.attacks.attack import Attack
-from holdfast.attacks.ddn import DDN
-from holdfast.attacks.fab import FAB
-from holdfast.attacks.fmn import FMN
+from holdfast.audit.protocols import nearest
 from holdfast.data.source import Batch
 from holdfast.models import Query
 from holdfast.threats import Ball
@@ -38,10 +36,7 @@ QUANTILES = (0.15, 0.3, 0.5, 0.7, 0.85)
 # In percent of the examples: how far the curve may lie above.
 ALLOWED = 0.5
 
-NEAREST: dict[str, tuple[Attack, ...]] = {
-    "linf": (FMN(), FAB(targets=9)),
-    "l2": (DDN(), FMN(), FAB(targets=9)),
-}
+COMPARED = ("linf", "l2")
 FIXED = (APGD(), APGD(objective="dlr", targets=9))
 
 
@@ -64,10 +59,12 @@ def robust(distance: Tensor, eps: float) -> float:
 
 def compare(norm: str, model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Print both curves; by how many points the minimum-norm one lies above at worst."""
+    threat = NORMS[norm](math.inf)
+    stages = tuple(stage.attack for stage in nearest(threat).stages)
     start = time.process_time()
-    distance, forwards, backwards = attack(NEAREST[norm], model, x, y, NORMS[norm](math.inf))
+    distance, forwards, backwards = attack(stages, model, x, y, threat)
     seconds = time.process_time() - start
-    names = ", ".join(one.name for one in NEAREST[norm])
+    names = ", ".join(one.name for one in stages)
     print(f"  {norm}: {names}: {forwards:.0f} forwards, {backwards:.0f} backwards, {seconds:.1f} s")
     print(f"  {'budget':>10}{'nearest':>10}{'fixed':>10}{'above':>8}{'forwards':>10}{'backwards':>11}{'CPU s':>8}")
     worst = -math.inf
@@ -101,7 +98,7 @@ def main() -> int:
         if name.startswith(tuple(options.networks)):
             model, x, y = load(network.case, shared, options.examples)
             print(f"\n{name}: {network.case.factory} ({network.case.weights}), {len(x)} examples")
-            worst += [compare(norm, model, x, y) for norm in NEAREST]
+            worst += [compare(norm, model, x, y) for norm in COMPARED]
     print(f"\nat worst {max(worst):+.1f} points above; at most {ALLOWED:+.1f} is wanted")
     return 0
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import Tensor, nn
 
 from helpers.attacks import NORMS, check_attack, examples
 from helpers.planes import linear_distances
@@ -34,14 +35,52 @@ def test_one_step_is_exact_on_a_linear_model(norm, overshoot):
 
 @pytest.mark.parametrize("norm", SPHERES)
 def test_the_box_is_no_obstacle(norm):
-    """With two classes the first step inside the box is the shortest one, whatever the box holds back."""
+    """With two classes the way inside the box is the shortest, whatever that holds back, to the size of a last step."""
     model = random_linear(6, 2)
     x = (4 * uniform(30, 6, seed=3, dtype=torch.float64) - 1.5).clamp(0, 1)
     y = model(x).argmax(1)
     exact = linear_distances(model, x, y, norm, box=(0.0, 1.0))
     assert (exact > 1.05 * linear_distances(model, x, y, norm, box=None)).sum() >= 5
-    result = DeepFool(overshoot=1e-6)(model, x, y, threat=NORMS[norm]("inf"))
-    torch.testing.assert_close(result.distance, exact, rtol=1e-4, atol=1e-7)
+    result = DeepFool(steps=300, overshoot=1e-6)(model, x, y, threat=NORMS[norm]("inf"))
+    assert (result.forwards < 240).all()  # none waits for the last fifth of the steps
+    torch.testing.assert_close(result.distance, exact, rtol=1.1e-3, atol=1e-7)
+
+
+class Misleading(nn.Module):
+    """Class 1 wins by ``steep (x0 - 1) + slope t + curve t^2 - 1``, ``t = x1 - 0.1``; class 0 otherwise."""
+
+    def __init__(self, steep: float, slope: float, curve: float) -> None:
+        super().__init__()
+        self.register_buffer("factors", torch.tensor([steep, slope, curve], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = x[:, 1] - 0.1
+        rise = torch.stack([x[:, 0] - 1, t, t**2], 1).to(self.factors) @ self.factors - 1
+        return torch.stack([torch.zeros_like(rise), rise], 1)
+
+
+CORNER = torch.tensor([[1.0, 0.1]], dtype=torch.float64)  # the box refuses the steep coordinate
+
+
+@pytest.mark.parametrize("norm", SPHERES)
+def test_no_leap_where_the_gradient_misleads(norm):
+    """The slope inside the box is slight at first: its plane is ten away, the boundary 0.22."""
+    slope, curve = 0.1, 20.0
+    nearest = (-slope + (slope**2 + 4 * curve) ** 0.5) / (2 * curve)
+    model = Misleading(10.0, slope, curve)
+    result = DeepFool()(model, CORNER, torch.tensor([0]), threat=NORMS[norm]("inf"))
+    assert result.success.all()
+    assert nearest <= float(result.distance[0]) <= 1.03 * nearest
+
+
+@pytest.mark.parametrize("norm", SPHERES)
+def test_the_last_fifth_of_the_steps_goes_all_the_way(norm):
+    model = Misleading(1e4, 2.0, 0.0)
+    threat = NORMS[norm]("inf")
+    short, enough = (DeepFool(steps=steps)(model, CORNER, torch.tensor([0]), threat=threat) for steps in (4, 5))
+    assert not short.success.any()
+    assert enough.success.all()
+    assert 0.5 <= float(enough.distance[0]) <= 0.5 * 1.021
 
 
 def test_the_steps_of_the_paper():

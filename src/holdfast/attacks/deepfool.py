@@ -1,25 +1,30 @@
 """DeepFool: from one linearised boundary to the next until the model is fooled."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.attacks.attack import AttackResult, Knowledge
-from holdfast.attacks.craft import Options, craft
+from holdfast.attacks.attack import Knowledge
+from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import Rows
+from holdfast.attacks.rows import Rows, overlay
 from holdfast.attacks.targets import nearest_boundary
 from holdfast.errors import SettingError
-from holdfast.threats import Ball, Threat
+from holdfast.threats import Ball
+from holdfast.threats.norm import safe_divide
 
 __all__ = ["DeepFool"]
+
+_LEAST = 1e-3  # the least step, as a share of the way so far: the box can make ever smaller ones fall ever shorter
+_LEAPS = 5  # one in so many of the steps, the last ones, goes all the way inside the box
 
 
 @dataclass(frozen=True)
 class _State:
     z: Tensor  # the point to look at next
+    way: Tensor  # the sum of the steps, which the overshoot makes z
     fooled: Tensor
     query: Tensor  # looks made
 
@@ -34,9 +39,13 @@ class DeepFool:
 
     Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a simple and accurate method to fool deep neural networks", CVPR
     2016, arXiv:1511.04599, algorithm 2. As in the authors' code, gradients are taken beyond the boundary, where the
-    overshoot leads. Unlike the paper, which knows no box, a step is the shortest one inside it, so that what the box
-    refuses one coordinate the others make up for. In the original, the reference is the predicted class; here it is
-    the label, which is the same for every example that is attacked.
+    overshoot leads. In the original, the reference is the predicted class; here it is the label, which is the same for
+    every example that is attacked.
+
+    The paper knows no box. Here a step is as long as without one and cut to it, which can leave it short of the
+    boundary; to go all the way inside the box would be far where the gradient misleads. So that short steps do not
+    creep towards a boundary for good, each is at least a thousandth as long as the way so far, and the last fifth of
+    them do go all the way.
 
     Costs at most ``steps + 1`` forwards and ``K * steps`` backwards.
 
@@ -55,6 +64,7 @@ class DeepFool:
 
     steps: int = 50
     overshoot: float = 0.02
+    name: ClassVar[str] = "deepfool"
     knowledge: ClassVar[Knowledge] = "gradient"
     minimum_norm: ClassVar[bool] = True
 
@@ -62,15 +72,7 @@ class DeepFool:
         if self.steps < 1 or not self.overshoot >= 0:
             raise SettingError(f"deepfool: steps must be positive and overshoot at least 0, got {self}")
 
-    @property
-    def name(self) -> str:
-        return "deepfool"
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, threat: Threat, **options: Unpack[Options]
-    ) -> AttackResult:
-        """Attack a batch; see :func:`holdfast.attacks.craft`."""
-        return craft(self, model, x, y, threat=threat, **options)
+    __call__ = craft
 
     def again(self, rows: Rows) -> Tensor:
         return torch.zeros_like(rows.found)
@@ -80,7 +82,8 @@ class DeepFool:
         if not isinstance(threat, Ball) or threat.norm not in ("linf", "l2", "l1"):
             raise SettingError(f"deepfool works in L-infinity, L2 and L1, not under {threat.name}: use pgd there")
         rows = problem.rows
-        return _State(torch.zeros_like(rows.x), torch.zeros_like(rows.found), torch.zeros_like(rows.index))
+        zero = torch.zeros_like(rows.x)
+        return _State(zero, zero, torch.zeros_like(rows.found), torch.zeros_like(rows.index))
 
     def step(self, problem: Problem, state: _State) -> _State:
         threat, x = problem.threat, problem.x
@@ -91,10 +94,16 @@ class DeepFool:
         else:
             answer = problem.gradient(state.z, problem.objective("margin"), needed=moving)
             rise, grad = answer.values, answer.grad
+        most = torch.finfo(x.dtype).max ** 0.5 / 2  # the way can still be added up and squared
+        length = safe_divide(-rise, threat.dual_norm(grad)).nan_to_num(0.0).clamp(0, most)
+        length = length.maximum(_LEAST * threat.distance(state.way, torch.zeros_like(x)))
+        way = replace(threat, eps=torch.inf).ascend(state.way, x, grad, length)
+        leaping = state.query >= self.steps - self.steps // _LEAPS
+        if bool(leaping.any()):
+            way = overlay(way, state.z + threat.to_plane(state.z, x, grad, -rise), leaping)
         lower, upper = threat.box.around(x)
-        # As the way so far holds its own overshoot, that of this step makes it one of the whole way.
-        moved = state.z + (1 + self.overshoot) * threat.to_plane(state.z, x, grad, -rise)
-        return _State(moved.clamp(lower, upper), problem.fooled, state.query + 1)
+        z = ((1 + self.overshoot) * way).clamp(lower, upper)
+        return _State(z, way, problem.fooled, state.query + 1)
 
     def done(self, state: _State) -> Tensor:
         return state.fooled | (state.query > self.steps)
