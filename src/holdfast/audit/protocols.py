@@ -262,14 +262,20 @@ def nearest(threat: Threat) -> EvaluationProtocol:
     """Minimum-norm attacks, for the whole security curve from one run under an infinite budget.
 
     In L-infinity, L2 and L1: FMN; targeted FAB with 30 steps towards each of 9 classes; the shrinking ball, which
-    searches from random starts for what is nearer still. In L0: FMN and sigma-zero.
+    searches from random starts for what is nearer still, first widely with short runs and then closely with long ones.
+    In L0: FMN and sigma-zero.
     """
     caveat = "distances are those of the nearest inputs found: upper bounds of the distance to the boundary"
     attacks: dict[str, Attack]
     if _norm(threat) == "l0":
         attacks = {"fmn": FMN(steps=200), "sigma-zero": SigmaZero(steps=300)}
     else:
-        attacks = {"fmn": FMN(), "fab-t": FAB(targets=9, steps=30), "shrinking-ball": ShrinkingBall()}
+        attacks = {
+            "fmn": FMN(),
+            "fab-t": FAB(targets=9, steps=30),
+            "shrinking-ball": ShrinkingBall(),
+            "shrinking-ball-2": ShrinkingBall(steps=50, runs=18, gap=0.05),
+        }
     return _protocol("nearest", attacks, caveat)
 
 
