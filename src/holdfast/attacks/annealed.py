@@ -35,7 +35,7 @@ class _State:
 class AnnealedPGD:
     """Few steps, each as useful as can be: APGD's move, with a step that follows half a cosine from large to 0.
 
-    Ten such steps do what APGD, which needs its windows to find a step size, does in fifty. The annealing is that of
+    For runs too short for APGD's windows to find a step size. The annealing is that of
     Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017, arXiv:1608.03983,
     equation 5, the momentum that of :class:`APGD`. It is the workhorse of the protocol ``fast``.
 
