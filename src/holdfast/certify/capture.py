@@ -1,0 +1,186 @@
+"""From a module to a :class:`~holdfast.certify.graph.Graph`, through ``torch.export``."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from holdfast.certify.graph import Graph, Node
+from holdfast.certify.rules import RULES, Builder, Symbol
+from holdfast.errors import ModelError
+from holdfast.models.borrow import borrowed
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+__all__ = ["capture"]
+
+# The rows of the example that is exported: a number that no dimension of a network is likely to have.
+_ROWS = 3
+
+
+def capture(model: nn.Module, x: Tensor, *, trainable: bool = False) -> Graph:
+    """The graph of a network, as it computes in evaluation mode.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps ``(N, *shape)`` to one tensor ``(N, K)``; it is left as it was.
+    x : Tensor
+        At least one input, on the model's device and in its dtype.
+    trainable : bool
+        Whether bounds are to be differentiable with respect to the model's parameters. Otherwise the graph holds
+        copies, and what happens to the model afterwards does not reach it.
+
+    Returns
+    -------
+    Graph
+
+    Raises
+    ------
+    ModelError
+        When the network cannot be exported (its control flow depends on values, its shapes on the data), when one of
+        its operations has no rule, or when the rows of a batch are not independent. The message names the operation.
+    """
+    x = x.detach()[torch.arange(_ROWS, device=x.device) % len(x)]
+    with borrowed(model, 0):
+        program = _export(model, x)
+        unknown = sorted({str(node.target) for node in _calls(program) if _rule_name(node) not in RULES})
+        if unknown:
+            program = _decompose(program, unknown)
+        graph = _build(program, model, x, trainable)
+        _check(graph, model, x)
+    return graph
+
+
+def _export(model: nn.Module, x: Tensor) -> ExportedProgram:
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return torch.export.export(model, (x,), strict=False)
+    except Exception as error:  # tracing runs the model's own code, and raises whatever that raises
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"the network cannot be captured: {type(error).__name__}: {reason}; its control flow and shapes must not "
+            "depend on values"
+        ) from error
+
+
+def _decompose(program: ExportedProgram, unknown: list[str]) -> ExportedProgram:
+    """Have torch write operations without a rule in terms of simpler ones."""
+    table = torch.export.default_decompositions()
+    for target in [target for target in table if str(target) not in unknown]:
+        del table[target]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return program.run_decompositions(table)
+
+
+def _calls(program: ExportedProgram) -> list[fx.Node]:
+    return [node for node in program.graph.nodes if node.op == "call_function"]
+
+
+def _rule_name(node: fx.Node) -> str:
+    return "getitem" if node.target is operator.getitem else str(node.target).removeprefix("aten.")
+
+
+def _build(program: ExportedProgram, model: nn.Module, x: Tensor, trainable: bool) -> Graph:
+    signature = program.graph_signature
+    if len(signature.user_outputs) != 1:
+        raise ModelError(f"the network returns {len(signature.user_outputs)} values; bounds need one tensor (N, K)")
+    builder = Builder(rows=_ROWS)
+    values: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = _placeholder(node, program, model, builder, x, trainable)
+        elif node.op == "call_function":
+            values[node] = _call(node, values, builder)
+        elif node.op == "output":
+            (found,) = fx.map_arg(node.args[0], lambda argument: values[argument])
+            if not isinstance(found, Symbol):
+                raise ModelError("the network's output does not depend on its input")
+            return _ending_in(builder.nodes, found)
+    raise ModelError("the network has no output")
+
+
+def _placeholder(
+    node: fx.Node, program: ExportedProgram, model: nn.Module, builder: Builder, x: Tensor, trainable: bool
+) -> Any:
+    signature = program.graph_signature
+    if node.name in signature.user_inputs:
+        return builder.input(tuple(x.shape[1:]))
+    for names, source in (
+        (signature.inputs_to_parameters, program.state_dict),
+        (signature.inputs_to_buffers, {**program.constants, **program.state_dict}),
+        (signature.inputs_to_lifted_tensor_constants, program.constants),
+    ):
+        if node.name in names:
+            name = names[node.name]
+            if trainable and names is signature.inputs_to_parameters:
+                return model.get_parameter(name)
+            return source[name].detach().clone()
+    raise ModelError(f"the network takes a further input, '{node.name}'; bounds need a network of one input")
+
+
+def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
+    args, kwargs = (fx.map_arg(part, lambda argument: values[argument]) for part in (node.args, node.kwargs))
+    symbols: list[Symbol] = []
+    fx.map_arg((node.args, node.kwargs), lambda argument: _collect(values[argument], symbols))
+    if not symbols:
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+    name = _rule_name(node)
+    if name not in RULES:
+        raise ModelError(f"no bound is known for node '{node.name}' ({name}){_source(node)}")
+    shape = tuple(node.meta["val"].shape) if isinstance(node.meta.get("val"), Tensor) else ()
+    try:
+        return RULES[name](builder.at(node.name, shape), *args, **kwargs)
+    except ModelError as error:
+        raise ModelError(f"node '{node.name}' ({name}){_source(node)}: {error}") from error
+
+
+def _collect(value: Any, symbols: list[Symbol]) -> Any:
+    symbols.extend(part for part in (value if isinstance(value, list | tuple) else [value]) if isinstance(part, Symbol))
+    return value
+
+
+def _source(node: fx.Node) -> str:
+    """Which module of the model the node comes from, where torch knows."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values() if path]
+    return f" in module '{paths[-1]}'" if paths else ""
+
+
+def _ending_in(nodes: list[Node], last: Symbol) -> Graph:
+    """The part of a list of nodes that one of them depends on, that one last."""
+    needed, pending = set[int](), [last.node]
+    while pending:
+        number = pending.pop()
+        if number not in needed:
+            needed.add(number)
+            pending.extend(nodes[number].inputs)
+    order = sorted(needed | {0})
+    place = {number: i for i, number in enumerate(order)}
+    kept = [nodes[number] for number in order]
+    return Graph(tuple(Node(n.name, n.operation, tuple(place[i] for i in n.inputs), n.shape) for n in kept))
+
+
+def _check(graph: Graph, model: nn.Module, x: Tensor) -> None:
+    """Refuse a graph that computes anything but what the model does."""
+    rows = torch.cat([x, x.flip(0) * 0.5])[: _ROWS + 2]
+    with torch.no_grad():
+        expected = model(rows)
+        found = graph(rows)
+    if expected.dim() != 2:
+        raise ModelError(f"the network returns a tensor of shape {tuple(expected.shape)}; bounds need logits (N, K)")
+    scale = max(float(expected.abs().max()), 1.0)
+    tolerance = 1e3 * torch.finfo(expected.dtype).eps * scale
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=tolerance):
+        raise ModelError(
+            "the captured graph does not compute what the model does: rows of a batch may depend on one another, or "
+            "the model draws random numbers"
+        )

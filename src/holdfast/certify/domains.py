@@ -1,0 +1,262 @@
+"""Parts of an example's inputs, told apart by the signs of neurons, and bounds of them with optimised slopes.
+
+With no neuron split this is alpha-CROWN for the output (Xu et al. 2021, "Fast and complete: enabling complete neural
+network verification with rapid and massively parallel incomplete verifiers", arXiv 2011.13824); with the signs of split
+neurons as constraints, and a multiplier for each, it is beta-CROWN (Wang et al. 2021, arXiv 2103.06624). A bound holds
+for any slopes in [0, 1] and any multipliers of at least 0, so the search for good ones may stop at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from holdfast.certify.crown import Bounds, lower_bounds, taken
+from holdfast.certify.operations.relu import ReLU, ReLUPlanes, relu_planes
+from holdfast.certify.rows import Rows
+
+if TYPE_CHECKING:
+    from holdfast.certify.graph import Graph
+    from holdfast.certify.region import Region
+
+__all__ = ["Domains", "Found", "Problem", "bound_domains"]
+
+Watch = Callable[[int, Rows], None]
+
+# Adam's step for slopes and for multipliers (in units of the coefficient met when the neuron was split), and its decay.
+_STEP, _PUSH_STEP, _DECAY = 0.25, 0.25, 0.97
+_MEMORY, _SQUARES = 0.9, 0.999
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A network with bounds of its neurons over the inputs of ``N`` examples.
+
+    Parameters
+    ----------
+    graph, region, bounds
+        The network, the inputs, and what is known of its nodes.
+    node : int
+        The node whose value is to be bounded.
+    """
+
+    graph: Graph
+    region: Region
+    bounds: Bounds
+    node: int
+
+    @cached_property
+    def places(self) -> dict[int, slice]:
+        """For every ReLU, by its node, which of the neurons it has; all neurons are counted through."""
+        found, start = {}, 0
+        for number, node in enumerate(self.graph.nodes[: self.node]):
+            if isinstance(node.operation, ReLU):
+                size = torch.Size(node.shape).numel()
+                found[number] = slice(start, start + size)
+                start += size
+        return found
+
+    @cached_property
+    def neurons(self) -> int:
+        return sum(place.stop - place.start for place in self.places.values())
+
+    @cached_property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """``(N, neurons)`` bounds of what the ReLUs are given."""
+        inputs = [self.bounds.intervals[self.graph.nodes[number].inputs[0]] for number in self.places]
+        lower, upper = (torch.cat([end.flatten(1) for end in ends], 1) for ends in zip(*inputs, strict=True))
+        return lower, upper
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        """The same in another precision, bounds included."""
+        return Problem(self.graph.to(dtype), self.region.to(dtype), self.bounds.to(dtype), self.node)
+
+
+@dataclass(frozen=True, eq=False)
+class Domains:
+    """``M`` parts of examples' inputs, each with one linear function of the output to be bounded there.
+
+    Parameters
+    ----------
+    example : Tensor
+        ``(M,)`` which example each is part of.
+    rows : Tensor
+        ``(M, *shape)`` the functions.
+    split : Tensor
+        ``(M, D)`` the neurons whose signs are given; a number past the last one where there are fewer.
+    sign : Tensor
+        ``(M, D)`` 1 for ``z >= 0`` and -1 for ``z <= 0``.
+    unit : Tensor
+        ``(M, D)`` the sizes in which multipliers are counted.
+    multiplier : Tensor
+        ``(M, D)`` of at least 0.
+    slopes : Tensor
+        ``(M, neurons)`` lower slopes in [0, 1].
+    """
+
+    example: Tensor
+    rows: Tensor
+    split: Tensor
+    sign: Tensor
+    unit: Tensor
+    multiplier: Tensor
+    slopes: Tensor
+
+    @classmethod
+    def whole(cls, problem: Problem, example: Tensor, rows: Tensor) -> Domains:
+        """All inputs of some examples, with the slopes of CROWN."""
+        lower, upper = (end[example] for end in problem.ends)
+        nothing = rows.new_zeros(len(rows), 0)
+        return cls(example, rows, nothing.long(), nothing, nothing, nothing, relu_planes(lower, upper).lower)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: Tensor) -> Domains:
+        """Some of them."""
+        return Domains(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What bounding found.
+
+    Parameters
+    ----------
+    domains : Domains
+        With the slopes and multipliers that were reached.
+    bound : Tensor
+        ``(M,)`` the best lower bounds seen.
+    coefficients : Tensor
+        ``(M, neurons)`` those of the ReLUs' values, at the last look.
+    x : Tensor
+        ``(M, *shape)`` the inputs at which the bounding function is least.
+    """
+
+    domains: Domains
+    bound: Tensor
+    coefficients: Tensor
+    x: Tensor
+
+
+def bound_domains(problem: Problem, domains: Domains, steps: int, enough: float = torch.inf) -> Found:
+    """Bound domains, improving slopes and multipliers for some steps of Adam.
+
+    Parameters
+    ----------
+    problem : Problem
+        The network.
+    domains : Domains
+        What to bound, and from which slopes and multipliers on.
+    steps : int
+        How many; with 0 the bounds are those of the slopes and multipliers given.
+    enough : float
+        Where all bounds are above it, nothing is improved any more.
+    """
+    frame = _Frame.of(problem, domains)
+    # Most neurons are stable, and have no slope to improve.
+    slopes, multiplier = domains.slopes.index_select(1, frame.free), domains.multiplier.clone()
+    best = slopes.new_full((len(domains),), -torch.inf)
+    memory = [(torch.zeros_like(part), torch.zeros_like(part)) for part in (slopes, multiplier)]
+    for step in range(steps):
+        with torch.enable_grad():
+            parts = [slopes.requires_grad_(True), multiplier.requires_grad_(True)]
+            bound = frame.bound(*parts)
+            grads = torch.autograd.grad(bound.sum(), parts, allow_unused=True)
+        slopes, multiplier = slopes.detach(), multiplier.detach()
+        best = torch.fmax(best, bound.detach())
+        if bool((best > enough).all()):
+            break
+        for value, grad, (mean, square), size in zip(
+            (slopes, multiplier), grads, memory, (_STEP, _PUSH_STEP), strict=True
+        ):
+            if grad is None or not value.numel():
+                continue
+            mean.lerp_(grad, 1 - _MEMORY)
+            square.lerp_(grad * grad, 1 - _SQUARES)
+            root = (square / (1 - _SQUARES ** (step + 1))).sqrt_().clamp_min_(torch.finfo(square.dtype).tiny)
+            value.add_(mean / (1 - _MEMORY ** (step + 1)) / root, alpha=size * _DECAY**step).clamp_(min=0)
+        slopes.clamp_(max=1)
+    seen = torch.zeros_like(domains.slopes)
+    x: list[Tensor] = []
+
+    def watch(number: int, rows: Rows) -> None:
+        if number in problem.places:
+            seen[:, problem.places[number]] = rows.full(problem.graph.nodes[number].shape).flatten(1)
+        if number == 0:
+            values = rows.full(problem.graph.nodes[0].shape)
+            x.append(frame.region.minimiser(values))
+
+    with torch.no_grad():
+        bound = frame.bound(slopes, multiplier, watch)
+    reached = Domains(
+        domains.example,
+        domains.rows,
+        domains.split,
+        domains.sign,
+        domains.unit,
+        multiplier,
+        domains.slopes.index_copy(1, frame.free, slopes),
+    )
+    return Found(reached, torch.fmax(best, bound), seen, x[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """What stays the same while slopes and multipliers change."""
+
+    problem: Problem
+    domains: Domains
+    region: Region
+    planes: ReLUPlanes
+    unstable: Tensor
+    free: Tensor
+    others: dict[int, ReLUPlanes]
+
+    @classmethod
+    def of(cls, problem: Problem, domains: Domains) -> _Frame:
+        lower, upper = signed_ends(problem, domains)
+        planes = relu_planes(lower, upper)
+        others = {
+            number: taken(planes, domains.example)
+            for number, planes in problem.bounds.planes.items()
+            if number < problem.node and number not in problem.places
+        }
+        region = problem.region.take(domains.example)
+        unstable = (lower < 0) & (upper > 0)
+        free = unstable.any(0).nonzero()[:, 0]
+        return cls(problem, domains, region, planes, unstable.index_select(1, free), free, others)
+
+    def bound(self, slopes: Tensor, multiplier: Tensor, watch: Watch = lambda number, rows: None) -> Tensor:
+        fixed = self.planes.lower.index_select(1, self.free)
+        lower = self.planes.lower.index_copy(1, self.free, torch.where(self.unstable, slopes, fixed))
+        push = None
+        if multiplier.shape[1]:
+            neurons = self.problem.neurons
+            size = -self.domains.sign * self.domains.unit * multiplier
+            push = size.new_zeros(len(size), neurons + 1).scatter_add(1, self.domains.split, size)[:, :neurons]
+        planes = dict(self.others)
+        for number, place in self.problem.places.items():
+            shape = self.problem.graph.nodes[number].shape
+            parts = (lower, self.planes.upper, self.planes.shift, push)
+            planes[number] = ReLUPlanes(*(p if p is None else p[:, place].unflatten(1, shape) for p in parts))
+        graph, start = self.problem.graph, self.problem.node
+        return lower_bounds(graph, start, Rows.whole(self.domains.rows), planes, self.region, watch)
+
+
+def signed_ends(problem: Problem, domains: Domains) -> tuple[Tensor, Tensor]:
+    """``(M, neurons)`` bounds of what the ReLUs are given, cut where the sign of a neuron is."""
+    lower, upper = (
+        torch.cat([end.index_select(0, domains.example), end.new_zeros(len(domains), 1)], 1) for end in problem.ends
+    )
+    if domains.split.shape[1]:
+        low, high = lower.gather(1, domains.split), upper.gather(1, domains.split)
+        positive = domains.sign > 0
+        lower = lower.scatter(1, domains.split, torch.where(positive, low.clamp_min(0), low))
+        upper = upper.scatter(1, domains.split, torch.where(positive, high, high.clamp_max(0)))
+    return lower[:, :-1], upper[:, :-1]

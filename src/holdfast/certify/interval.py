@@ -1,0 +1,53 @@
+"""Interval bound propagation.
+
+Gowal et al. 2018, "On the effectiveness of interval bound propagation for training verifiably robust models", arXiv
+1810.12715.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from holdfast.certify.graph import Interval
+
+if TYPE_CHECKING:
+    from holdfast.certify.graph import Graph
+    from holdfast.certify.region import Region
+
+__all__ = ["interval_bounds", "meet"]
+
+
+def interval_bounds(graph: Graph, region: Region, known: dict[int, Interval] | None = None) -> list[Interval]:
+    """Intervals of all nodes.
+
+    Parameters
+    ----------
+    graph : Graph
+        The network.
+    region : Region
+        Its inputs, a set for each of ``N`` examples; of a ball, the box around it.
+    known : dict, optional
+        Intervals known otherwise, by node: they are met with those found here.
+
+    Returns
+    -------
+    list of Interval
+        ``(N, *shape)`` each.
+    """
+    found: list[Interval] = []
+    for number, node in enumerate(graph.nodes):
+        if node.operation is None:
+            interval = Interval(region.lower, region.upper)
+        else:
+            interval = node.operation.interval(*(found[i] for i in node.inputs))
+        if known is not None and number in known:
+            interval = meet(interval, known[number])
+        found.append(interval)
+    return found
+
+
+def meet(a: Interval, b: Interval) -> Interval:
+    """What lies in both; NaN, which an overflow may leave in one of them, says nothing."""
+    return Interval(torch.fmax(a.lower, b.lower), torch.fmin(a.upper, b.upper))

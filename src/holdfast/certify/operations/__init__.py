@@ -1,0 +1,1 @@
+"""What bounds know of each operation: one small rule each."""

@@ -1,0 +1,118 @@
+"""Two-dimensional convolutions, whose backward pass stays inside the patch that the rows see.
+
+Field and engine agree on the trick under the name of patch form: a neuron depends on a small window of the layer before
+it, so the pass works on that window alone. On a CPU a product with the dense matrix between two windows is quicker than
+a transposed convolution as long as the windows are small.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from holdfast.certify.graph import Interval
+from holdfast.certify.rows import Rows, Window
+
+if TYPE_CHECKING:
+    from holdfast.certify.operations.linear import Shapes
+
+__all__ = ["Convolution"]
+
+Pair = tuple[int, int]
+
+# How large a dense matrix may be, and how many times the products of the convolution it may take: convolutions of few
+# channels run at a small share of a processor's speed.
+_LARGEST = 1 << 22
+_FEW, _WORTH, _WORTH_OF_FEW = 8, 4, 24
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """``conv2d``; ``weight`` is ``(out, in / groups, height, width)``."""
+
+    linear: ClassVar[bool] = True
+    separate: ClassVar[bool] = False
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    _matrices: dict[tuple[Pair, Window], Tensor] = field(default_factory=dict, init=False)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.weight, self.bias)
+
+    def interval(self, x: Interval) -> Interval:
+        middle = self._convolve((x.lower + x.upper) / 2, self.weight, self.bias)
+        radius = self._convolve((x.upper - x.lower) / 2, self.weight.abs(), None)
+        return Interval(middle - radius, middle + radius)
+
+    def relax(self, x: Interval) -> None:
+        return None
+
+    def undecided(self, x: Interval) -> None:
+        return None
+
+    def backward(self, rows: Rows, planes: None, shapes: Shapes) -> tuple[tuple[Rows, ...], Tensor | None]:
+        assert rows.window is not None  # the value of a convolution is a feature map
+        channels, *size = shapes[0]
+        ends = [self._reach(axis, *rows.window[axis]) for axis in (0, 1)]
+        top, bottom, left, right = (
+            bound
+            for (start, stop), length in zip(ends, size, strict=True)
+            for bound in (max(start, 0), min(stop, length))
+        )
+        # Of everything that the kernels reach, the part inside the image.
+        inside = (
+            (top - ends[0][0], bottom - ends[0][0]),
+            (left - ends[1][0], right - ends[1][0]),
+        )
+        values = self._transpose(rows.values, inside, channels)
+        bias = None if self.bias is None else rows.values.sum((2, 3)) @ self.bias
+        return (Rows(values, ((top, bottom), (left, right))),), bias
+
+    def _transpose(self, values: Tensor, inside: Window, channels: int) -> Tensor:
+        (top, bottom), (left, right) = inside
+        shape = (channels, bottom - top, right - left)
+        kernel = math.prod(self.weight.shape[1:])
+        entries = math.prod(values.shape[1:]) * math.prod(shape)
+        worth = _WORTH_OF_FEW if channels < _FEW else _WORTH
+        dense = entries <= min(_LARGEST, worth * math.prod(values.shape[1:]) * kernel)
+        # A matrix pays when enough rows use it; gradients with respect to the weights go the other way.
+        if dense and values.device.type == "cpu" and not self.weight.requires_grad:
+            return (values.flatten(1) @ self._matrix(values, inside)).unflatten(1, shape)
+        return self._spread(values)[:, :, top:bottom, left:right]
+
+    def _matrix(self, values: Tensor, inside: Window) -> Tensor:
+        """The dense matrix from coefficients of the value in a window to those of the input."""
+        channels, height, width = values.shape[1:]
+        key = ((height, width), inside)
+        if key not in self._matrices:
+            count = channels * height * width
+            unit = torch.eye(count, dtype=values.dtype, device=values.device).reshape(-1, channels, height, width)
+            (top, bottom), (left, right) = inside
+            with torch.no_grad():
+                spread = self._spread(unit)[:, :, top:bottom, left:right].flatten(1)
+            self._matrices[key] = spread.contiguous()
+        return self._matrices[key]
+
+    def _spread(self, values: Tensor) -> Tensor:
+        return functional.conv_transpose2d(
+            values, self.weight, stride=self.stride, groups=self.groups, dilation=self.dilation
+        )
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def _reach(self, axis: int, start: int, stop: int) -> Pair:
+        """The places of the input, those in the padding too, that the outputs from ``start`` to ``stop`` see."""
+        stride, padding = self.stride[axis], self.padding[axis]
+        span = self.dilation[axis] * (self.weight.shape[2 + axis] - 1)
+        return start * stride - padding, (stop - 1) * stride - padding + span + 1

@@ -1,0 +1,113 @@
+"""Max pooling over windows of feature maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from holdfast.certify.graph import Interval
+from holdfast.certify.relaxations import Planes, max_pool
+from holdfast.certify.rows import Rows
+
+if TYPE_CHECKING:
+    from holdfast.certify.operations.linear import Shapes
+
+__all__ = ["MaxPool"]
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool:
+    """``max_pool2d``; padding never wins."""
+
+    linear: ClassVar[bool] = False
+    separate: ClassVar[bool] = False
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    ceil_mode: bool
+
+    def apply(self, x: Tensor) -> Tensor:
+        return functional.max_pool2d(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+    def interval(self, x: Interval) -> Interval:
+        return Interval(self.apply(x.lower), self.apply(x.upper))
+
+    def relax(self, x: Interval) -> Planes:
+        """Planes ``(N, C, H, W, k)`` over the ``k`` inputs of each window, with intercepts ``(N, C, H, W)``."""
+        return max_pool(self._windows(x.lower), self._windows(x.upper))
+
+    def undecided(self, x: Interval) -> Tensor:
+        return x.lower < x.upper
+
+    def backward(self, rows: Rows, planes: Planes, shapes: Shapes) -> tuple[tuple[Rows, ...], Tensor | None]:
+        assert rows.window is not None  # the value is a feature map
+        lower_slope, lower_intercept, upper_slope, upper_intercept = (
+            rows.cut(plane).unsqueeze(1)
+            for plane in (planes.lower_slope, planes.lower_intercept, planes.upper_slope, planes.upper_intercept)
+        )
+        values = rows.grouped(len(planes.lower_slope))
+        positive = values.relu()
+        negative = values - positive
+        total = torch.linalg.vecdot(positive.flatten(2), lower_intercept.flatten(2))
+        total = total + torch.linalg.vecdot(negative.flatten(2), upper_intercept.flatten(2))
+        parts = positive.unsqueeze(-1) * lower_slope + negative.unsqueeze(-1) * upper_slope
+        return (self._scatter(parts.flatten(0, 1), rows, shapes[0]),), total.flatten()
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W, k)`` the inputs of each window, the lowest number there is for those in the padding."""
+        (height, width), (high, wide) = self._outputs(x), self._span(x)
+        bottom, right = high - x.shape[2] - self.padding[0], wide - x.shape[3] - self.padding[1]
+        lowest = torch.finfo(x.dtype).min
+        padded = functional.pad(x, (self.padding[1], max(right, 0), self.padding[0], max(bottom, 0)), value=lowest)
+        parts = [
+            padded[:, :, i : i + (height - 1) * self.stride[0] + 1 : self.stride[0],
+                   j : j + (width - 1) * self.stride[1] + 1 : self.stride[1]]
+            for i, j in self._places()
+        ]  # fmt: skip
+        return torch.stack(parts, dim=-1)
+
+    def _places(self) -> list[Pair]:
+        return [
+            (i * self.dilation[0], j * self.dilation[1]) for i in range(self.kernel[0]) for j in range(self.kernel[1])
+        ]
+
+    def _outputs(self, x: Tensor) -> torch.Size:
+        return self.apply(x[:1].detach()).shape[2:]
+
+    def _span(self, x: Tensor) -> tuple[int, int]:
+        """How far, from the start of the padding, the windows reach."""
+        height, width = self._outputs(x)
+        return (
+            (height - 1) * self.stride[0] + self.dilation[0] * (self.kernel[0] - 1) + 1,
+            (width - 1) * self.stride[1] + self.dilation[1] * (self.kernel[1] - 1) + 1,
+        )
+
+    def _scatter(self, parts: Tensor, rows: Rows, shape: tuple[int, ...]) -> Rows:
+        """The coefficients of windows' inputs, summed into place."""
+        assert rows.window is not None
+        (first, last), (begin, end) = rows.window
+        starts = (first * self.stride[0] - self.padding[0], begin * self.stride[1] - self.padding[1])
+        size = tuple(
+            (count - 1) * stride + dilation * (kernel - 1) + 1
+            for count, stride, dilation, kernel in zip(
+                (last - first, end - begin), self.stride, self.dilation, self.kernel, strict=True
+            )
+        )
+        total = parts.new_zeros(len(parts), shape[0], *size)
+        for number, (i, j) in enumerate(self._places()):
+            total[:, :, i : i + (last - first - 1) * self.stride[0] + 1 : self.stride[0],
+                  j : j + (end - begin - 1) * self.stride[1] + 1 : self.stride[1]] += parts[..., number]  # fmt: skip
+        top, left = (max(start, 0) for start in starts)
+        bottom, right = (
+            min(start + length, limit) for start, length, limit in zip(starts, size, shape[1:], strict=True)
+        )
+        inside = total[:, :, top - starts[0] : bottom - starts[0], left - starts[1] : right - starts[1]]
+        return Rows(inside, ((top, bottom), (left, right)))

@@ -1,0 +1,116 @@
+"""Products of two values that both depend on the input, as attention needs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from holdfast.certify.graph import Interval
+from holdfast.certify.rows import Rows
+
+if TYPE_CHECKING:
+    from holdfast.certify.operations.linear import Shapes
+
+__all__ = ["MatrixProduct", "Product", "ProductPlanes"]
+
+
+class ProductPlanes(NamedTuple):
+    """``lower_x x + lower_y y + lower_shift <= x y <= upper_x x + upper_y y + upper_shift`` (McCormick 1976)."""
+
+    lower_x: Tensor
+    lower_y: Tensor
+    lower_shift: Tensor
+    upper_x: Tensor
+    upper_y: Tensor
+    upper_shift: Tensor
+
+
+def mccormick(x: Interval, y: Interval) -> ProductPlanes:
+    """Of the two planes on each side, the one with the better value at the middle."""
+    (a, b), (c, d) = x, y
+    low = c * (a + b) / 2 + a * (c + d) / 2 - a * c >= d * (a + b) / 2 + b * (c + d) / 2 - b * d
+    high = d * (a + b) / 2 + a * (c + d) / 2 - a * d <= c * (a + b) / 2 + b * (c + d) / 2 - b * c
+    return ProductPlanes(
+        torch.where(low, c, d), torch.where(low, a, b), torch.where(low, -a * c, -b * d),
+        torch.where(high, d, c), torch.where(high, a, b), torch.where(high, -a * d, -b * c),
+    )  # fmt: skip
+
+
+def corners(x: Interval, y: Interval) -> Interval:
+    """The smallest and the largest product of two intervals."""
+    products = torch.stack([a * b for a in x for b in y])
+    return Interval(products.amin(0), products.amax(0))
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """``x * y``, elementwise."""
+
+    linear: ClassVar[bool] = False
+    separate: ClassVar[bool] = False
+
+    def apply(self, x: Tensor, y: Tensor) -> Tensor:
+        return x * y
+
+    def interval(self, x: Interval, y: Interval) -> Interval:
+        return corners(x, y)
+
+    def relax(self, x: Interval, y: Interval) -> ProductPlanes:
+        return mccormick(x, y)
+
+    def undecided(self, x: Interval) -> Tensor:
+        return x.lower < x.upper
+
+    def backward(self, rows: Rows, planes: ProductPlanes, shapes: Shapes) -> tuple[tuple[Rows, ...], Tensor | None]:
+        cut = ProductPlanes(*(rows.cut(plane).unsqueeze(1) for plane in planes))
+        values = rows.grouped(len(planes.lower_x))
+        positive = values.relu()
+        negative = values - positive
+        total = (positive * cut.lower_shift + negative * cut.upper_shift).flatten(2).sum(2)
+        by_x, by_y = (
+            positive * below + negative * above
+            for below, above in ((cut.lower_x, cut.upper_x), (cut.lower_y, cut.upper_y))
+        )
+        return (Rows(by_x.flatten(0, 1), rows.window), Rows(by_y.flatten(0, 1), rows.window)), total.flatten()
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixProduct:
+    """``x @ y`` of ``(..., n, k)`` and ``(..., k, m)``, batch dimensions alike."""
+
+    linear: ClassVar[bool] = False
+    separate: ClassVar[bool] = False
+
+    def apply(self, x: Tensor, y: Tensor) -> Tensor:
+        return x @ y
+
+    def interval(self, x: Interval, y: Interval) -> Interval:
+        parts = corners(*self._pairs(x, y))
+        return Interval(parts.lower.sum(-1), parts.upper.sum(-1))
+
+    def relax(self, x: Interval, y: Interval) -> ProductPlanes:
+        """Planes ``(N, ..., n, m, k)`` of all products that are summed."""
+        return mccormick(*self._pairs(x, y))
+
+    def undecided(self, x: Interval) -> Tensor:
+        return x.lower < x.upper
+
+    def backward(self, rows: Rows, planes: ProductPlanes, shapes: Shapes) -> tuple[tuple[Rows, ...], Tensor | None]:
+        cut = ProductPlanes(*(plane.unsqueeze(1) for plane in planes))
+        values = rows.full((*shapes[0][:-1], shapes[1][-1])).unflatten(0, (len(planes.lower_x), -1)).unsqueeze(-1)
+        positive = values.relu()
+        negative = values - positive
+        total = (positive * cut.lower_shift + negative * cut.upper_shift).flatten(2).sum(2)
+        by_x = (positive * cut.lower_x + negative * cut.upper_x).sum(-2)
+        by_y = (positive * cut.lower_y + negative * cut.upper_y).sum(-3).transpose(-1, -2)
+        return (Rows.whole(by_x.flatten(0, 1)), Rows.whole(by_y.flatten(0, 1))), total.flatten()
+
+    def _pairs(self, x: Interval, y: Interval) -> tuple[Interval, Interval]:
+        """The factors of every product, broadcast to ``(..., n, m, k)``."""
+        left = [end.unsqueeze(-2) for end in x]
+        right = [end.transpose(-1, -2).unsqueeze(-3) for end in y]
+        shape = torch.broadcast_shapes(left[0].shape, right[0].shape)
+        return Interval(*(end.expand(shape) for end in left)), Interval(*(end.expand(shape) for end in right))

@@ -1,0 +1,227 @@
+"""The sets of inputs that bounds speak of, and the minimum of a linear function over each.
+
+That minimum ends every backward bound (Zhang et al., "Efficient neural network robustness certification with general
+activation functions", NeurIPS 2018, equation 10, who take a ball without a box). Here a ball is intersected with the
+box of admissible inputs, exactly. For L2 and L1 the value is that of the Lagrangian
+
+    min over the box of  <a, delta> + multiplier * (size(delta) - budget),
+
+which lies below the minimum whatever the multiplier is, and equals it at the best one: an inexact multiplier makes a
+bound looser, never wrong.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Self, cast
+
+import torch
+from torch import Tensor
+
+from holdfast.errors import DataError
+from holdfast.threats import Ball, l0, l1, l2
+from holdfast.threats.norm import Norm, column, safe_divide
+
+__all__ = ["Region"]
+
+# Rows are worked through in pieces of about this many numbers: on a processor those stay in its cache.
+_PIECE = {"cpu": 1 << 17}
+_LARGE_PIECE = 1 << 26
+
+_BALLS: dict[str, Norm] = {norm.name: cast("Norm", norm) for norm in (l2, l1, l0)}
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """One set of inputs for each of ``N`` examples: a box, or a box intersected with a ball.
+
+    Make one with :meth:`around` or :meth:`box`. Bounds are those of the inputs' own precision.
+
+    Parameters
+    ----------
+    lower, upper : Tensor
+        ``(N, *shape)`` the smallest box around the set.
+    center : Tensor
+        ``(N, *shape)`` the centre of the ball.
+    norm : str
+        ``"linf"``, where the set is the box itself, or ``"l2"``, ``"l1"``, ``"l0"``.
+    eps : Tensor
+        ``(N,)`` the radius of the ball.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    center: Tensor
+    norm: str
+    eps: Tensor
+
+    @classmethod
+    def around(cls, threat: Ball, x: Tensor) -> Self:
+        """What ``threat`` admits around each input of ``x``, ``(N, *shape)``.
+
+        Raises
+        ------
+        DataError
+            When an input lies outside the threat's box, or neither budget nor box bounds the set.
+        """
+        outside = (~threat.contains(x, x)).nonzero()
+        if len(outside):
+            raise DataError(
+                f"example {int(outside[0, 0])} lies outside the box {threat.box}: scale the data to it, or change it"
+            )
+        budget = threat.budget(x)
+        # However small a budget of coordinates is, one of them may go all the way.
+        reach = torch.where(budget > 0, torch.inf, budget) if threat.norm == "l0" else budget
+        room = column(reach, x)
+        low, high = (
+            torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (threat.box.lower, threat.box.upper)
+        )
+        # What the box's tolerance forgave is in the set.
+        lower, upper = (x - room).maximum(low).minimum(x), (x + room).minimum(high).maximum(x)
+        _check_bounded(lower, upper)
+        # An infinite budget allows what the box does, which a finite one can say as well.
+        widest = threat.distance(torch.where(upper - x > x - lower, upper, lower), x)
+        return cls(lower, upper, x, threat.norm, torch.where(budget.isfinite(), budget, widest))
+
+    @classmethod
+    def box(cls, lower: Tensor, upper: Tensor) -> Self:
+        """All inputs between ``lower`` and ``upper``, ``(N, *shape)``.
+
+        Raises
+        ------
+        DataError
+            When a set is empty or unbounded.
+        """
+        empty = (~(lower <= upper)).flatten(1).any(1).nonzero()
+        if len(empty):
+            raise DataError(f"example {int(empty[0, 0])} has an empty set: a lower bound lies above its upper bound")
+        _check_bounded(lower, upper)
+        # Half of each first, lest the sum overflow.
+        center, radius = lower / 2 + upper / 2, upper / 2 - lower / 2
+        return cls(
+            lower, upper, center, "linf", radius.flatten(1).amax(1) if radius.numel() else radius.flatten(1).sum(1)
+        )
+
+    def __len__(self) -> int:
+        return len(self.center)
+
+    def take(self, rows: Tensor) -> "Region":
+        """The sets of the examples ``rows``, an index or a mask."""
+        return Region(self.lower[rows], self.upper[rows], self.center[rows], self.norm, self.eps[rows])
+
+    def crop(self, window: tuple[slice, ...]) -> "Region":
+        """The projections of the sets onto the coordinates in ``window``, a slice for each dimension of an example."""
+        part = (slice(None), *window)
+        # A ball's projection is the ball of the same radius: the other coordinates may stay at the centre.
+        return Region(self.lower[part], self.upper[part], self.center[part], self.norm, self.eps)
+
+    def to(self, dtype: torch.dtype) -> "Region":
+        """The same sets in another precision."""
+        return Region(self.lower.to(dtype), self.upper.to(dtype), self.center.to(dtype), self.norm, self.eps.to(dtype))
+
+    def minimum(self, a: Tensor, of: Tensor | None = None) -> Tensor:
+        """The minimum of ``<a_r, x>`` over the set of an example, for each row ``r``.
+
+        Differentiable with respect to ``a`` and to the bounds, centre and radius of the set.
+
+        Parameters
+        ----------
+        a : Tensor
+            ``(R, *shape)``.
+        of : Tensor, optional
+            ``(R,)`` int64, the example of each row. If it is not given, rows come in equal groups: ``R / N`` for each
+            of the ``N`` examples in turn.
+
+        Returns
+        -------
+        Tensor
+            ``(R,)``.
+        """
+        lower, upper, center, rows = (t.flatten(1) for t in (self.lower, self.upper, self.center, a))
+        if self.norm == "linf":
+            middle, radius = lower / 2 + upper / 2, upper / 2 - lower / 2
+            if of is None:
+                if len(rows) == len(self):
+                    return _dot(rows, middle) - _dot(rows.abs(), radius)
+                groups = rows.unflatten(0, (len(self), -1))
+                return (groups @ middle.unsqueeze(2) - groups.abs() @ radius.unsqueeze(2)).flatten()
+            return torch.cat([_dot(row, middle[i]) - _dot(row.abs(), radius[i]) for row, i in _pieces(rows, of)])
+        of = self._owners(rows) if of is None else of
+        low, high, gain = lower - center, upper - center, _GAINS[self.norm]
+        return torch.cat(
+            [_dot(row, center[i]) - gain(row, self.eps[i], low[i], high[i]) for row, i in _pieces(rows, of)]
+        )
+
+    def minimiser(self, a: Tensor, of: Tensor | None = None) -> Tensor:
+        """A point of the set at which that minimum is attained, ``(R, *shape)``; takes what :meth:`minimum` does."""
+        lower, upper, center, rows = (t.flatten(1) for t in (self.lower, self.upper, self.center, a))
+        found = []
+        for row, i in _pieces(rows, self._owners(rows) if of is None else of):
+            if self.norm == "linf":
+                found.append(torch.where(row > 0, lower[i], torch.where(row < 0, upper[i], center[i])))
+            else:
+                delta = _BALLS[self.norm].maximize(
+                    -row, self.eps[i].unsqueeze(1), lower[i] - center[i], upper[i] - center[i]
+                )
+                found.append((center[i] + delta).clamp(lower[i], upper[i]))
+        return torch.cat(found).reshape(a.shape)
+
+    def _owners(self, rows: Tensor) -> Tensor:
+        """``(R,)`` the example of each row of equal groups."""
+        examples = torch.arange(len(self), device=rows.device)
+        return examples.repeat_interleave(len(rows) // max(1, len(self)))
+
+
+def _gain_l2(a: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """What ``-<a, delta>`` can reach over an L2 ball and a box around 0; never less, whatever rounding does."""
+    with torch.no_grad():
+        delta = l2.maximize(-a, eps.unsqueeze(1), low, high)
+        # Between its bounds a coordinate is at -a / multiplier; where all are at bounds, the ball constrains nothing.
+        between = (delta > low) & (delta < high) & (delta != 0)
+        multiplier = safe_divide(a.abs(), delta.abs()).masked_fill(~between, 0).amax(1, keepdim=True)
+        free = torch.where(a == 0, 0, -a / multiplier)
+    delta = free.clamp(low, high)
+    return -_dot(a, delta) - multiplier[:, 0] / 2 * (_dot(delta, delta) - eps**2)
+
+
+def _gain_l1(a: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The same for L1: the coordinates above the multiplier in ``|a|`` are at their bounds."""
+    with torch.no_grad():
+        delta = l1.maximize(-a, eps.unsqueeze(1), low, high)
+        full = (delta <= low) | (delta >= high)
+        multiplier = a.abs().masked_fill(full, 0).amax(1, keepdim=True)
+    delta = torch.where(a > multiplier, low, torch.where(-a > multiplier, high, delta))
+    return -_dot(a, delta) - multiplier[:, 0] * (delta.abs().sum(1) - eps)
+
+
+def _gain_l0(a: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The same for L0: the best few coordinates at their bounds."""
+    with torch.no_grad():
+        changed = l0.maximize(-a, eps.unsqueeze(1), low, high) != 0
+    # An unbounded coordinate makes infinity here, and only where it is changed.
+    return -(a * torch.where(changed, torch.where(a > 0, low, high), 0)).sum(1)
+
+
+_GAINS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "l2": _gain_l2,
+    "l1": _gain_l1,
+    "l0": _gain_l0,
+}
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    product: Tensor = torch.linalg.vecdot(a, b)
+    return product
+
+
+def _pieces(rows: Tensor, of: Tensor | None) -> Iterator[tuple[Tensor, Tensor | slice]]:
+    """The rows, few at a time, each time with what picks their examples; one empty piece where there are none."""
+    size = max(1, _PIECE.get(rows.device.type, _LARGE_PIECE) // max(1, rows.shape[1]))
+    for start in range(0, max(1, len(rows)), size):
+        piece = slice(start, start + size)
+        yield rows[piece], piece if of is None else of[piece]
+
+
+def _check_bounded(lower: Tensor, upper: Tensor) -> None:
+    unbounded = (~(lower.isfinite() & upper.isfinite())).flatten(1).any(1).nonzero()
+    if len(unbounded):
+        raise DataError(f"example {int(unbounded[0, 0])} has an unbounded set: give a finite budget or a box")
