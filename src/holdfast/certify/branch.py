@@ -20,14 +20,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from holdfast.certify.domains import Domains, Found, Problem, bound_domains, signed_ends
+from holdfast.certify.domains import Domains, Found, Problem, bound_domains, quick_bounds, signed_ends
 
 __all__ = ["Proof", "branch_and_bound"]
 
 # Domains bounded together, examples worked on at a time, and neurons tried out before a split.
 _BATCH, _IN_FLIGHT, _CANDIDATES = 128, 16, 4
 # Steps of the slopes before the first split and after each.
-_ROOT_STEPS, _STEPS = 20, 10
+_ROOT_STEPS, _STEPS = 20, 4
 # From how many of a batch's worst domains counterexamples are sought, and for how many steps.
 _TRIED, _DOWNHILL = 16, 5
 
@@ -169,6 +169,11 @@ class _Search:
     room: Tensor
     order: itertools.count[int]
 
+    @property
+    def _none(self) -> int:
+        """What stands in the place of an unstable neuron where there is none."""
+        return len(self.problem.unstable)
+
     def begin(self, examples: list[tuple[int, Tensor, Tensor]]) -> list[_Work]:
         """Bound whole examples."""
         works = {n: _Work(n) for n, _, _ in examples}
@@ -207,16 +212,11 @@ class _Search:
             return torch.zeros(len(parents), dtype=torch.int64)
         repeated = parents.take(torch.arange(len(parents)).repeat_interleave(count))
         halves = _halves(repeated, candidates.reshape(-1, 1), sizes.reshape(-1, 1))
-        with torch.no_grad():
-            found = torch.cat(
-                [
-                    bound_domains(self.problem, halves.take(part), 0).bound
-                    for part in torch.arange(len(halves)).split(4 * _BATCH)
-                ]
-            )
+        parts = torch.arange(len(halves)).split(2 * _BATCH)
+        found = torch.cat([quick_bounds(self.problem, halves.take(part)) for part in parts])
         low, high = found.unflatten(0, (2, len(parents), count))
         # A candidate that is none, where neurons run out, must not win.
-        worse = torch.minimum(low, high).masked_fill(candidates >= self.problem.neurons, -torch.inf)
+        worse = torch.minimum(low, high).masked_fill(candidates >= self._none, -torch.inf)
         return (worse + 1e-3 * torch.maximum(low, high).clamp(max=0)).argmax(1)
 
     def _sort(self, domains: Domains, offsets: Tensor, works: dict[int, _Work], steps: int) -> None:
@@ -235,7 +235,7 @@ class _Search:
             value = float(bound[place])
             if bool(done[place]):
                 work.proved = min(work.proved, value)
-            elif int(candidates[place, 0]) >= self.problem.neurons:
+            elif int(candidates[place, 0]) >= self._none:
                 work.stuck = min(work.stuck, value)
             else:
                 reached = found.domains
@@ -265,11 +265,9 @@ class _Search:
 
     def _precisely(self, domains: Domains, offsets: Tensor) -> Tensor:
         """Whether bounds that rounding could have made positive are so in float64."""
-        wide = Domains(
-            *(v.double() if v.is_floating_point() else v for v in vars(domains).values())
-        )
+        wide = Domains(*(v.double() if v.is_floating_point() else v for v in vars(domains).values()))
         room = self.room[domains.example].double() * 2.0**-29
-        return bound_domains(self.precise, wide, 0).bound + offsets.double() > room
+        return quick_bounds(self.precise, wide) + offsets.double() > room
 
     def _candidates(self, found: Found) -> tuple[Tensor, Tensor]:
         """``(M, k)`` the unstable neurons whose planes lose most, and the sizes of their coefficients."""
@@ -281,10 +279,13 @@ class _Search:
         score = (-coefficients.clamp_max(0) * shift + below).masked_fill(~free, -1)
         # A neuron that the bound does not depend on is better than none.
         score = score + free * 1e-9 * (upper - lower)
-        best = score.topk(min(_CANDIDATES, score.shape[1]), dim=1)
+        if not self._none:
+            nothing = score.new_zeros(len(score), 1)
+            return nothing.long(), nothing
+        best = score.topk(min(_CANDIDATES, self._none), dim=1)
         none = best.values < 0
         sizes = coefficients.gather(1, best.indices).abs().clamp_min(1e-6)
-        return best.indices.masked_fill(none, self.problem.neurons), sizes.masked_fill(none, 0)
+        return best.indices.masked_fill(none, self._none), sizes.masked_fill(none, 0)
 
     def _stack(self, chosen: list[tuple[int, _Leaf]]) -> tuple[Domains, Tensor, Tensor]:
         leaves = [leaf for _, leaf in chosen]
@@ -298,7 +299,7 @@ class _Search:
         domains = Domains(
             torch.tensor([example for example, _ in chosen]),
             rows,
-            padded("split", self.problem.neurons),
+            padded("split", self._none),
             padded("sign", 1),
             padded("unit", 0),
             padded("multiplier", 0),

@@ -1,15 +1,14 @@
 """Backward linear bounds, known as CROWN.
 
 A linear function of a node is carried back to the input, operation by operation: exactly through linear ones, and
-through the better of two planes through the others (Zhang et al. 2018, "Efficient neural network robustness certification
-with general activation functions", arXiv 1811.00866; for general graphs Xu et al. 2020, arXiv 2002.12920). What planes
-need to know, the bounds of nonlinear operations' inputs, is found in the same way, from the input on; where intervals
-have decided the sign of a neuron there is nothing to find.
+through the better of two planes through the others (Zhang et al. 2018, "Efficient neural network robustness
+certification with general activation functions", arXiv 1811.00866; for general graphs Xu et al. 2020, arXiv
+2002.12920). What planes need to know, the bounds of nonlinear operations' inputs, is found in the same way, from the
+input on; where intervals have decided the sign of a neuron there is nothing to find.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,8 @@ from holdfast.certify.interval import meet
 from holdfast.certify.rows import Rows, Window
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from holdfast.certify.graph import Graph, Node
     from holdfast.certify.region import Region
 
@@ -56,7 +57,9 @@ class Bounds:
     def to(self, dtype: torch.dtype) -> Bounds:
         """The same in another precision."""
         intervals = [Interval(*(end.to(dtype) for end in interval)) for interval in self.intervals]
-        return Bounds(intervals, {number: _each(planes, lambda p: p.to(dtype)) for number, planes in self.planes.items()})
+        return Bounds(
+            intervals, {number: _each(planes, lambda p: p.to(dtype)) for number, planes in self.planes.items()}
+        )
 
 
 def lower_bounds(

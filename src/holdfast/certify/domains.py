@@ -9,12 +9,13 @@ for any slopes in [0, 1] and any multipliers of at least 0, so the search for go
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from holdfast.certify.crown import Bounds, lower_bounds, taken
 from holdfast.certify.operations.relu import ReLU, ReLUPlanes, relu_planes
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from holdfast.certify.graph import Graph
     from holdfast.certify.region import Region
 
-__all__ = ["Domains", "Found", "Problem", "bound_domains"]
+__all__ = ["Domains", "Found", "Problem", "bound_domains", "quick_bounds", "signed_ends"]
 
 Watch = Callable[[int, Rows], None]
 
 # Adam's step for slopes and for multipliers (in units of the coefficient met when the neuron was split), and its decay.
-_STEP, _PUSH_STEP, _DECAY = 0.25, 0.25, 0.97
+_STEP, _PUSH_STEP, _DECAY = 0.25, 1.0, 0.97
 _MEMORY, _SQUARES = 0.9, 0.999
 
 
@@ -53,7 +54,8 @@ class Problem:
     @cached_property
     def places(self) -> dict[int, slice]:
         """For every ReLU, by its node, which of the neurons it has; all neurons are counted through."""
-        found, start = {}, 0
+        found: dict[int, slice] = {}
+        start = 0
         for number, node in enumerate(self.graph.nodes[: self.node]):
             if isinstance(node.operation, ReLU):
                 size = torch.Size(node.shape).numel()
@@ -62,14 +64,30 @@ class Problem:
         return found
 
     @cached_property
-    def neurons(self) -> int:
-        return sum(place.stop - place.start for place in self.places.values())
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """``(N, neurons)`` bounds of what the ReLUs are given."""
+        inputs = [self.bounds.intervals[self.graph.nodes[number].inputs[0]] for number in self.places]
+        if not inputs:
+            nothing = self.region.lower.new_zeros(len(self.region), 0)
+            return nothing, nothing
+        lower, upper = (torch.cat([end.flatten(1) for end in ends], 1) for ends in zip(*inputs, strict=True))
+        return lower, upper
+
+    @cached_property
+    def planes(self) -> ReLUPlanes:
+        """``(N, neurons)`` of all ReLUs."""
+        return relu_planes(*self._ends)
+
+    @cached_property
+    def unstable(self) -> Tensor:
+        """``(U,)`` the neurons whose sign is open for some example: all that a slope or a split can be about."""
+        lower, upper = self._ends
+        return ((lower < 0) & (upper > 0)).any(0).nonzero()[:, 0]
 
     @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """``(N, neurons)`` bounds of what the ReLUs are given."""
-        inputs = [self.bounds.intervals[self.graph.nodes[number].inputs[0]] for number in self.places]
-        lower, upper = (torch.cat([end.flatten(1) for end in ends], 1) for ends in zip(*inputs, strict=True))
+        """``(N, U)`` bounds of what those are given."""
+        lower, upper = (end.index_select(1, self.unstable) for end in self._ends)
         return lower, upper
 
     def to(self, dtype: torch.dtype) -> Problem:
@@ -88,7 +106,8 @@ class Domains:
     rows : Tensor
         ``(M, *shape)`` the functions.
     split : Tensor
-        ``(M, D)`` the neurons whose signs are given; a number past the last one where there are fewer.
+        ``(M, D)`` the neurons whose signs are given, by their places among the unstable ones; ``U`` where there are
+        fewer.
     sign : Tensor
         ``(M, D)`` 1 for ``z >= 0`` and -1 for ``z <= 0``.
     unit : Tensor
@@ -96,7 +115,7 @@ class Domains:
     multiplier : Tensor
         ``(M, D)`` of at least 0.
     slopes : Tensor
-        ``(M, neurons)`` lower slopes in [0, 1].
+        ``(M, U)`` lower slopes of unstable neurons, in [0, 1].
     """
 
     example: Tensor
@@ -110,9 +129,9 @@ class Domains:
     @classmethod
     def whole(cls, problem: Problem, example: Tensor, rows: Tensor) -> Domains:
         """All inputs of some examples, with the slopes of CROWN."""
-        lower, upper = (end[example] for end in problem.ends)
         nothing = rows.new_zeros(len(rows), 0)
-        return cls(example, rows, nothing.long(), nothing, nothing, nothing, relu_planes(lower, upper).lower)
+        slopes = problem.planes.lower.index_select(1, problem.unstable).index_select(0, example)
+        return cls(example, rows, nothing.long(), nothing, nothing, nothing, slopes)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -133,7 +152,7 @@ class Found:
     bound : Tensor
         ``(M,)`` the best lower bounds seen.
     coefficients : Tensor
-        ``(M, neurons)`` those of the ReLUs' values, at the last look.
+        ``(M, U)`` those of unstable neurons' values, at the last look.
     x : Tensor
         ``(M, *shape)`` the inputs at which the bounding function is least.
     """
@@ -142,6 +161,12 @@ class Found:
     bound: Tensor
     coefficients: Tensor
     x: Tensor
+
+
+def quick_bounds(problem: Problem, domains: Domains) -> Tensor:
+    """``(M,)`` lower bounds with the slopes and multipliers that domains have."""
+    with torch.no_grad():
+        return _Frame.of(problem, domains).bound(domains.slopes, domains.multiplier)
 
 
 def bound_domains(problem: Problem, domains: Domains, steps: int, enough: float = torch.inf) -> Found:
@@ -159,14 +184,13 @@ def bound_domains(problem: Problem, domains: Domains, steps: int, enough: float 
         Where all bounds are above it, nothing is improved any more.
     """
     frame = _Frame.of(problem, domains)
-    # Most neurons are stable, and have no slope to improve.
-    slopes, multiplier = domains.slopes.index_select(1, frame.free), domains.multiplier.clone()
+    slopes, multiplier = domains.slopes.clone(), domains.multiplier.clone()
     best = slopes.new_full((len(domains),), -torch.inf)
     memory = [(torch.zeros_like(part), torch.zeros_like(part)) for part in (slopes, multiplier)]
     for step in range(steps):
         with torch.enable_grad():
             parts = [slopes.requires_grad_(True), multiplier.requires_grad_(True)]
-            bound = frame.bound(*parts)
+            bound = frame.bound(slopes, multiplier)
             grads = torch.autograd.grad(bound.sum(), parts, allow_unused=True)
         slopes, multiplier = slopes.detach(), multiplier.detach()
         best = torch.fmax(best, bound.detach())
@@ -182,7 +206,7 @@ def bound_domains(problem: Problem, domains: Domains, steps: int, enough: float 
             root = (square / (1 - _SQUARES ** (step + 1))).sqrt_().clamp_min_(torch.finfo(square.dtype).tiny)
             value.add_(mean / (1 - _MEMORY ** (step + 1)) / root, alpha=size * _DECAY**step).clamp_(min=0)
         slopes.clamp_(max=1)
-    seen = torch.zeros_like(domains.slopes)
+    seen = slopes.new_zeros(len(slopes), problem.planes.lower.shape[1])
     x: list[Tensor] = []
 
     def watch(number: int, rows: Rows) -> None:
@@ -194,16 +218,8 @@ def bound_domains(problem: Problem, domains: Domains, steps: int, enough: float 
 
     with torch.no_grad():
         bound = frame.bound(slopes, multiplier, watch)
-    reached = Domains(
-        domains.example,
-        domains.rows,
-        domains.split,
-        domains.sign,
-        domains.unit,
-        multiplier,
-        domains.slopes.index_copy(1, frame.free, slopes),
-    )
-    return Found(reached, torch.fmax(best, bound), seen, x[0])
+    reached = replace(domains, multiplier=multiplier, slopes=slopes)
+    return Found(reached, torch.fmax(best, bound), seen.index_select(1, problem.unstable), x[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,46 +230,59 @@ class _Frame:
     domains: Domains
     region: Region
     planes: ReLUPlanes
-    unstable: Tensor
     free: Tensor
-    others: dict[int, ReLUPlanes]
+    fixed: Tensor
+    pushed: frozenset[int]
+    others: dict[int, Any]
 
     @classmethod
     def of(cls, problem: Problem, domains: Domains) -> _Frame:
         lower, upper = signed_ends(problem, domains)
-        planes = relu_planes(lower, upper)
+        cut, whole = relu_planes(lower, upper), taken(problem.planes, domains.example)
+        planes = ReLUPlanes(
+            whole.lower,
+            whole.upper.index_copy_(1, problem.unstable, cut.upper),
+            whole.shift.index_copy_(1, problem.unstable, cut.shift),
+        )
         others = {
             number: taken(planes, domains.example)
             for number, planes in problem.bounds.planes.items()
             if number < problem.node and number not in problem.places
         }
+        neurons = problem.unstable[domains.split[domains.split < len(problem.unstable)]]
+        pushed = frozenset(
+            number
+            for number, place in problem.places.items()
+            if bool(((neurons >= place.start) & (neurons < place.stop)).any())
+        )
         region = problem.region.take(domains.example)
-        unstable = (lower < 0) & (upper > 0)
-        free = unstable.any(0).nonzero()[:, 0]
-        return cls(problem, domains, region, planes, unstable.index_select(1, free), free, others)
+        return cls(problem, domains, region, planes, (lower < 0) & (upper > 0), cut.lower, pushed, others)
 
     def bound(self, slopes: Tensor, multiplier: Tensor, watch: Watch = lambda number, rows: None) -> Tensor:
-        fixed = self.planes.lower.index_select(1, self.free)
-        lower = self.planes.lower.index_copy(1, self.free, torch.where(self.unstable, slopes, fixed))
-        push = None
-        if multiplier.shape[1]:
-            neurons = self.problem.neurons
-            size = -self.domains.sign * self.domains.unit * multiplier
-            push = size.new_zeros(len(size), neurons + 1).scatter_add(1, self.domains.split, size)[:, :neurons]
+        problem = self.problem
+        lower = self.planes.lower.index_copy(1, problem.unstable, torch.where(self.free, slopes, self.fixed))
         planes = dict(self.others)
-        for number, place in self.problem.places.items():
-            shape = self.problem.graph.nodes[number].shape
-            parts = (lower, self.planes.upper, self.planes.shift, push)
-            planes[number] = ReLUPlanes(*(p if p is None else p[:, place].unflatten(1, shape) for p in parts))
-        graph, start = self.problem.graph, self.problem.node
-        return lower_bounds(graph, start, Rows.whole(self.domains.rows), planes, self.region, watch)
+        for number, place in problem.places.items():
+            shape = problem.graph.nodes[number].shape
+            push = self._push(place, multiplier) if number in self.pushed else None
+            below, above, shift = (
+                part[:, place].unflatten(1, shape) for part in (lower, self.planes.upper, self.planes.shift)
+            )
+            planes[number] = ReLUPlanes(below, above, shift, None if push is None else push.unflatten(1, shape))
+        return lower_bounds(problem.graph, problem.node, Rows.whole(self.domains.rows), planes, self.region, watch)
+
+    def _push(self, place: slice, multiplier: Tensor) -> Tensor:
+        """``(M, size)`` what the signs of split neurons add to the coefficients of one node's."""
+        size = place.stop - place.start
+        local = functional.pad(self.problem.unstable, (0, 1), value=place.stop)[self.domains.split] - place.start
+        local = torch.where((local >= 0) & (local < size), local, size)
+        force = -self.domains.sign * self.domains.unit * multiplier
+        return force.new_zeros(len(force), size + 1).scatter_add(1, local, force)[:, :-1]
 
 
 def signed_ends(problem: Problem, domains: Domains) -> tuple[Tensor, Tensor]:
-    """``(M, neurons)`` bounds of what the ReLUs are given, cut where the sign of a neuron is."""
-    lower, upper = (
-        torch.cat([end.index_select(0, domains.example), end.new_zeros(len(domains), 1)], 1) for end in problem.ends
-    )
+    """``(M, U)`` bounds of what unstable neurons are given, cut where the sign of one is."""
+    lower, upper = (functional.pad(end.index_select(0, domains.example), (0, 1)) for end in problem.ends)
     if domains.split.shape[1]:
         low, high = lower.gather(1, domains.split), upper.gather(1, domains.split)
         positive = domains.sign > 0

@@ -12,6 +12,7 @@ bound looser, never wrong.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self, cast
 
 import torch
@@ -111,6 +112,8 @@ class Region:
     def crop(self, window: tuple[slice, ...]) -> "Region":
         """The projections of the sets onto the coordinates in ``window``, a slice for each dimension of an example."""
         part = (slice(None), *window)
+        if self.center[part].shape == self.center.shape:
+            return self
         # A ball's projection is the ball of the same radius: the other coordinates may stay at the centre.
         return Region(self.lower[part], self.upper[part], self.center[part], self.norm, self.eps)
 
@@ -138,7 +141,7 @@ class Region:
         """
         lower, upper, center, rows = (t.flatten(1) for t in (self.lower, self.upper, self.center, a))
         if self.norm == "linf":
-            middle, radius = lower / 2 + upper / 2, upper / 2 - lower / 2
+            middle, radius = self._halves
             if of is None:
                 if len(rows) == len(self):
                     return _dot(rows, middle) - _dot(rows.abs(), radius)
@@ -150,6 +153,12 @@ class Region:
         return torch.cat(
             [_dot(row, center[i]) - gain(row, self.eps[i], low[i], high[i]) for row, i in _pieces(rows, of)]
         )
+
+    @cached_property
+    def _halves(self) -> tuple[Tensor, Tensor]:
+        """``(N, d)`` the middles of the sides of the box, and half their lengths."""
+        lower, upper = self.lower.flatten(1), self.upper.flatten(1)
+        return lower / 2 + upper / 2, upper / 2 - lower / 2
 
     def minimiser(self, a: Tensor, of: Tensor | None = None) -> Tensor:
         """A point of the set at which that minimum is attained, ``(R, *shape)``; takes what :meth:`minimum` does."""

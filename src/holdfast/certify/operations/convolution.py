@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from holdfast.certify.graph import Interval
 from holdfast.certify.rows import Rows, Window
+from holdfast.models.gradients import Geometry, by_phases, phases
 
 if TYPE_CHECKING:
     from holdfast.certify.operations.linear import Shapes
@@ -104,6 +105,11 @@ class Convolution:
         return self._matrices[key]
 
     def _spread(self, values: Tensor) -> Tensor:
+        if self.groups == 1 and self.dilation == (1, 1) and self.stride != (1, 1) and self.weight.shape[1] < _FEW:
+            kernel = (self.weight.shape[2], self.weight.shape[3])
+            size = [(n - 1) * s + k for n, s, k in zip(values.shape[2:], self.stride, kernel, strict=True)]
+            blocks = phases(self.weight, self.stride)
+            return by_phases(values, blocks, (size[0], size[1]), Geometry(kernel, self.stride, (0, 0)))
         return functional.conv_transpose2d(
             values, self.weight, stride=self.stride, groups=self.groups, dilation=self.dilation
         )
