@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from holdfast.attacks import APGD, FGSM, PGD, AttackResult
 from holdfast.audit import AuditResult, audit
+from holdfast.certify import Certificate, certify
 from holdfast.data import Batch, Source, load_data
 from holdfast.errors import DataError, HoldfastError, ModelError, RunError, SettingError
 from holdfast.models import BPDA, Query, load_model
@@ -26,6 +27,7 @@ __all__ = [
     "AuditResult",
     "Batch",
     "Box",
+    "Certificate",
     "DataError",
     "HoldfastError",
     "Linf",
@@ -37,6 +39,7 @@ __all__ = [
     "Threat",
     "__version__",
     "audit",
+    "certify",
     "load_data",
     "load_model",
     "parse_threat",

@@ -104,6 +104,91 @@ def test_attack_saves_inputs_that_audit_reads(folder, tmp_path):
     assert document["clean_accuracy"] == pytest.approx(1 - success)
 
 
+def certify(folder: Path, *arguments: object, **change: object):
+    options = {
+        "model": FACTORY,
+        "weights": folder / "digits.safetensors",
+        "data": "digits",
+        "examples": "0:40",
+    } | change
+    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", value)]
+    return holdfast("certify", *given, *arguments)
+
+
+def test_certify_prints_what_each_method_proved(folder, tmp_path):
+    result = certify(folder, method="crown", threat="linf:0.06", out=tmp_path, **{"certify-budgets": "0.02, 0.04"})
+    assert result.exit_code == 0, result.output
+    document = json.loads((tmp_path / "audit.json").read_text())
+    assert f"certified accuracy {100 * document['certified_accuracy']:.2f} %" in result.stdout
+    proved, left = document["certification"]["methods"]["crown"], document["certification"]["open"]
+    lines = [line.split() for line in result.stdout.splitlines()]
+    for line in ([str(proved), "proved", "by", "crown"], [str(left), "open"], ["0", "broken"]):
+        assert line in lines
+    assert [line[-1] for line in lines if line[2:3] == ["within"]] == ["0", "0.02", "0.04", "0.06"]
+    with sqlite3.connect(tmp_path / "run.sqlite") as db:
+        counts = dict(db.execute("SELECT verdict, count(*) FROM examples GROUP BY verdict"))
+    # Without an attack nothing but a proof makes an example robust.
+    assert counts["robust"] == proved
+    assert counts["undecided"] == left
+    assert counts["robust"] + counts["undecided"] + counts["misclassified"] == 40
+
+
+def test_certify_completely_decides_every_example(folder, tmp_path):
+    result = certify(folder, method="complete", threat="linf:0.06", out=tmp_path)
+    assert result.exit_code == 0, result.output
+    document = json.loads((tmp_path / "audit.json").read_text())
+    assert document["bracket"][0] == document["bracket"][1]
+    assert "branch and bound" in result.stdout
+    assert audit(folder, examples="0:40", threat="linf:0.06", certify="complete").stdout.count("is exactly") == 1
+
+
+def test_certify_by_smoothing_writes_a_log_that_can_be_checked(folder, tmp_path):
+    from holdfast.certify.smoothing_log import check_log, read_log
+
+    options = {"method": "smoothing", "sigma": 0.25, "samples": 1000, "out": tmp_path / "run"}
+    result = certify(folder, **options)
+    assert result.exit_code == 0, result.output
+    log = read_log(tmp_path / "run" / "smoothing.tsv")
+    assert log.idx.tolist() == list(range(40))
+    assert check_log(log, 0.25, samples=1000) == ()
+    for radius in (0.0, 0.25):
+        assert f"{100 * log.certified_accuracy(radius):.2f} %" in result.stdout
+    assert f"average certified radius {log.average_certified_radius:.4f}; {log.abstentions} of 40" in result.stdout
+    # Cut short in the middle of a line, the same command ends with the same lines (times aside).
+    whole = (tmp_path / "run" / "smoothing.tsv").read_text()
+    (tmp_path / "run" / "smoothing.tsv").write_text(whole[: whole.index("\n20\t") + 4])
+    again = certify(folder, **options)
+    assert again.stdout == result.stdout
+    resumed = (tmp_path / "run" / "smoothing.tsv").read_text()
+    strip = [[part for i, part in enumerate(line.split("\t")) if i != 5] for line in whole.splitlines()]
+    assert [[p for i, p in enumerate(line.split("\t")) if i != 5] for line in resumed.splitlines()] == strip
+    other = certify(folder, **options | {"sigma": 0.5})
+    assert other.exit_code == 5
+    assert "sigma was 0.25 and is now 0.5" in other.stderr
+    fixed = certify(folder, **options | {"out": None, "procedure": "fixed", "examples": "0:3"})
+    assert "3,300 samples, 100.0% of the 3,300" in fixed.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"method": "magic", "threat": "linf:0.1"}, "unknown method 'magic'"),
+        ({"method": "crown"}, "--threat: crown proves something about a threat"),
+        ({"method": "crown", "threat": "linf:0.1", "sigma": 0.1}, "--sigma: crown proves without noise"),
+        ({"method": "smoothing"}, "--sigma: smoothing needs"),
+        ({"method": "smoothing", "sigma": 0.1, "threat": "l2:1"}, "finds the radius itself"),
+        ({"method": "smoothing", "sigma": 0.1, "procedure": "lucky"}, "neither sequential nor fixed"),
+        ({"method": "smoothing", "sigma": -1}, "positive"),
+        ({"method": "smoothing", "sigma": 0.1, "alpha": 2}, "alpha"),
+    ],
+)
+def test_certify_settings(folder, change, words):
+    result = certify(folder, **change)
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert words in result.stderr
+
+
 FAULTS = [
     ({"model": "missing.py:net"}, 3, "missing.py"),
     ({"model": "{}/nets.py:nothing"}, 3, "nothing"),
@@ -132,6 +217,11 @@ FAULTS = [
     ({"box": "wide"}, 2, "wide"),
     ({"mean": "a"}, 2, "--mean"),
     ({"protocol": "best"}, 2, "quick"),
+    ({"certify": "magic"}, 2, "ibp, crown, alpha-crown, complete or smoothing"),
+    ({"certify": "crown", "certify-seconds": "0"}, 2, "positive"),
+    ({"certify": "crown", "certify-budgets": "0.2"}, 2, "0.2 does not lie between 0 and"),
+    ({"certify": "smoothing"}, 2, "sigma"),
+    ({"certify": "crown", "sigma": "0.25"}, 2, "belongs to smoothing"),
     ({"run": "/dev/null/run"}, 5, "/dev/null/run"),
 ]
 
@@ -179,8 +269,45 @@ def test_attack_settings(folder, tmp_path, arguments, words):
 def test_help_and_version():
     assert "audit" in holdfast("--help").stdout
     assert holdfast("--version").stdout.startswith("holdfast ")
-    for command in ("audit", "attack", "quickstart"):
+    for command in ("audit", "certify", "attack", "verify", "quickstart"):
         assert holdfast(command, "--help").exit_code == 0
+
+
+PROPERTY = """
+(declare-const X_0 Real)
+(declare-const X_1 Real)
+(declare-const Y_0 Real)
+(declare-const Y_1 Real)
+(assert (>= X_0 0.0))
+(assert (<= X_0 1.0))
+(assert (>= X_1 0.0))
+(assert (<= X_1 1.0))
+(assert (>= Y_0 {bound}))
+"""
+
+
+def test_verify_says_the_word_of_the_competition(tmp_path):
+    (tmp_path / "nets.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Sum(nn.Module):\n    def forward(self, x):\n"
+        "        return torch.cat([x.sum(1, keepdim=True), (x[:, :1] - x[:, 1:]).relu()], 1)\n"
+        "class Sorted(nn.Module):\n    def forward(self, x):\n        return x.sort(1).values\n"
+    )
+    for bound, word in ((2.5, "unsat"), (1.5, "sat")):
+        (tmp_path / "p.vnnlib").write_text(PROPERTY.format(bound=bound))
+        result = holdfast("verify", f"{tmp_path}/nets.py:Sum", tmp_path / "p.vnnlib", "--out", tmp_path / "result")
+        assert result.exit_code == 0, result.output
+        assert result.stdout.split()[0] == word
+        assert (tmp_path / "result").read_text() == result.stdout
+        assert ("X_0" in result.stdout) == (word == "sat")
+    (tmp_path / "p.vnnlib").write_text(PROPERTY.format(bound="(+ 1"))
+    broken = holdfast("verify", f"{tmp_path}/nets.py:Sum", tmp_path / "p.vnnlib")
+    assert broken.exit_code == 4
+    assert len(broken.stderr.strip().splitlines()) == 1
+    (tmp_path / "p.vnnlib").write_text(PROPERTY.format(bound=2.5))
+    unknown = holdfast("verify", f"{tmp_path}/nets.py:Sorted", tmp_path / "p.vnnlib", "--timeout", 2)
+    assert unknown.stdout.split()[0] == "unknown"
+    assert "sort" in unknown.stderr
 
 
 @pytest.mark.slow

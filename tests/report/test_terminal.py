@@ -1,6 +1,7 @@
 """The terminal view shows what the result says, and wraps on a narrow screen without losing it."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -29,3 +30,41 @@ def test_everything_that_matters_is_shown(width):
         result.versions["torch"],
     ):
         assert words in text
+
+
+def shown(width: int = 200, **options) -> str:
+    result = holdfast.audit(ordinary_digits(), "digits", examples="0:40", **options)
+    console = Console(width=width, file=io.StringIO())
+    show_result(result, console)
+    return " ".join(console.file.getvalue().replace("│", " ").split())
+
+
+def test_a_closed_bracket_is_one_number():
+    text = shown(threat="linf:0.01", certify="complete")
+    assert re.search(r"robust accuracy is exactly \d+\.\d\d % on these examples", text)
+    assert "0 open" in text
+    assert "upper bound" not in text  # what attacks alone would leave in doubt
+    assert "a deterministic proof, in real arithmetic" in text
+
+
+def test_an_open_bracket_says_what_is_open():
+    text = shown(threat="linf:0.08", certify="crown", certify_budgets=(0.02,))
+    assert "proved ≤ robust accuracy ≤" in text
+    assert "interval of the bracket" in text
+    assert "Neither proved nor broken: " in text
+    assert "the bound is not positive" in text
+    assert "Certified curve budget proved" in text
+    assert "upper bound" in text
+
+
+def test_nothing_certified_is_not_called_proved():
+    text = shown(threat="linf:0.08", certify="ibp")
+    assert "0.00 % (nothing certified) ≤ robust accuracy" in text
+    assert "no example; " in text
+
+
+def test_the_smoothed_classifier_is_no_end_of_the_bracket():
+    text = shown(threat="l2:0.25", certify="smoothing", sigma=0.25)
+    assert "0.00 % (nothing certified) ≤ robust accuracy" in text
+    assert "of another classifier, and no part of the bracket" in text
+    assert "with confidence 99.9% for each certified example" in text

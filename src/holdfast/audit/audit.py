@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,20 @@ import torch
 from torch import nn
 
 from holdfast.attacks import Attack, Knowledge, Stage, drive
+from holdfast.audit.certification import CertificationPlan
 from holdfast.audit.custom import find_protocol
 from holdfast.audit.diagnostics import examine_model
 from holdfast.audit.digest import digest, digest_module
 from holdfast.audit.inputs import write_inputs
+from holdfast.audit.ledger import Ledger, Progress
+from holdfast.audit.proofs import Proofs
 from holdfast.audit.protocols import EvaluationProtocol, endless, restrict
 from holdfast.audit.result import AuditResult
+from holdfast.audit.smoothing import SmoothingPlan, certify_smoothed
 from holdfast.audit.store import RunStore
 from holdfast.audit.summary import summarise
+from holdfast.certify.certify import normalised
+from holdfast.certify.smoothing import Smoothed
 from holdfast.data import Batch, Source, load_data
 from holdfast.errors import ModelError, RunError, SettingError
 from holdfast.models import load_model
@@ -26,27 +32,6 @@ from holdfast.models.query import Query
 from holdfast.threats import Threat, parse_threat
 
 __all__ = ["Progress", "audit"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far an audit is.
-
-    Parameters
-    ----------
-    decided, standing, asked : int
-        Examples with a verdict, those of them not broken and not misclassified, and all that were asked for.
-    forwards : int
-        Examples passed forward in this session.
-    seconds : float
-        Spent on the run, earlier sessions included.
-    """
-
-    decided: int
-    standing: int
-    asked: int
-    forwards: int
-    seconds: float
 
 
 def audit(
@@ -66,6 +51,10 @@ def audit(
     std: tuple[float, ...] | None = None,
     max_forwards: int | None = None,
     save_inputs: bool = False,
+    certify: str = "none",
+    certify_seconds: float = 20.0,
+    certify_budgets: Sequence[float | str] = (),
+    sigma: float | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> AuditResult:
     """Measure how a model stands up to an adversary.
@@ -103,8 +92,19 @@ def audit(
         The attacks' queries an example; with 0 the result is that of the clean model.
     save_inputs : bool
         Write the inputs that were found to ``adversarial.npz`` in the run's folder.
+    certify : str
+        What proves examples robust, for the lower end of the bracket: ``"none"``; ``"ibp"`` or ``"crown"``, before the
+        attacks, which certified examples are spared; ``"alpha-crown"`` or ``"complete"`` (branch and bound, which may
+        come upon counterexamples too), also after them, on what they left.
+    certify_seconds : float
+        How long branch and bound may take, an example. Verdicts that it cuts off depend on the machine.
+    certify_budgets : sequence of float
+        Smaller budgets at which to say, by the quick bounds, how much is certified.
+    sigma : float, optional
+        The scale of the noise of ``certify="smoothing"``, which certifies the smoothed classifier: another one than the
+        model, and told apart from its bracket.
     on_progress : callable
-        Called at the start and after every step of the engine.
+        Called at the start and after every step of the engine or of a proof.
 
     Returns
     -------
@@ -123,10 +123,14 @@ def audit(
     if save_inputs and run is None:
         raise SettingError("save_inputs: there is no place to save to; give a run folder")
     threat = parse_threat(threat) if isinstance(threat, str) else threat
+    certification = CertificationPlan.of(certify, certify_seconds, certify_budgets, threat)
+    if sigma is not None and certify != "smoothing":
+        raise SettingError("sigma: noise belongs to smoothing; choose it with certify")
     plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)
     name = model if isinstance(model, str) else str(model) if isinstance(model, Path) else type(model).__name__
     module = load_model(model, weights)
     source = load_data(data, split=split, examples=examples)
+    smoothing = SmoothingPlan.of(sigma, threat, source.shape) if certify == "smoothing" else None
     folder = None if run is None else Path(run)
     query = Query(module, mean=mean, std=std, batch_size=batch_size, seed=seed)
     first = next(iter(source.batches(query.batch_size)))
@@ -143,28 +147,38 @@ def audit(
         "normalisation": [mean, std],
         "max_forwards": max_forwards,
         "save_inputs": save_inputs,
+        "certify": next((asked.to_dict() for asked in (certification, smoothing) if asked is not None), None),
     }
     with RunStore(folder, settings) as store, query:
         _check_classes(query, source, first)
         diagnostics = examine_model(query, threat, plan, first)
-        decided, standing = next(
-            store.select("SELECT count(*), coalesce(sum(verdict IN ('robust', 'undecided')), 0) FROM examples")
-        )
-        on_progress(Progress(decided, standing, len(source), query.forwards, store.seconds))
-        batches = _missing(source, query.batch_size, store)
-        steps = drive(query, threat, plan.stages, batches, seed=seed, max_forwards=max_forwards, samples=plan.samples)
-        for outcomes in steps:
-            if outcomes:
-                store.add(outcomes, inputs=save_inputs)
-                decided += len(outcomes)
-                standing += sum(outcome.verdict in ("robust", "undecided") for outcome in outcomes)
-            on_progress(Progress(decided, standing, len(source), query.forwards, store.seconds))
+        ledger = Ledger(store, query, len(source), save_inputs, on_progress)
+        ledger.report()
+        attack = partial(drive, query, threat, plan.stages, seed=seed, max_forwards=max_forwards, samples=plan.samples)
+        if certification is None:
+            for outcomes in attack(_missing(source, query.batch_size, store)):
+                ledger.add(outcomes)
+                ledger.report()
+        else:
+            certifier = certification.certifier(normalised(module, mean, std), query, first.x)
+            proofs = Proofs(certifier, query, certification.threat, ledger, seed, plan.samples)
+            for outcomes in attack(proofs.screen(source)):
+                proofs.keep(outcomes)
+                ledger.report()
+            proofs.finish(source)
+            proofs.draw_curve(source, certification.budgets)
+        if smoothing is not None:
+            smoothed = Smoothed(module, smoothing.sigma, mean=mean, std=std, batch_size=query.batch_size, seed=seed)
+            certify_smoothed(smoothed, smoothing, source, query.batch_size, store, ledger.report)
         store.commit()
         result = summarise(
             store,
             source,
             plan,
+            certification,
+            smoothing,
             diagnostics,
+            attacked=max_forwards is None or max_forwards >= plan.samples,
             model=name,
             threat=threat,
             seed=seed,

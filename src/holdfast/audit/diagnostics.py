@@ -6,12 +6,13 @@ import torch
 
 from holdfast.audit.protocols import EvaluationProtocol
 from holdfast.audit.result import Diagnostic, StageResult
+from holdfast.certify.certificate import LOOSE, TIMEOUT
 from holdfast.data import Batch
 from holdfast.models.query import Query
 from holdfast.objectives import margin
 from holdfast.threats import Threat
 
-__all__ = ["examine_model", "examine_stages", "examine_verdicts"]
+__all__ = ["examine_model", "examine_proofs", "examine_stages", "examine_verdicts"]
 
 
 def examine_model(query: Query, threat: Threat, protocol: EvaluationProtocol, batch: Batch) -> list[Diagnostic]:
@@ -113,3 +114,31 @@ def examine_verdicts(verdicts: dict[str, int], predictions: int, correct: int, m
             )
         )
     return found
+
+
+def examine_proofs(notes: dict[str, int]) -> list[Diagnostic]:
+    """What kept examples from being certified; the notes on them, and on how many each stands."""
+    found = []
+    for note, count in notes.items():
+        if note in (LOOSE, TIMEOUT):
+            continue
+        found.append(
+            Diagnostic(
+                name="cannot certify",
+                level="warning",
+                message=f"left without a proof, {_examples(count)}: {note}",
+            )
+        )
+    if count := notes.get(TIMEOUT, 0):
+        found.append(
+            Diagnostic(
+                name="proof cut off",
+                level="note",
+                message=f"out of time for a proof, {_examples(count)}: more of it may decide them, either way",
+            )
+        )
+    return found
+
+
+def _examples(count: int) -> str:
+    return "1 example" if count == 1 else f"{count} examples"

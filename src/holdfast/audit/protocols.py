@@ -101,7 +101,7 @@ def restrict(protocol: EvaluationProtocol, knowledge: Knowledge) -> EvaluationPr
         return attack is None or order.index(attack.knowledge) >= order.index(knowledge)
 
     stages = tuple(stage for stage in protocol.stages if allowed(stage.attack) and allowed(stage.polish))
-    if not stages:
+    if protocol.stages and not stages:
         raise SettingError(
             f"no attack of protocol {protocol.name} does with {knowledge}s alone: choose blackbox, or a protocol of "
             "your own"

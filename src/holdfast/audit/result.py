@@ -6,7 +6,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from holdfast.errors import SettingError
 
-__all__ = ["AuditResult", "ClassResult", "Cost", "Diagnostic", "StageResult"]
+__all__ = [
+    "AuditResult",
+    "Certification",
+    "ClassResult",
+    "Cost",
+    "Diagnostic",
+    "OpenExample",
+    "SmoothedResult",
+    "StageResult",
+]
 
 SCHEMA_VERSION = 1
 
@@ -40,6 +49,45 @@ class ClassResult(_Frozen):
     examples: int
     clean_accuracy: float
     robust_accuracy: float
+    certified_accuracy: float | None = None
+
+
+class OpenExample(_Frozen):
+    """An example that is neither broken nor proved robust."""
+
+    index: int
+    bound: float | None = Field(description="the best proved lower bound of the worst margin")
+    note: str = Field(description="why it is open, where more can be said than that the bound is not positive")
+
+
+class Certification(_Frozen):
+    """How the lower end of the bracket came about, and what it is worth."""
+
+    method: str
+    seconds: float = Field(description="how long branch and bound was allowed, an example")
+    statement: str = Field(description="what a certificate says")
+    interval: tuple[float, float] = Field(description="Clopper-Pearson, of the certified accuracy")
+    methods: dict[str, int] = Field(description="how many examples each method proved robust")
+    open: int = Field(description="examples that are neither broken nor proved robust")
+    open_examples: list[OpenExample] = Field(description="those nearest to a proof, at most 20")
+    curve: list[tuple[float, float]] = Field(
+        description="pairs of a budget and the share of all examples certified there by quick bounds, from 0 on; at "
+        "the audit's own budget the certified accuracy"
+    )
+
+
+class SmoothedResult(_Frozen):
+    """What is certified of the smoothed classifier, which is another than the model that is attacked."""
+
+    sigma: float = Field(description="scale of the Gaussian noise")
+    alpha: float = Field(description="the chance that an example's certificate is false")
+    radius: float = Field(description="the L2 radius that holds every admissible change")
+    accuracy: float = Field(description="share of all examples that it answers correctly, and does not abstain from")
+    certified_accuracy: float = Field(description="share of all examples certified and correct within that radius")
+    interval: tuple[float, float] = Field(description="Clopper-Pearson, of the certified accuracy")
+    abstained: int
+    samples: int = Field(description="noisy inputs that were asked about, all examples together")
+    statement: str = Field(description="what a certificate says")
 
 
 class Diagnostic(_Frozen):
@@ -54,7 +102,7 @@ class AuditResult(_Frozen):
     """Robust accuracy of a model under a threat, bracketed, with what it takes to judge and to repeat it.
 
     Accuracies are shares of all examples asked for that were decided. ``robust_accuracy`` is what the attacks left
-    standing, an upper bound; ``certified_accuracy`` a lower bound, null where nothing was certified.
+    standing, an upper bound; ``certified_accuracy`` a lower bound, null where no proof was asked for.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -72,6 +120,14 @@ class AuditResult(_Frozen):
     confidence: float
     certified_accuracy: float | None = None
     bracket: tuple[float, float] = Field(description="what was proved, and what attacks left standing")
+    bracket_interval: tuple[float, float] = Field(
+        description="where the population's robust accuracy lies, against any adversary of the threat, at the given "
+        "confidence: the lower end of what was proved, the upper end of what was left standing"
+    )
+    certification: Certification | None = Field(default=None, description="null where no proof was asked for")
+    smoothed: SmoothedResult | None = Field(
+        default=None, description="the smoothed classifier, where it was asked for; no part of the bracket"
+    )
     verdicts: dict[str, int]
     per_class: list[ClassResult]
     worst_class: int | None

@@ -3,16 +3,17 @@
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from holdfast.attacks import Outcome
+from holdfast.certify.certificate import Certificate
 from holdfast.errors import RunError
 
-__all__ = ["RunStore"]
+__all__ = ["NO_CERTIFICATES", "RunStore", "contradiction"]
 
 FILE = "run.sqlite"
 SCHEMA = """
@@ -26,12 +27,22 @@ CREATE TABLE IF NOT EXISTS examples (
     distance REAL,
     forwards INTEGER NOT NULL,
     backwards INTEGER NOT NULL,
-    certified TEXT
+    certified TEXT CHECK (certified IS NULL OR verdict = 'robust'),
+    bound REAL,
+    note TEXT
+);
+CREATE TABLE IF NOT EXISTS curve (idx INTEGER PRIMARY KEY, eps REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS smoothed (
+    idx INTEGER PRIMARY KEY,
+    prediction INTEGER,
+    radius REAL NOT NULL,
+    samples INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS inputs (idx INTEGER PRIMARY KEY, x BLOB NOT NULL);
 """
 # A commit waits for the disk; what a kill can lose is what was decided since the last one, and it is decided again.
 _COMMIT_SECONDS = 0.5
+NO_CERTIFICATES: Mapping[int, Certificate] = MappingProxyType({})
 
 
 class RunStore:
@@ -80,23 +91,33 @@ class RunStore:
         """Time spent on the run, earlier sessions of it included."""
         return self._seconds_before + time.perf_counter() - self._started
 
-    def add(self, outcomes: Sequence[Outcome], *, inputs: bool = False) -> None:
-        """Keep verdicts, and with ``inputs`` the adversarial inputs too."""
-        with self._faults():
-            # With its first verdict a folder belongs to an audit, not with an attempt that came to nothing.
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('settings', ?)", (self._settings,))
-            self._db.executemany(
-                "INSERT OR REPLACE INTO examples VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-                [
-                    (o.index, o.label, o.clean_prediction, o.verdict, o.stage, o.distance, o.forwards, o.backwards)
-                    for o in outcomes
-                ],
-            )
+    def add(
+        self,
+        outcomes: Sequence[Outcome],
+        certificates: Mapping[int, Certificate] = NO_CERTIFICATES,
+        *,
+        inputs: bool = False,
+    ) -> None:
+        """Keep verdicts, what certification says of their examples, and with ``inputs`` the adversarial inputs too.
+
+        Raises
+        ------
+        RunError
+            When an example is both certified and broken, or nothing can be written.
+        """
+        rows = [_row(outcome, certificates.get(outcome.index)) for outcome in outcomes]
+        with self._writing():
+            self._db.executemany("INSERT OR REPLACE INTO examples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             if inputs:
-                rows = [(o.index, o.x_adv.float().cpu().contiguous().numpy().tobytes()) for o in outcomes]
-                self._db.executemany("INSERT OR REPLACE INTO inputs VALUES (?, ?)", rows)
-        if time.perf_counter() - self._committed > _COMMIT_SECONDS:
-            self.commit()
+                found = [(o.index, o.x_adv.float().cpu().contiguous().numpy().tobytes()) for o in outcomes]
+                self._db.executemany("INSERT OR REPLACE INTO inputs VALUES (?, ?)", found)
+
+    def insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Keep rows of another table, in place of what is known of their examples."""
+        if rows:
+            marks = ", ".join("?" * len(rows[0]))
+            with self._writing():
+                self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)
 
     def commit(self) -> None:
         """Write to disk what was added."""
@@ -108,12 +129,18 @@ class RunStore:
     def missing(self, indices: Iterable[int]) -> list[int]:
         """Which of some examples, by their place in the list, have no verdict yet."""
         wanted = list(indices)
+        done = set(self.among(wanted))
+        return [place for place in range(len(wanted)) if place not in done]
+
+    def among(self, indices: Iterable[int], where: str = "TRUE") -> list[int]:
+        """Which of some examples, by their place in the list, have a verdict and meet an SQL condition."""
+        wanted = list(indices)
         if not wanted:
             return []
         # Indices of one batch are neighbours, so a range asks for little more than the batch.
-        rows = self.select("SELECT idx FROM examples WHERE idx BETWEEN ? AND ?", min(wanted), max(wanted))
-        done = {index for (index,) in rows}
-        return [place for place, index in enumerate(wanted) if index not in done]
+        query = f"SELECT idx FROM examples WHERE idx BETWEEN ? AND ? AND ({where})"
+        found = {index for (index,) in self.select(query, min(wanted), max(wanted))}
+        return [place for place, index in enumerate(wanted) if index in found]
 
     def select(self, query: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
         """Rows of a query, one at a time."""
@@ -140,6 +167,15 @@ class RunStore:
                 )
 
     @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._faults():
+            # With its first verdict a folder belongs to an audit, not with an attempt that came to nothing.
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('settings', ?)", (self._settings,))
+            yield
+        if time.perf_counter() - self._committed > _COMMIT_SECONDS:
+            self.commit()
+
+    @contextmanager
     def _faults(self) -> Iterator[None]:
         try:
             yield
@@ -152,6 +188,35 @@ class RunStore:
             raise RunError(
                 f"{self._where}: {error.strerror or error}; give a --run folder that can be written"
             ) from error
+
+
+def _row(outcome: Outcome, certificate: Certificate | None) -> tuple[Any, ...]:
+    """A row of the table of examples."""
+    certified = certificate is not None and certificate.verdict == "certified"
+    if certified and outcome.verdict in ("broken", "misclassified"):
+        raise contradiction(outcome.index, f"{outcome.stage or 'the clean input'} misleads the model")
+    standing = certificate is not None and outcome.verdict in ("robust", "undecided") and not certified
+    return (
+        outcome.index,
+        outcome.label,
+        outcome.clean_prediction,
+        "robust" if certified else outcome.verdict,
+        outcome.stage,
+        outcome.distance,
+        outcome.forwards,
+        outcome.backwards,
+        certificate.method if certificate is not None and certified else None,
+        None if certificate is None else certificate.bound,
+        certificate.note or None if certificate is not None and standing else None,
+    )
+
+
+def contradiction(index: int, counterexample: str) -> RunError:
+    """What to say when an example has been proved robust and broken."""
+    return RunError(
+        f"example {index}: a proof and a counterexample contradict each other ({counterexample}); please report it, "
+        "and trust neither"
+    )
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:

@@ -6,17 +6,32 @@ from importlib import metadata
 from typing import Any
 
 from holdfast.attacks import Knowledge
-from holdfast.audit.diagnostics import examine_stages, examine_verdicts
+from holdfast.audit.certification import CertificationPlan
+from holdfast.audit.diagnostics import examine_proofs, examine_stages, examine_verdicts
 from holdfast.audit.interval import clopper_pearson
 from holdfast.audit.protocols import EvaluationProtocol
-from holdfast.audit.result import AuditResult, ClassResult, Cost, Diagnostic, StageResult
+from holdfast.audit.result import (
+    AuditResult,
+    Certification,
+    ClassResult,
+    Cost,
+    Diagnostic,
+    OpenExample,
+    StageResult,
+)
+from holdfast.audit.smoothing import SmoothingPlan, summarise_smoothed
 from holdfast.audit.store import RunStore
+from holdfast.certify.certificate import QUICK, SEARCH
 from holdfast.data import Source
 from holdfast.threats import Ball, Threat
 
 __all__ = ["summarise"]
 
 CONFIDENCE = 0.95
+# Open examples that a result lists one by one; the store has them all.
+_LISTED = 20
+_NOTES = "SELECT note, count(*) FROM examples WHERE note IS NOT NULL GROUP BY note ORDER BY count(*) DESC, note"
+_OPEN = "verdict IN ('robust', 'undecided') AND certified IS NULL"
 
 KNOWLEDGE: dict[Knowledge, str] = {
     "gradient": "white box: the attacker knows the model, its weights and its gradients",
@@ -24,17 +39,28 @@ KNOWLEDGE: dict[Knowledge, str] = {
     "decision": "black box: the attacker asks the model for its class alone",
 }
 
+STATEMENT = (
+    "a certified example keeps its label for every input of the threat's set: a deterministic proof, in real "
+    "arithmetic; the rounding of the model's own forward pass is not part of it"
+)
+
 
 def summarise(
     store: RunStore,
     source: Source,
     plan: EvaluationProtocol,
+    certification: CertificationPlan | None,
+    smoothing: SmoothingPlan | None,
     diagnostics: list[Diagnostic],
     *,
+    attacked: bool,
     threat: Threat,
     **given: Any,
 ) -> AuditResult:
-    """The result of what the store holds; ``given`` is what else it cannot know (model, seed, device)."""
+    """The result of what the store holds; ``given`` is what else it cannot know (model, seed, device).
+
+    ``attacked`` says whether examples had queries left for attacks at all.
+    """
     verdicts = dict.fromkeys(("robust", "broken", "misclassified", "undecided"), 0)
     verdicts |= dict(store.select("SELECT verdict, count(*) FROM examples GROUP BY verdict"))
     total = sum(verdicts.values())
@@ -47,10 +73,11 @@ def summarise(
             examples=count,
             clean_accuracy=right / count,
             robust_accuracy=left / count,
+            certified_accuracy=None if certification is None else proved / count,
         )
-        for label, count, right, left in store.select(
-            "SELECT label, count(*), sum(verdict != 'misclassified'), sum(verdict IN ('robust', 'undecided')) "
-            "FROM examples GROUP BY label ORDER BY label"
+        for label, count, right, left, proved in store.select(
+            "SELECT label, count(*), sum(verdict != 'misclassified'), sum(verdict IN ('robust', 'undecided')), "
+            "count(certified) FROM examples GROUP BY label ORDER BY label"
         )
     ]
     majority = max((c.examples for c in per_class), default=0)
@@ -59,7 +86,10 @@ def summarise(
         "SELECT coalesce(sum(forwards), 0), coalesce(sum(backwards), 0) FROM examples"
     )
     robust = standing / total
-    stages = _stages(store, plan, total, correct)
+    robust_interval = clopper_pearson(standing, total, CONFIDENCE)
+    stages = _stages(store, plan, total, correct, attacked)
+    search = [] if certification is None else _search(store, certification, robust)
+    proofs = None if certification is None else _certification(store, certification, threat, total, correct)
     budget = threat.eps if isinstance(threat, Ball) and isinstance(threat.eps, float) else None
     used = {attack.knowledge for stage in plan.stages for attack in (stage.attack, stage.polish) if attack is not None}
     return AuditResult(
@@ -72,37 +102,90 @@ def summarise(
         protocol=plan.to_dict(),
         clean_accuracy=correct / total,
         robust_accuracy=robust,
-        robust_interval=clopper_pearson(standing, total, CONFIDENCE),
+        robust_interval=robust_interval,
         confidence=CONFIDENCE,
-        bracket=(0.0, robust),
+        certified_accuracy=None if proofs is None else sum(proofs.methods.values()) / total,
+        bracket=(0.0 if proofs is None else sum(proofs.methods.values()) / total, robust),
+        bracket_interval=(0.0 if proofs is None else proofs.interval[0], robust_interval[1]),
+        certification=proofs,
+        smoothed=None if smoothing is None else summarise_smoothed(store, smoothing, CONFIDENCE),
         verdicts=verdicts,
         per_class=per_class,
         worst_class=min(per_class, key=lambda c: c.robust_accuracy).label if per_class else None,
         majority_class_rate=majority / total,
-        stages=stages,
+        stages=[*stages, *search],
         median_distance=_median_distance(store),
         curve=_curve(store, total, correct) if budget == math.inf else None,
         cost=Cost(forwards=forwards, backwards=backwards, seconds=store.seconds),
         diagnostics=[
-            *diagnostics,
+            # Of a number that is exact the attacks' caveat is not true.
+            *(found for found in diagnostics if proofs is None or proofs.open or found.name != "protocol"),
             *examine_stages(plan, stages, total),
             *examine_verdicts(verdicts, predictions, correct, majority),
+            *examine_proofs(dict(store.select(_NOTES))),
         ],
         versions=_versions(),
     )
 
 
-def _stages(store: RunStore, plan: EvaluationProtocol, total: int, correct: int) -> list[StageResult]:
-    counts = store.select("SELECT verdict, stage, count(*) FROM examples GROUP BY verdict, stage")
-    ended = {(verdict, stage): count for verdict, stage, count in counts}
+def _stages(store: RunStore, plan: EvaluationProtocol, total: int, correct: int, attacked: bool) -> list[StageResult]:
+    counts = store.select("SELECT verdict = 'broken', stage, count(*) FROM examples GROUP BY verdict = 'broken', stage")
+    ended = {(bool(broken), stage): count for broken, stage, count in counts}
+    ((spared,),) = store.select(
+        f"SELECT count(*) FROM examples WHERE certified IN ({', '.join('?' * len(QUICK))})", *QUICK
+    )
     results, standing = [], correct
-    reached = correct - ended.pop(("undecided", None), 0)
+    reached = correct - spared if attacked else 0
     for stage in plan.stages:
-        broken, spent = (ended.get((verdict, stage.name), 0) for verdict in ("broken", "undecided"))
+        broken, spent = (ended.get((verdict, stage.name), 0) for verdict in (True, False))
         standing -= broken
         results.append(StageResult(name=stage.name, attacked=reached, broken=broken, robust_accuracy=standing / total))
         reached -= broken + spent
     return results
+
+
+def _search(store: RunStore, certification: CertificationPlan, robust: float) -> list[StageResult]:
+    """The search for a proof as the last stage: it may come upon a counterexample instead."""
+    ((proved, broken, left),) = store.select(
+        f"SELECT coalesce(sum(certified = ?), 0), coalesce(sum(stage = ? AND verdict = 'broken'), 0), "
+        f"coalesce(sum({_OPEN}), 0) FROM examples",
+        SEARCH,
+        SEARCH,
+    )
+    if certification.method != "complete" and not broken:
+        return []
+    return [StageResult(name=SEARCH, attacked=proved + broken + left, broken=broken, robust_accuracy=robust)]
+
+
+def _certification(store: RunStore, plan: CertificationPlan, threat: Threat, total: int, correct: int) -> Certification:
+    methods = dict(
+        store.select(
+            "SELECT certified, count(*) FROM examples WHERE certified IS NOT NULL GROUP BY certified ORDER BY 2 DESC, 1"
+        )
+    )
+    certified = sum(methods.values())
+    ((still_open,),) = store.select(f"SELECT count(*) FROM examples WHERE {_OPEN}")
+    nearest = store.select(
+        f"SELECT idx, bound, coalesce(note, '') FROM examples WHERE {_OPEN} "
+        "ORDER BY bound DESC NULLS LAST, idx LIMIT ?",
+        _LISTED,
+    )
+    curve = [(0.0, correct / total)]
+    for budget in plan.budgets:
+        ((more,),) = store.select("SELECT count(*) FROM curve WHERE eps >= ?", budget)
+        curve.append((budget, (certified + more) / total))
+    if isinstance(threat, Ball) and isinstance(threat.eps, float):
+        curve.append((threat.eps, certified / total))
+    return Certification(
+        method=plan.method,
+        seconds=plan.seconds,
+        statement=STATEMENT,
+        interval=clopper_pearson(certified, total, CONFIDENCE),
+        methods=methods,
+        open=still_open,
+        open_examples=[OpenExample(index=index, bound=bound, note=note) for index, bound, note in nearest],
+        curve=curve if plan.budgets else [],
+    )
 
 
 def _median_distance(store: RunStore) -> float | None:

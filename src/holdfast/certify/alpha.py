@@ -7,12 +7,12 @@ worse for anything after them, so each is optimised for itself, from the input o
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from holdfast.certify.crown import Bounds, propagate
+from holdfast.certify.crown import Bounds, Undecided, propagate
 from holdfast.certify.domains import Domains, Problem, bound_domains
 from holdfast.certify.graph import Interval
 
@@ -26,7 +26,7 @@ __all__ = ["tightened"]
 _ROWS = 256
 
 
-def tightened(graph: Graph, region: Region, bounds: Bounds, steps: int, most: int) -> Bounds:
+def tightened(graph: Graph, region: Region, bounds: Bounds, steps: int, deadline: float = torch.inf) -> Bounds:
     """Better bounds of hidden nodes, by as many steps of optimisation.
 
     Parameters
@@ -35,17 +35,20 @@ def tightened(graph: Graph, region: Region, bounds: Bounds, steps: int, most: in
         The network, the inputs of ``N`` examples, and what is known.
     steps : int
         Of the optimiser, for each neuron that is not decided yet.
-    most : int
-        Nodes with more undecided neurons than that an example stay as they are.
+    deadline : float
+        By ``time.perf_counter``; nodes that are not reached by then stay as they are.
     """
 
-    def refine(known: Bounds, number: int, mask: Tensor) -> Interval:
+    def refine(known: Bounds, number: int, undecided: Undecided) -> Interval:
         found = known.intervals[number]
-        if int(mask.sum()) > most * len(mask):
+        mask = undecided(found)
+        if not bool(mask.any()):
             return found
         lower, upper = (end.clone() for end in found)
         problem = Problem(graph, region, known, number)
         for places in mask.nonzero().split(_ROWS // 2):
+            if time.perf_counter() > deadline:
+                break
             index = tuple(places.T)
             unit = torch.zeros(len(places), *mask.shape[1:], dtype=lower.dtype)
             unit[(torch.arange(len(places)), *index[1:])] = 1

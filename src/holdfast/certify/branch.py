@@ -13,21 +13,29 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from holdfast.certify.alpha import tightened
 from holdfast.certify.domains import Domains, Found, Problem, bound_domains, quick_bounds, signed_ends
+from holdfast.certify.milp import lp_bound
+from holdfast.errors import ModelError, RunError, SettingError
 
 __all__ = ["Proof", "branch_and_bound"]
 
 # Domains bounded together, examples worked on at a time, and neurons tried out before a split.
-_BATCH, _IN_FLIGHT, _CANDIDATES = 128, 16, 4
+_BATCH, _IN_FLIGHT, _CANDIDATES = 128, 8, 4
+# Examples that are bounded together before the first split.
+_AT_ONCE = 16
 # Steps of the slopes before the first split and after each.
 _ROOT_STEPS, _STEPS = 20, 4
+# Steps of the slopes that bound hidden neurons, and how much of the time they may take.
+_HIDDEN_STEPS, _HIDDEN_SHARE = 5, 0.3
 # From how many of a batch's worst domains counterexamples are sought, and for how many steps.
 _TRIED, _DOWNHILL = 16, 5
 
@@ -126,26 +134,54 @@ def branch_and_bound(
     Proof
         One for each example, as they fall.
     """
-    order = itertools.count()
-    search = _Search(problem, problem.to(torch.float64), judge, room, order)
-    waiting = iter(range(len(rows)))
-    active: list[_Work] = []
-    while True:
-        fresh = list(itertools.islice(waiting, max(0, _IN_FLIGHT - len(active))))
-        if fresh:
-            active += search.begin([(n, rows[n], offsets[n]) for n in fresh])
-        if not active:
-            return
-        going = []
-        for work in active:
+    problem = replace(problem, bounds=problem.bounds.widened(problem.graph))
+    hard: list[_Work] = []
+    for part in torch.arange(len(rows)).split(_AT_ONCE):
+        search = _Search.of(problem, part, judge, room)
+        works = search.begin([(_Work(n), rows[n], offsets[n]) for n in part.tolist()])
+        for work in works:
             proof = _ended(work, seconds)
             if proof is None:
-                going.append(work)
+                hard.append(work)
             else:
                 yield proof
-        active = going
-        if active:
-            search.advance(active)
+    for start in range(0, len(hard), _IN_FLIGHT):
+        active = hard[start : start + _IN_FLIGHT]
+        part = torch.tensor([work.example for work in active])
+        search = _Search.of(_tightened(problem, part, active, seconds), torch.arange(len(part)), judge, room, part)
+        active = search.begin([_again(work) for work in active])
+        while active:
+            going = []
+            for work in active:
+                proof = _ended(work, seconds)
+                if proof is None:
+                    going.append(work)
+                else:
+                    yield proof
+            active = going
+            if active:
+                search.advance(active)
+
+
+def _tightened(problem: Problem, part: Tensor, works: list[_Work], seconds: float) -> Problem:
+    """Examples that need splits, with better bounds of hidden neurons: all that follows profits from them."""
+    began = time.perf_counter()
+    few = problem.take(part)
+    spare = min(seconds - work.seconds for work in works) * len(works)
+    bounds = tightened(few.graph, few.region, few.bounds, _HIDDEN_STEPS, began + _HIDDEN_SHARE * spare)
+    for work in works:
+        work.seconds += (time.perf_counter() - began) / len(works)
+    return replace(few, bounds=bounds.widened(few.graph))
+
+
+def _again(work: _Work) -> tuple[_Work, Tensor, Tensor]:
+    """An example with the functions that are still open, to be begun anew."""
+    leaves, work.leaves = work.leaves, []
+    return (
+        work,
+        torch.stack([leaf.rows for leaf in leaves]),
+        leaves[0].rows.new_tensor([leaf.offset for leaf in leaves]),
+    )
 
 
 def _ended(work: _Work, seconds: float) -> Proof | None:
@@ -163,21 +199,30 @@ def _ended(work: _Work, seconds: float) -> Proof | None:
 
 @dataclass(frozen=True)
 class _Search:
+    """The work on some examples together: ``examples`` are their names outside."""
+
     problem: Problem
     precise: Problem
+    examples: list[int]
     judge: Judge
     room: Tensor
-    order: itertools.count[int]
+    order: itertools.count[int] = field(default_factory=itertools.count)
+
+    @classmethod
+    def of(cls, problem: Problem, part: Tensor, judge: Judge, room: Tensor, names: Tensor | None = None) -> _Search:
+        names = part if names is None else names
+        some = problem.take(part)
+        return cls(some, some.to(torch.float64), names.tolist(), judge, room[names])
 
     @property
     def _none(self) -> int:
         """What stands in the place of an unstable neuron where there is none."""
         return len(self.problem.unstable)
 
-    def begin(self, examples: list[tuple[int, Tensor, Tensor]]) -> list[_Work]:
-        """Bound whole examples."""
-        works = {n: _Work(n) for n, _, _ in examples}
-        owners = torch.tensor([n for n, rows, _ in examples for _ in rows], dtype=torch.int64)
+    def begin(self, examples: list[tuple[_Work, Tensor, Tensor]]) -> list[_Work]:
+        """Bound whole examples, each with its functions and what is added to them."""
+        works = {place: work for place, (work, _, _) in enumerate(examples)}
+        owners = torch.tensor([place for place, (_, rows, _) in enumerate(examples) for _ in rows], dtype=torch.int64)
         if len(owners):
             everything = torch.cat([rows for _, rows, _ in examples])
             offsets = torch.cat([offset for _, _, offset in examples])
@@ -191,12 +236,13 @@ class _Search:
     def advance(self, active: list[_Work]) -> None:
         """Split the worst domains of all examples and bound the halves."""
         began = time.perf_counter()
-        works = {work.example: work for work in active}
+        # By the examples' places in the problem, where those that are done leave gaps.
+        works = {self.examples.index(work.example): work for work in active}
         chosen: list[tuple[int, _Leaf]] = []
         share = max(1, _BATCH // (2 * len(active)))
-        for work in active:
+        for place, work in works.items():
             count = min(share, len(work.leaves))
-            chosen += [(work.example, heapq.heappop(work.leaves)) for _ in range(count)]
+            chosen += [(place, heapq.heappop(work.leaves)) for _ in range(count)]
         parents, candidates, sizes = self._stack(chosen)
         offsets = torch.tensor([leaf.offset for _, leaf in chosen], dtype=parents.rows.dtype)
         best = self._choose(parents, candidates, sizes)
@@ -219,7 +265,7 @@ class _Search:
         worse = torch.minimum(low, high).masked_fill(candidates >= self._none, -torch.inf)
         return (worse + 1e-3 * torch.maximum(low, high).clamp(max=0)).argmax(1)
 
-    def _sort(self, domains: Domains, offsets: Tensor, works: dict[int, _Work], steps: int) -> None:
+    def _sort(self, domains: Domains, offsets: Tensor, works: Mapping[int, _Work], steps: int) -> None:
         """Bound domains; drop what is proved, try what might be a counterexample, and keep the rest."""
         found = bound_domains(self.problem, domains, steps, enough=float((self.room.max() - offsets).max()))
         bound = found.bound + offsets
@@ -236,7 +282,7 @@ class _Search:
             if bool(done[place]):
                 work.proved = min(work.proved, value)
             elif int(candidates[place, 0]) >= self._none:
-                work.stuck = min(work.stuck, value)
+                self._solve(found.domains.take(torch.tensor([place])), float(offsets[place]), value, work)
             else:
                 reached = found.domains
                 leaf = _Leaf(
@@ -246,7 +292,7 @@ class _Search:
                 )  # fmt: skip
                 heapq.heappush(work.leaves, leaf)
 
-    def _try(self, found: Found, offsets: Tensor, works: dict[int, _Work]) -> None:
+    def _try(self, found: Found, offsets: Tensor, works: Mapping[int, _Work]) -> None:
         """Look for counterexamples from where the worst bounds are least, downhill (Frank and Wolfe 1956)."""
         worst = (found.bound + offsets).argsort()[:_TRIED]
         domains, x, offsets = found.domains.take(worst), found.x[worst], offsets[worst]
@@ -262,6 +308,31 @@ class _Search:
                 if work.x is None and self.judge(work.example, x[place]):
                     work.x = x[place]
             x = torch.lerp(x, region.minimiser(grad), 2 / (step + 3))
+
+    def _solve(self, domain: Domains, offset: float, bound: float, work: _Work) -> None:
+        """Decide a domain without unstable neurons, where the network is linear, by a linear program."""
+        leaf = None
+        # What the program cannot express, a ball of L2 or an operation, stays open.
+        with suppress(ModelError, RunError, SettingError):
+            signs = self._signs(domain)
+            one = self.precise.take(domain.example)
+            leaf = lp_bound(one.graph, one.region, one.bounds.intervals, signs, domain.rows[0].double(), offset)
+        if leaf is not None and leaf.x is not None:
+            x = leaf.x.to(domain.rows.dtype)
+            if work.x is None and self.judge(work.example, x):
+                work.x = x
+        if leaf is not None and leaf.bound > float(self.room[domain.example]):
+            work.proved = min(work.proved, leaf.bound)
+        else:
+            work.stuck = min(work.stuck, bound if leaf is None else max(bound, leaf.bound))
+
+    def _signs(self, domain: Domains) -> dict[int, Tensor]:
+        """The signs of split neurons, by their ReLUs, 0 for the others."""
+        signs = torch.zeros(self.problem.planes.lower.shape[1])
+        given = domain.split[0] < self._none
+        signs[self.problem.unstable[domain.split[0][given]]] = domain.sign[0][given].float()
+        shapes = {number: self.problem.graph.nodes[number].shape for number in self.problem.places}
+        return {number: signs[place].reshape(shapes[number]) for number, place in self.problem.places.items()}
 
     def _precisely(self, domains: Domains, offsets: Tensor) -> Tensor:
         """Whether bounds that rounding could have made positive are so in float64."""
@@ -307,7 +378,7 @@ class _Search:
         )
         return domains, torch.stack([leaf.candidates for leaf in leaves]), torch.stack([leaf.sizes for leaf in leaves])
 
-    def _charge(self, works: dict[int, _Work], examples: Tensor, began: float) -> None:
+    def _charge(self, works: Mapping[int, _Work], examples: Tensor, began: float) -> None:
         """Share the time since then among the examples, each by its domains."""
         each = (time.perf_counter() - began) / max(1, len(examples))
         for example in examples.tolist():

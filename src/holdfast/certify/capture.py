@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["capture"]
 
-# The rows of the example that is exported: a number that no dimension of a network is likely to have.
-_ROWS = 3
+# How often torch is asked to write an operation in terms of simpler ones.
+_DECOMPOSITIONS = 4
+# The batch on which a graph is compared with its model.
+_ROWS = 5
 
 
 def capture(model: nn.Module, x: Tensor, *, trainable: bool = False) -> Graph:
@@ -46,15 +48,18 @@ def capture(model: nn.Module, x: Tensor, *, trainable: bool = False) -> Graph:
         When the network cannot be exported (its control flow depends on values, its shapes on the data), when one of
         its operations has no rule, or when the rows of a batch are not independent. The message names the operation.
     """
-    x = x.detach()[torch.arange(_ROWS, device=x.device) % len(x)]
+    x = x.detach()
     with borrowed(model, 0):
-        program = _export(model, x)
-        unknown = sorted({str(node.target) for node in _calls(program) if _rule_name(node) not in RULES})
-        if unknown:
+        program = _export(model, x[:1])
+        for _ in range(_DECOMPOSITIONS):
+            unknown = {str(node.target) for node in _depending(program) if _rule_name(node) not in RULES}
+            if not unknown:
+                break
             program = _decompose(program, unknown)
         graph = _build(program, model, x, trainable)
         _check(graph, model, x)
-    return graph
+    # Parameters are frozen while a model is borrowed, and what is made of them would be too.
+    return _build(program, model, x, trainable) if trainable else graph
 
 
 def _export(model: nn.Module, x: Tensor) -> ExportedProgram:
@@ -70,18 +75,24 @@ def _export(model: nn.Module, x: Tensor) -> ExportedProgram:
         ) from error
 
 
-def _decompose(program: ExportedProgram, unknown: list[str]) -> ExportedProgram:
+def _decompose(program: ExportedProgram, unknown: set[str]) -> ExportedProgram:
     """Have torch write operations without a rule in terms of simpler ones."""
     table = torch.export.default_decompositions()
     for target in [target for target in table if str(target) not in unknown]:
         del table[target]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return program.run_decompositions(table)
+        simpler: ExportedProgram = program.run_decompositions(table)
+    return simpler
 
 
-def _calls(program: ExportedProgram) -> list[fx.Node]:
-    return [node for node in program.graph.nodes if node.op == "call_function"]
+def _depending(program: ExportedProgram) -> list[fx.Node]:
+    """The calls whose values depend on the network's input."""
+    found = {node: None for node in program.graph.nodes if node.name in program.graph_signature.user_inputs}
+    for node in program.graph.nodes:
+        if node.op == "call_function" and any(source in found for source in node.all_input_nodes):
+            found[node] = None
+    return [node for node in found if node.op == "call_function"]
 
 
 def _rule_name(node: fx.Node) -> str:
@@ -92,7 +103,7 @@ def _build(program: ExportedProgram, model: nn.Module, x: Tensor, trainable: boo
     signature = program.graph_signature
     if len(signature.user_outputs) != 1:
         raise ModelError(f"the network returns {len(signature.user_outputs)} values; bounds need one tensor (N, K)")
-    builder = Builder(rows=_ROWS)
+    builder = Builder(x.dtype)
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder":
@@ -112,33 +123,35 @@ def _placeholder(
 ) -> Any:
     signature = program.graph_signature
     if node.name in signature.user_inputs:
-        return builder.input(tuple(x.shape[1:]))
+        return builder.input((1, *x.shape[1:]))
+    if node.name in signature.inputs_to_parameters and trainable:
+        return model.get_parameter(signature.inputs_to_parameters[node.name])
     for names, source in (
         (signature.inputs_to_parameters, program.state_dict),
         (signature.inputs_to_buffers, {**program.constants, **program.state_dict}),
         (signature.inputs_to_lifted_tensor_constants, program.constants),
     ):
         if node.name in names:
-            name = names[node.name]
-            if trainable and names is signature.inputs_to_parameters:
-                return model.get_parameter(name)
-            return source[name].detach().clone()
+            return source[names[node.name]].detach().clone()
     raise ModelError(f"the network takes a further input, '{node.name}'; bounds need a network of one input")
 
 
 def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
-    args, kwargs = (fx.map_arg(part, lambda argument: values[argument]) for part in (node.args, node.kwargs))
+    args: Any = fx.map_arg(node.args, lambda argument: values[argument])
+    kwargs: Any = fx.map_arg(node.kwargs, lambda argument: values[argument])
+    assert callable(node.target)
     symbols: list[Symbol] = []
     fx.map_arg((node.args, node.kwargs), lambda argument: _collect(values[argument], symbols))
     if not symbols:
-        assert callable(node.target)
         return node.target(*args, **kwargs)
     name = _rule_name(node)
     if name not in RULES:
         raise ModelError(f"no bound is known for node '{node.name}' ({name}){_source(node)}")
-    shape = tuple(node.meta["val"].shape) if isinstance(node.meta.get("val"), Tensor) else ()
+    value = node.meta.get("val")
+    first = value[0] if isinstance(value, list | tuple) else value
+    shape = tuple(first.shape) if isinstance(first, Tensor) else ()
     try:
-        return RULES[name](builder.at(node.name, shape), *args, **kwargs)
+        return RULES[name](builder.at(node.name, node.target, shape), *args, **kwargs)
     except ModelError as error:
         raise ModelError(f"node '{node.name}' ({name}){_source(node)}: {error}") from error
 
@@ -171,16 +184,21 @@ def _ending_in(nodes: list[Node], last: Symbol) -> Graph:
 
 def _check(graph: Graph, model: nn.Module, x: Tensor) -> None:
     """Refuse a graph that computes anything but what the model does."""
-    rows = torch.cat([x, x.flip(0) * 0.5])[: _ROWS + 2]
-    with torch.no_grad():
-        expected = model(rows)
-        found = graph(rows)
+    rows = x[torch.arange(_ROWS, device=x.device) % len(x)]
+    # Halves of inputs are as good as others, and differ from them.
+    rows = torch.cat([rows[:2], rows[2:] * 0.5])
+    fault = (
+        "the captured graph does not compute what the model does: rows of a batch may depend on one another, or the "
+        "model draws random numbers"
+    )
+    try:
+        with torch.no_grad():
+            expected, found = model(rows), graph(rows)
+    except RuntimeError as error:
+        raise ModelError(f"{fault} ({' '.join(str(error).split())[:100]})") from error
     if expected.dim() != 2:
         raise ModelError(f"the network returns a tensor of shape {tuple(expected.shape)}; bounds need logits (N, K)")
     scale = max(float(expected.abs().max()), 1.0)
     tolerance = 1e3 * torch.finfo(expected.dtype).eps * scale
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=tolerance):
-        raise ModelError(
-            "the captured graph does not compute what the model does: rows of a batch may depend on one another, or "
-            "the model draws random numbers"
-        )
+        raise ModelError(fault)

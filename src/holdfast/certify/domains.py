@@ -90,6 +90,10 @@ class Problem:
         lower, upper = (end.index_select(1, self.unstable) for end in self._ends)
         return lower, upper
 
+    def take(self, examples: Tensor) -> Problem:
+        """Some of the examples."""
+        return Problem(self.graph, self.region.take(examples), self.bounds.take(examples), self.node)
+
     def to(self, dtype: torch.dtype) -> Problem:
         """The same in another precision, bounds included."""
         return Problem(self.graph.to(dtype), self.region.to(dtype), self.bounds.to(dtype), self.node)
@@ -187,7 +191,8 @@ def bound_domains(problem: Problem, domains: Domains, steps: int, enough: float 
     slopes, multiplier = domains.slopes.clone(), domains.multiplier.clone()
     best = slopes.new_full((len(domains),), -torch.inf)
     memory = [(torch.zeros_like(part), torch.zeros_like(part)) for part in (slopes, multiplier)]
-    for step in range(steps):
+    improvable = slopes.numel() or multiplier.numel()
+    for step in range(steps if improvable else 0):
         with torch.enable_grad():
             parts = [slopes.requires_grad_(True), multiplier.requires_grad_(True)]
             bound = frame.bound(slopes, multiplier)

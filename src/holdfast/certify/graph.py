@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from holdfast.certify.rows import Rows
@@ -41,16 +43,19 @@ class Operation(Protocol):
     @property
     def separate(self) -> bool: ...
 
-    def apply(self, *inputs: Tensor) -> Tensor:
+    @property
+    def apply(self) -> Callable[..., Tensor]:
         """The operation itself."""
         ...
 
-    def interval(self, *inputs: Interval) -> Interval:
-        """An interval that holds the value for all inputs in these intervals."""
+    @property
+    def interval(self) -> Callable[..., Interval]:
+        """Given intervals of all inputs, one that holds the value."""
         ...
 
-    def relax(self, *inputs: Interval) -> Any:
-        """Linear bounds that hold for all inputs in these intervals, in whatever form ``backward`` reads them."""
+    @property
+    def relax(self) -> Callable[..., Any]:
+        """Given intervals of all inputs, linear bounds that hold there, in whatever form ``backward`` reads them."""
         ...
 
     def undecided(self, x: Interval) -> Tensor | None:

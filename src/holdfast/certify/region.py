@@ -20,13 +20,17 @@ from torch import Tensor
 
 from holdfast.errors import DataError
 from holdfast.threats import Ball, l0, l1, l2
-from holdfast.threats.norm import Norm, column, safe_divide
+from holdfast.threats.norm import Norm, column, room_along, safe_divide
 
 __all__ = ["Region"]
 
 # Rows are worked through in pieces of about this many numbers: on a processor those stay in its cache.
 _PIECE = {"cpu": 1 << 17}
 _LARGE_PIECE = 1 << 26
+# Newton's method settles after 5 rounds on random rows, and any number of them gives a bound.
+_ROUNDS = 30
+# How many of a row's largest coordinates usually take up an L1 budget.
+_FEW = 64
 
 _BALLS: dict[str, Norm] = {norm.name: cast("Norm", norm) for norm in (l2, l1, l0)}
 
@@ -146,7 +150,8 @@ class Region:
                 if len(rows) == len(self):
                     return _dot(rows, middle) - _dot(rows.abs(), radius)
                 groups = rows.unflatten(0, (len(self), -1))
-                return (groups @ middle.unsqueeze(2) - groups.abs() @ radius.unsqueeze(2)).flatten()
+                found: Tensor = groups @ middle.unsqueeze(2) - groups.abs() @ radius.unsqueeze(2)
+                return found.flatten()
             return torch.cat([_dot(row, middle[i]) - _dot(row.abs(), radius[i]) for row, i in _pieces(rows, of)])
         of = self._owners(rows) if of is None else of
         low, high, gain = lower - center, upper - center, _GAINS[self.norm]
@@ -183,31 +188,68 @@ class Region:
 def _gain_l2(a: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """What ``-<a, delta>`` can reach over an L2 ball and a box around 0; never less, whatever rounding does."""
     with torch.no_grad():
-        delta = l2.maximize(-a, eps.unsqueeze(1), low, high)
-        # Between its bounds a coordinate is at -a / multiplier; where all are at bounds, the ball constrains nothing.
-        between = (delta > low) & (delta < high) & (delta != 0)
-        multiplier = safe_divide(a.abs(), delta.abs()).masked_fill(~between, 0).amax(1, keepdim=True)
+        multiplier = _multiplier_l2(a, eps, room_along(-a, low, high))
         free = torch.where(a == 0, 0, -a / multiplier)
     delta = free.clamp(low, high)
     return -_dot(a, delta) - multiplier[:, 0] / 2 * (_dot(delta, delta) - eps**2)
 
 
+def _multiplier_l2(a: Tensor, eps: Tensor, room: Tensor) -> Tensor:
+    """``(R, 1)`` the multiplier at which ``clip(-a / multiplier)`` has the norm ``eps``; 0 if the box ends before that.
+
+    As in :mod:`holdfast.threats.l2`, Newton's method on the squared norm climbs to the root, fixing coordinates at
+    their bounds as it goes. Here nothing hangs on its last digits, so the sums are those of the inputs' precision.
+    """
+    scale = a.abs().amax(1, keepdim=True)
+    size = safe_divide(a.abs(), scale)
+    squares, rooms, target = size.square(), room.square(), eps.square()
+    s = safe_divide(eps, squares.sum(1).sqrt())
+    for _ in range(_ROUNDS):
+        fixed = (s.unsqueeze(1) * size >= room).to(a.dtype)
+        free = _dot(1 - fixed, squares)
+        root = safe_divide((target - _dot(fixed, rooms)).clamp_min(0), free).sqrt()
+        if not bool(((free > 0) & (root > s * (1 + 4 * torch.finfo(a.dtype).eps))).any()):
+            break
+        s = torch.where(free > 0, root.maximum(s), s)
+    multiplier = safe_divide(scale[:, 0], s).masked_fill((rooms.sum(1) <= target) | (s == 0), 0)
+    return multiplier.unsqueeze(1)
+
+
 def _gain_l1(a: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The same for L1: the coordinates above the multiplier in ``|a|`` are at their bounds."""
+    """The same for L1: the coordinates above the multiplier in ``|a|`` are at their bounds, the one at it shares."""
     with torch.no_grad():
-        delta = l1.maximize(-a, eps.unsqueeze(1), low, high)
-        full = (delta <= low) | (delta >= high)
-        multiplier = a.abs().masked_fill(full, 0).amax(1, keepdim=True)
-    delta = torch.where(a > multiplier, low, torch.where(-a > multiplier, high, delta))
+        size, room = a.abs(), room_along(-a, low, high)
+        multiplier = _multiplier_l1(size, room, eps)
+        full = size > multiplier
+        left = (eps - torch.where(full, room, 0).sum(1)).clamp_min(0).unsqueeze(1)
+        rest = torch.where(size == multiplier, room.minimum(left), 0).copysign(-a)
+    delta = torch.where(full, torch.where(a > 0, low, high), rest)
     return -_dot(a, delta) - multiplier[:, 0] * (delta.abs().sum(1) - eps)
 
 
+def _multiplier_l1(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """``(R, 1)`` the size of the coordinate that gets the last of the budget when the largest are served first.
+
+    It is among the largest few, unless the budget is large or the box narrow.
+    """
+    count = size.shape[1]
+    for few in (min(_FEW, count), count):
+        largest, order = size.topk(few, dim=1)
+        spent = room.gather(1, order).cumsum(1)
+        last = (spent < eps.unsqueeze(1)).sum(1, keepdim=True)
+        if few == count or bool((last < few).all()):
+            break
+    # Where the box ends before the budget does, nothing has a price.
+    return torch.where(last < count, largest.gather(1, last.clamp_max(few - 1)), 0)
+
+
 def _gain_l0(a: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The same for L0: the best few coordinates at their bounds."""
-    with torch.no_grad():
-        changed = l0.maximize(-a, eps.unsqueeze(1), low, high) != 0
-    # An unbounded coordinate makes infinity here, and only where it is changed.
-    return -(a * torch.where(changed, torch.where(a > 0, low, high), 0)).sum(1)
+    """The same for L0: the largest gains of single coordinates, as many as may change."""
+    # An unbounded coordinate makes infinity here, though not where nothing is to be gained by it.
+    gains = -a * torch.where(a > 0, low, torch.where(a < 0, high, 0))
+    count = min(int(eps.max().clamp_max(a.shape[1])) if len(eps) else 0, a.shape[1])
+    largest = gains.topk(count, dim=1).values
+    return torch.where(torch.arange(count, device=a.device) < eps.unsqueeze(1), largest, 0).sum(1)
 
 
 _GAINS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {

@@ -2,12 +2,15 @@
 
 A rule takes a :class:`Builder` and the operation's arguments, in which :class:`Symbol` stands for what depends on the
 network's input. To support another operation, write a rule and name it in the table at the end.
+
+Programs are exported for a batch of one. Wherever they carry that dimension, what else is there belongs to the one
+example, so nothing has to be known of where a network moves its batch, or what it merges it with.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,24 +23,37 @@ from holdfast.certify.graph import Node, Operation
 from holdfast.certify.operations.activation import Elementwise
 from holdfast.certify.operations.convolution import Convolution
 from holdfast.certify.operations.linear import Dense, Monotone, Scale, Sum, Weighted
+from holdfast.certify.operations.logsumexp import LogSumExp
 from holdfast.certify.operations.pooling import MaxPool
 from holdfast.certify.operations.product import MatrixProduct, Product
 from holdfast.certify.operations.relu import ReLU
-from holdfast.certify.relaxations import ACTIVATIONS, Activation, clamp, gelu, leaky_relu
+from holdfast.certify.relaxations import ACTIVATIONS, Activation, clamp, gelu, leaky_relu, power, silu
 from holdfast.errors import ModelError
 
 __all__ = ["RULES", "Builder", "Symbol"]
 
 Shape = tuple[int, ...]
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Symbol:
-    """A value that depends on the network's input: a node of the graph, and the shape of one example of it."""
+    """A value that depends on the network's input.
+
+    Parameters
+    ----------
+    node : int
+        Its node in the graph.
+    shape : tuple of int
+        Its shape in the exported program. The node's is the same without a leading 1, which is the batch.
+    """
 
     node: int
     shape: Shape
+
+
+def example_shape(shape: Shape) -> Shape:
+    """The shape of one example of a value; a single number has one dimension."""
+    return (shape[1:] if shape[:1] == (1,) else shape) or (1,)
 
 
 @dataclass(frozen=True)
@@ -46,94 +62,87 @@ class Builder:
 
     Parameters
     ----------
-    rows : int
-        The batch size of the exported example.
+    dtype : torch.dtype
+        The precision of the network.
     nodes : list of Node
         In topological order.
     name : str
         What the nodes added next come from.
+    target : callable
+        The operation that they come from.
     shape : tuple of int
-        The shape of that value, ``(rows, ...)``.
+        The shape of its value in the exported program, or of the first of several.
     """
 
-    rows: int
+    dtype: torch.dtype
     nodes: list[Node] = field(default_factory=list)
     name: str = ""
+    target: Callable[..., Any] = torch.clone
     shape: Shape = ()
 
-    def at(self, name: str, shape: Shape) -> Builder:
+    def at(self, name: str, target: Callable[..., Any], shape: Shape) -> Builder:
         """The same graph, while another operation is turned into nodes."""
-        return replace(self, name=name, shape=shape)
+        return replace(self, name=name, target=target, shape=shape)
 
     def input(self, shape: Shape) -> Symbol:
         """Add the network's input."""
-        self.nodes.append(Node("input", None, (), shape))
+        self.nodes.append(Node("input", None, (), example_shape(shape)))
         return Symbol(0, shape)
 
     def add(self, operation: Operation, *inputs: Symbol, shape: Shape | None = None) -> Symbol:
         """Add a node; its shape is that of the exported value unless it is given."""
-        if shape is None:
-            if not self.shape or self.shape[0] != self.rows:
-                raise ModelError("its rows cannot be told apart; the first dimension must stay the batch")
-            shape = self.shape[1:]
-        self.nodes.append(Node(self.name, operation, tuple(symbol.node for symbol in inputs), shape))
+        shape = self.shape if shape is None else shape
+        self.nodes.append(Node(self.name, operation, tuple(symbol.node for symbol in inputs), example_shape(shape)))
         return Symbol(len(self.nodes) - 1, shape)
 
-    def dimension(self, dim: int, rank: int) -> int:
-        """A dimension counted from the front; the batch is none that an operation may work along."""
-        dim = dim % (rank + 1)
-        if dim == 0:
-            raise ModelError("it works along the batch; bounds need independent rows")
-        return dim
+    def move(self, function: Callable[..., Tensor], *inputs: Symbol, shape: Shape | None = None) -> Symbol:
+        """Add a linear operation without negative coefficients, given as it acts on exported values."""
+        shape = self.shape if shape is None else shape
+        shapes = tuple(symbol.shape for symbol in inputs)
+        each = partial(_each, function=function, shapes=shapes, shape=example_shape(shape))
+        return self.add(Monotone(each), *inputs, shape=shape)
 
-    def expanded(self, symbol: Symbol, shape: Shape) -> Symbol:
-        """The value broadcast to the shape of one example."""
-        if symbol.shape == shape:
-            return symbol
-        padded = (1,) * (len(shape) - len(symbol.shape)) + symbol.shape
-        return self.add(Monotone(partial(_expand, padded=padded, shape=shape)), symbol, shape=shape)
+    def reshaped(self, x: Symbol, shape: Shape) -> Symbol:
+        """The same numbers in another shape."""
+        if example_shape(x.shape) == example_shape(shape):
+            return Symbol(x.node, shape)
+        return self.add(Monotone(partial(_reshaped, shape=example_shape(shape)), separate=True), x, shape=shape)
+
+    def broadcast(self, x: Symbol, shape: Shape) -> Symbol:
+        return x if x.shape == shape else self.move(partial(torch.broadcast_to, size=shape), x, shape=shape)
+
+    def constant(self, value: Tensor | float, shape: Shape) -> Tensor:
+        """A constant, broadcast to the shape of an exported value, as one example of it."""
+        tensor = torch.as_tensor(value, dtype=self.dtype)
+        return tensor.expand(shape).reshape(example_shape(shape)).contiguous()
 
 
-def _expand(x: Tensor, padded: Shape, shape: Shape) -> Tensor:
-    return x.reshape(len(x), *padded).expand(len(x), *shape)
+def _each(*inputs: Tensor, function: Callable[..., Tensor], shapes: tuple[Shape, ...], shape: Shape) -> Tensor:
+    """The function of each example by itself."""
+    whole = [x.reshape(len(x), *exported) for x, exported in zip(inputs, shapes, strict=True)]
+    return _reshaped(torch.func.vmap(function)(*whole), shape)
 
 
-def _example(builder: Builder, value: Tensor | float, shape: Shape) -> Tensor:
-    """A constant, broadcast to the shape of one example."""
-    constant = torch.as_tensor(value)
-    if constant.dim() > len(shape):
-        if constant.shape[0] != 1 and not torch.equal(constant, constant[:1].expand_as(constant)):
-            raise ModelError("its constant differs from row to row")
-        constant = constant[0]
-    if not constant.is_floating_point():
-        constant = constant.float()
-    return constant.expand(shape).contiguous()
+def _reshaped(x: Tensor, shape: Shape) -> Tensor:
+    return x.reshape(len(x), *shape)
+
+
+# Arithmetic
 
 
 def _add(builder: Builder, a: Any, b: Any, sign: int = 1, *, alpha: float = 1) -> Symbol:
-    shape = builder.shape[1:]
     if isinstance(a, Symbol) and isinstance(b, Symbol):
         if alpha != 1:
             b = _scaled(builder, b, alpha, 0.0)
-        return builder.add(Sum((1, sign)), builder.expanded(a, shape), builder.expanded(b, shape))
+        return builder.add(Sum((1, sign)), *(builder.broadcast(x, builder.shape) for x in (a, b)))
     if isinstance(a, Symbol):
-        return _scaled(builder, builder.expanded(a, shape), 1.0, _times(b, sign * alpha))
-    return _scaled(builder, builder.expanded(b, shape), sign * alpha, a)
-
-
-def _times(value: Any, factor: float) -> Any:
-    return value if factor == 1 else value * factor
+        return _scaled(builder, builder.broadcast(a, builder.shape), 1.0, b * (sign * alpha))
+    return _scaled(builder, builder.broadcast(b, builder.shape), sign * alpha, a)
 
 
 def _scaled(builder: Builder, x: Symbol, factor: Tensor | float, shift: Tensor | float) -> Symbol:
-    constants = (_example(builder, value, x.shape) for value in (factor, shift))
-    factor, shift = _same_dtype(*constants)
-    return builder.add(Scale(factor, shift), x, shape=x.shape)
-
-
-def _same_dtype(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(a.dtype, b.dtype)
-    return a.to(dtype), b.to(dtype)
+    scale = Scale(builder.constant(factor, x.shape), builder.constant(shift, x.shape))
+    return builder.add(scale, x, shape=x.shape)
 
 
 def _subtract(builder: Builder, a: Any, b: Any, *, alpha: float = 1) -> Symbol:
@@ -145,122 +154,233 @@ def _reverse_subtract(builder: Builder, a: Any, b: Any, alpha: float = 1) -> Sym
 
 
 def _multiply(builder: Builder, a: Any, b: Any) -> Symbol:
-    shape = builder.shape[1:]
     if isinstance(a, Symbol) and isinstance(b, Symbol):
         if a == b:
-            return builder.add(Elementwise(ACTIVATIONS["square"]), a)
-        return builder.add(Product(), builder.expanded(a, shape), builder.expanded(b, shape))
+            return _applied(builder, ACTIVATIONS["square"], a)
+        return builder.add(Product(), *(builder.broadcast(x, builder.shape) for x in (a, b)))
     x, constant = (a, b) if isinstance(a, Symbol) else (b, a)
-    return _scaled(builder, builder.expanded(x, shape), constant, 0.0)
+    return _scaled(builder, builder.broadcast(x, builder.shape), constant, 0.0)
 
 
 def _divide(builder: Builder, a: Any, b: Any) -> Symbol:
     if not isinstance(b, Symbol):
-        return _multiply(builder, a, 1 / torch.as_tensor(b))
-    inverse = builder.add(Elementwise(ACTIVATIONS["reciprocal"]), b, shape=b.shape)
-    return _multiply(builder, a, inverse)
+        return _multiply(builder, a, 1 / torch.as_tensor(b, dtype=builder.dtype))
+    return _multiply(builder, a, _applied(builder, ACTIVATIONS["reciprocal"], b))
 
 
 def _negate(builder: Builder, x: Symbol) -> Symbol:
     return _scaled(builder, x, -1.0, 0.0)
 
 
+def _maximum(builder: Builder, a: Any, b: Any) -> Symbol:
+    """``b + relu(a - b)``."""
+    return _add(builder, builder.add(ReLU(), _subtract(builder, a, b)), b)
+
+
+def _minimum(builder: Builder, a: Any, b: Any) -> Symbol:
+    """``b - relu(b - a)``."""
+    return _subtract(builder, b, builder.add(ReLU(), _subtract(builder, b, a)))
+
+
+# Functions of each number alone
+
+
+def _applied(builder: Builder, activation: Activation, x: Symbol) -> Symbol:
+    return builder.add(Elementwise(activation), x, shape=x.shape)
+
+
+def _activation(name: str, builder: Builder, x: Any) -> Symbol:
+    return _applied(builder, ACTIVATIONS[name], x)
+
+
+def _relu(builder: Builder, x: Any) -> Symbol:
+    return builder.add(ReLU(), x)
+
+
+def _leaky_relu(builder: Builder, x: Any, slope: float = 0.01) -> Symbol:
+    return _applied(builder, leaky_relu(slope), x)
+
+
+def _gelu(builder: Builder, x: Any, *, approximate: str = "none") -> Symbol:
+    return _applied(builder, gelu(approximate), x)
+
+
+def _silu(builder: Builder, x: Any) -> Symbol:
+    return _applied(builder, silu(), x)
+
+
+def _clamp(builder: Builder, x: Any, low: Any = None, high: Any = None) -> Symbol:
+    if low == 0 and high is None:
+        return _relu(builder, x)
+    bounds = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+    return _applied(builder, clamp(*bounds), x)
+
+
+def _clamp_max(builder: Builder, x: Any, high: Any) -> Symbol:
+    return _clamp(builder, x, None, high)
+
+
+def _hardtanh(builder: Builder, x: Any, low: float = -1.0, high: float = 1.0) -> Symbol:
+    return _clamp(builder, x, low, high)
+
+
+def _hardsigmoid(builder: Builder, x: Any) -> Symbol:
+    return _clamp(builder, _scaled(builder, x, 1 / 6, 0.5), 0.0, 1.0)
+
+
 def _power(builder: Builder, x: Any, exponent: Any) -> Symbol:
     known = {2: "square", 0.5: "sqrt", -1: "reciprocal"}
-    if not isinstance(x, Symbol) or isinstance(exponent, Symbol) or float(exponent) not in known:
-        raise ModelError("powers are bounded for the exponents 2, 0.5 and -1 only")
-    return builder.add(Elementwise(ACTIVATIONS[known[float(exponent)]]), x)
+    if not isinstance(x, Symbol) or isinstance(exponent, Symbol):
+        raise ModelError("only powers with a constant exponent are bounded")
+    if exponent in known:
+        return _activation(known[exponent], builder, x)
+    if exponent < 2 or exponent != int(exponent):
+        raise ModelError(f"the power {exponent} is not bounded: whole numbers from 2 on, 0.5 and -1 are")
+    return _applied(builder, power(int(exponent)), x)
 
 
 def _reciprocal_root(builder: Builder, x: Symbol) -> Symbol:
-    root = builder.add(Elementwise(ACTIVATIONS["sqrt"]), x)
-    return builder.add(Elementwise(ACTIVATIONS["reciprocal"]), root)
+    return _activation("reciprocal", builder, _activation("sqrt", builder, x))
+
+
+# Products with weights, and of two values
+
+
+def _constant_weight(*weights: Any) -> None:
+    if any(isinstance(weight, Symbol) for weight in weights):
+        raise ModelError("its weight depends on the network's input")
 
 
 def _linear(builder: Builder, x: Any, weight: Any, bias: Any = None) -> Symbol:
-    if isinstance(weight, Symbol) or isinstance(bias, Symbol):
-        raise ModelError("its weight depends on the input")
+    _constant_weight(weight, bias)
     return builder.add(Dense(weight, bias), x)
 
 
 def _addmm(builder: Builder, bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1) -> Symbol:
-    if not isinstance(x, Symbol) or isinstance(weight, Symbol) or isinstance(bias, Symbol):
-        raise ModelError("only a product of the input with constants is bounded")
-    return builder.add(Dense(_times(weight, alpha).t(), _times(bias, beta)), x)
+    _constant_weight(weight)
+    return _add(builder, _matmul(builder, x, weight * alpha), bias, alpha=beta)
 
 
 def _matmul(builder: Builder, a: Any, b: Any) -> Symbol:
     if isinstance(a, Symbol) and isinstance(b, Symbol):
-        return builder.add(MatrixProduct(), a, b)
-    if isinstance(a, Symbol):
-        if b.dim() == 2:
-            return builder.add(Dense(b.t(), None), a)
-        return builder.add(Weighted(torch.matmul, b, None), a)
-    if len(b.shape) < 2:
-        raise ModelError("a product of a constant with vectors, one a row, mixes the rows")
-    return builder.add(Weighted(_from_left, a, None), b)
+        if min(len(example_shape(a.shape)), len(example_shape(b.shape))) < 2:
+            raise ModelError("only products of matrices are bounded, one pair for every example")
+        batch = builder.shape[:-2]
+        wide = (builder.broadcast(x, (*batch, *x.shape[-2:])) for x in (a, b))
+        return builder.add(MatrixProduct(), *wide)
+    if isinstance(b, Symbol):
+        return builder.add(
+            Weighted(partial(_product, symbol=b.shape, left=True, shape=example_shape(builder.shape)), a, None), b
+        )
+    if b.dim() == 2:
+        return builder.add(Dense(b.t(), None), a)
+    return builder.add(
+        Weighted(partial(_product, symbol=a.shape, left=False, shape=example_shape(builder.shape)), b, None), a
+    )
 
 
-def _from_left(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.matmul(weight, x)
+def _product(x: Tensor, weight: Tensor, *, symbol: Shape, left: bool, shape: Shape) -> Tensor:
+    """The matrix product of each example with a weight to its left or to its right."""
+
+    def one(value: Tensor) -> Tensor:
+        return weight @ value if left else value @ weight
+
+    return _reshaped(torch.func.vmap(one)(x.reshape(len(x), *symbol)), shape)
+
+
+def _attention(
+    builder: Builder, q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0, causal: bool = False,
+    *, scale: float | None = None, enable_gqa: bool = False,
+) -> Symbol:  # fmt: skip
+    """``softmax(q k^T / sqrt(width)) v``."""
+    if causal or enable_gqa or dropout or (mask is not None and mask.dtype == torch.bool):
+        raise ModelError("attention is bounded without dropout, grouped queries and masks other than added ones")
+    scores = (*builder.shape[:-1], k.shape[-2])
+    at = builder.at(builder.name, builder.target, scores)
+    turned = builder.move(
+        partial(torch.transpose, dim0=-1, dim1=-2), k, shape=(*k.shape[:-2], k.shape[-1], k.shape[-2])
+    )
+    weights = _matmul(at, _scaled(builder, q, scale or 1 / math.sqrt(q.shape[-1]), 0.0), turned)
+    return _matmul(builder, _softmax(at, weights if mask is None else _add(at, weights, mask), -1), v)
+
+
+# Convolutions and pooling
+
+
+def _sizes(value: Any, dimensions: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * dimensions
+    return tuple(value) * (dimensions if len(value) == 1 else 1)
+
+
+def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
+    first, second = sizes
+    return first, second
+
+
+def _maps(x: Symbol, dimensions: int) -> None:
+    if len(example_shape(x.shape)) != dimensions + 1:
+        raise ModelError(f"it takes values of shape {x.shape}: its batch has been merged with another dimension")
+
+
+def _same_padding(weight: Tensor, dilation: tuple[int, ...]) -> tuple[int, ...]:
+    spans = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if any(span % 2 for span in spans):
+        raise ModelError("padding 'same' is uneven for this kernel; write the padding as numbers")
+    return tuple(span // 2 for span in spans)
 
 
 def _convolution(
-    dimensions: int,
-    builder: Builder,
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Symbol:
-    if isinstance(weight, Symbol) or isinstance(bias, Symbol):
-        raise ModelError("its weight depends on the input")
+    dimensions: int, builder: Builder, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1,
+) -> Symbol:  # fmt: skip
+    _constant_weight(weight, bias)
+    _maps(x, dimensions)
+    stride, dilation = _sizes(stride, dimensions), _sizes(dilation, dimensions)
     if isinstance(padding, str):
-        padding = (
-            [d * (k - 1) // 2 for d, k in zip(_sizes(dilation, dimensions), weight.shape[2:], strict=True)]
-            if (padding == "same")
-            else 0
-        )
-        if any(k % 2 == 0 for k in weight.shape[2:]) and padding != 0:
-            raise ModelError("padding 'same' with an even kernel is uneven; write the padding as numbers")
-    geometry = [_sizes(value, dimensions) for value in (stride, padding, dilation)]
+        padding = _same_padding(weight, dilation) if padding == "same" else 0
+    padding = _sizes(padding, dimensions)
+    if dimensions == 3:
+        settings: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        return builder.add(Weighted(partial(functional.conv3d, **settings), weight, _per_channel(builder, bias)), x)
     if dimensions == 2:
-        pairs = [(a, b) for a, b in geometry]
-        return builder.add(Convolution(weight, bias, pairs[0], pairs[1], pairs[2], groups), x)
-    function = functional.conv1d if dimensions == 1 else functional.conv3d
-    convolve = partial(
-        _weighted, function=function, stride=geometry[0], padding=geometry[1], dilation=geometry[2], groups=groups
-    )
-    return builder.add(Weighted(convolve, weight, _per_channel(bias, builder.shape[1:])), x)
+        return builder.add(Convolution(weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups), x)
+    row = Convolution(weight.unsqueeze(2), bias, (1, *stride), (0, *padding), (1, *dilation), groups)
+    return _as_row(builder, row, x)
+
+
+def _as_row(builder: Builder, operation: Operation, x: Symbol) -> Symbol:
+    """An operation on images, of a signal: an image of one row."""
+    image = builder.reshaped(x, (1, x.shape[-2], 1, x.shape[-1]))
+    found = builder.add(operation, image, shape=(1, builder.shape[-2], 1, builder.shape[-1]))
+    return builder.reshaped(found, builder.shape)
 
 
 def _transposed_convolution(
-    dimensions: int,
-    builder: Builder,
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Symbol:
-    function = functional.conv_transpose1d if dimensions == 1 else functional.conv_transpose2d
-    names = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-    settings = {name: tuple(_sizes(value, dimensions)) for name, value in names.items()}
-    convolve = partial(_weighted, function=function, groups=groups, **settings)
-    return builder.add(Weighted(convolve, weight, _per_channel(bias, builder.shape[1:])), x)
+    dimensions: int, builder: Builder, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Symbol:  # fmt: skip
+    _constant_weight(weight, bias)
+    _maps(x, dimensions)
+    stride, padding, dilation = (_sizes(value, dimensions) for value in (stride, padding, dilation))
+    settings: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    spread, gather = _TRANSPOSED[dimensions]
+    convolve = partial(spread, output_padding=_sizes(output_padding, dimensions), **settings)
+    return builder.add(Weighted(convolve, weight, _per_channel(builder, bias), partial(gather, **settings)), x)
+
+
+_TRANSPOSED: dict[int, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    1: (functional.conv_transpose1d, functional.conv1d),
+    2: (functional.conv_transpose2d, functional.conv2d),
+    3: (functional.conv_transpose3d, functional.conv3d),
+}
 
 
 def _general_convolution(
     builder: Builder, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
     output_padding: Any, groups: int,
 ) -> Symbol:  # fmt: skip
-    dimensions = len(builder.shape) - 2
+    dimensions = weight.dim() - 2
     if transposed:
         return _transposed_convolution(
             dimensions, builder, x, weight, bias, stride, padding, output_padding, groups, dilation
@@ -268,18 +388,30 @@ def _general_convolution(
     return _convolution(dimensions, builder, x, weight, bias, stride, padding, dilation, groups)
 
 
-def _weighted(x: Tensor, weight: Tensor, *, function: Callable[..., Tensor], **settings: Any) -> Tensor:
-    return function(x, weight, None, **settings)
+def _channels(values: Tensor, shape: Shape) -> Tensor:
+    """A number for each channel, to be broadcast to a value of the program."""
+    return values.reshape(-1, *[1] * (len(shape) - 2))
 
 
-def _per_channel(bias: Tensor | None, shape: Shape) -> Tensor | None:
-    return None if bias is None else bias.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).contiguous()
+def _per_channel(builder: Builder, bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else builder.constant(_channels(bias, builder.shape), builder.shape)
 
 
-def _sizes(value: Any, dimensions: int) -> list[int]:
-    if isinstance(value, int):
-        return [value] * dimensions
-    return list(value) * dimensions if len(value) == 1 else list(value)
+def _max_pool(
+    dimensions: int, builder: Builder, x: Any, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Symbol:  # fmt: skip
+    _maps(x, dimensions)
+    kernel, stride, padding, dilation = (
+        _sizes(value, dimensions) for value in (kernel, stride or kernel, padding, dilation)
+    )
+    if dimensions == 2:
+        return builder.add(MaxPool(_pair(kernel), _pair(stride), _pair(padding), _pair(dilation), ceil_mode), x)
+    pool = MaxPool((1, *kernel), (1, *stride), (0, *padding), (1, *dilation), ceil_mode)
+    return _as_row(builder, pool, x)
+
+
+# Normalisation
 
 
 def _batch_norm(
@@ -291,219 +423,168 @@ def _batch_norm(
     factor = 1 / (var + eps).sqrt()
     factor = factor if weight is None else factor * weight
     shift = -mean * factor if bias is None else bias - mean * factor
-    shape = builder.shape[1:]
-    factor, shift = (value.reshape(-1, *[1] * (len(shape) - 1)).expand(shape) for value in (factor, shift))
-    return builder.add(Scale(factor.contiguous(), shift.contiguous()), x)
+    return _scaled(builder, x, _channels(factor, x.shape), _channels(shift, x.shape))
 
 
-def _max_pool(
-    builder: Builder,
-    x: Any,
-    kernel: Any,
-    stride: Any = (),
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
+def _standardised(builder: Builder, x: Symbol, eps: float) -> Symbol:
+    """Zero mean and unit variance along the last dimension."""
+    width = x.shape[-1]
+    unit = torch.eye(width, dtype=builder.dtype)
+    centred = builder.add(Dense(unit - 1 / width, None), x, shape=x.shape)
+    mean = partial(torch.mean, dim=-1, keepdim=True)
+    variance = builder.move(mean, _activation("square", builder, centred), shape=(*x.shape[:-1], 1))
+    inverse = _reciprocal_root(builder, _scaled(builder, variance, 1.0, eps))
+    return builder.add(Product(), centred, builder.broadcast(inverse, x.shape), shape=x.shape)
+
+
+def _layer_norm(
+    builder: Builder, x: Any, normal: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
 ) -> Symbol:
-    stride = stride if stride not in ((), []) else kernel
-    pairs = [tuple(_sizes(value, 2)) for value in (kernel, stride, padding, dilation)]
-    return builder.add(MaxPool(*((a, b) for a, b in pairs), ceil_mode), x)
+    leading = x.shape[: len(x.shape) - len(normal)]
+    flat = builder.reshaped(x, (*leading, math.prod(normal)))
+    unit = builder.reshaped(_standardised(builder, flat, eps), x.shape)
+    return _scaled(builder, unit, 1.0 if weight is None else weight, 0.0 if bias is None else bias)
 
 
-def _max_pool_with_indices(builder: Builder, x: Any, *settings: Any) -> list[Symbol]:
-    shape = builder.shape
-    if not shape:
-        raise ModelError("the indices of a max pooling are not bounded")
-    return [_max_pool(builder, x, *settings)]
-
-
-def _max_pool_1d(
-    builder: Builder,
-    x: Any,
-    kernel: Any,
-    stride: Any = (),
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
+def _group_norm(
+    builder: Builder, x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
 ) -> Symbol:
-    stride = stride if stride not in ((), []) else kernel
-    channels, length = x.shape
-    image = builder.add(Monotone(_as_image), x, shape=(channels, 1, length))
-    (k,), (s,), (p,), (d,) = (_sizes(value, 1) for value in (kernel, stride, padding, dilation))
-    pooled = builder.add(
-        MaxPool((1, k), (1, s), (0, p), (1, d), ceil_mode), image, shape=(channels, 1, builder.shape[-1])
+    flat = builder.reshaped(x, (1, groups, math.prod(x.shape) // groups))
+    unit = builder.reshaped(_standardised(builder, flat, eps), x.shape)
+    factor, shift = (
+        default if values is None else _channels(values, x.shape) for values, default in ((weight, 1.0), (bias, 0.0))
     )
-    return builder.add(Monotone(_as_signal), pooled)
+    return _scaled(builder, unit, factor, shift)
 
 
-def _as_image(x: Tensor) -> Tensor:
-    return x.unsqueeze(2)
-
-
-def _as_signal(x: Tensor) -> Tensor:
-    return x.squeeze(2)
-
-
-def _activation(name: str, builder: Builder, x: Any) -> Symbol:
-    return builder.add(Elementwise(ACTIVATIONS[name]), x)
-
-
-def _made(make: Callable[..., Activation], builder: Builder, x: Any, *settings: Any, **more: Any) -> Symbol:
-    return builder.add(Elementwise(make(*settings, **more)), x)
-
-
-def _clamp(builder: Builder, x: Any, low: Any = None, high: Any = None) -> Symbol:
-    if low == 0 and high is None:
-        return builder.add(ReLU(), x)
-    low, high = (bound if bound is None else float(bound) for bound in (low, high))
-    return builder.add(Elementwise(clamp(-math.inf if low is None else low, math.inf if high is None else high)), x)
+# Softmax
 
 
 def _softmax(builder: Builder, x: Any, dim: int, *_: Any) -> Symbol:
-    """``1 / sum_j exp(z_j - z_k)``: no product, and differences that are exact."""
-    dim = builder.dimension(dim, len(x.shape))
-    place = dim - 1
-    pairs = (*x.shape, x.shape[place])
-    others = builder.add(Monotone(partial(_others, dim=dim)), x, shape=pairs)
-    own = builder.add(Monotone(partial(_own, count=pairs[-1])), x, shape=pairs)
-    differences = builder.add(Sum((1, -1)), others, own, shape=pairs)
-    powers = builder.add(Elementwise(ACTIVATIONS["exp"]), differences, shape=pairs)
-    total = builder.add(Monotone(partial(torch.sum, dim=-1)), powers, shape=x.shape)
-    return builder.add(Elementwise(ACTIVATIONS["reciprocal"]), total)
+    """``1 / (1 + sum_j exp(z_j - z_k))`` over all other ``j``: no product, and at most 1 whatever the bounds."""
+    _within(x, [dim])
+    place = dim % len(x.shape)
+    last = _turned(builder, x, place, -1)
+    count = last.shape[-1]
+    pairs = (*last.shape, count - 1)
+    others = torch.tensor([[j for j in range(count) if j != k] for k in range(count)], dtype=torch.int64)
+    each = builder.move(partial(_picked, places=others), last, shape=pairs)
+    own = builder.move(partial(_repeated, count=count - 1), last, shape=pairs)
+    powers = _activation("exp", builder, builder.add(Sum((1, -1)), each, own, shape=pairs))
+    total = builder.move(partial(torch.sum, dim=-1), powers, shape=last.shape)
+    return _turned(builder, _activation("reciprocal", builder, _scaled(builder, total, 1.0, 1.0)), -1, place)
 
 
-def _others(x: Tensor, dim: int) -> Tensor:
-    return x.movedim(dim, -1).unsqueeze(dim).expand(*x.shape, x.shape[dim])
+def _turned(builder: Builder, x: Symbol, source: int, destination: int) -> Symbol:
+    """The value with one dimension at another place."""
+    order = list(range(len(x.shape)))
+    order.insert(destination % len(order), order.pop(source))
+    if order == list(range(len(order))):
+        return x
+    return builder.move(partial(torch.permute, dims=order), x, shape=tuple(x.shape[i] for i in order))
 
 
-def _own(x: Tensor, count: int) -> Tensor:
+def _picked(x: Tensor, places: Tensor) -> Tensor:
+    return x[..., places.to(x.device)]
+
+
+def _repeated(x: Tensor, count: int) -> Tensor:
     return x.unsqueeze(-1).expand(*x.shape, count)
 
 
-def _moved(function: Callable[..., Tensor], builder: Builder, x: Any, *settings: Any, **more: Any) -> Symbol:
-    """Any linear move of values whose settings do not name the batch."""
-    return builder.add(Monotone(partial(_with, function=function, settings=settings, more=more)), x)
+def _log_softmax(builder: Builder, x: Any, dim: int, *_: Any) -> Symbol:
+    """``z_k - log sum_j exp z_j``: of the difference between two classes, nothing is left of the sum."""
+    total = _log_sum_exp(builder, x, [dim], keep=True)
+    return builder.add(Sum((1, -1)), x, builder.broadcast(total, x.shape), shape=x.shape)
+
+
+def _log_sum_exp(builder: Builder, x: Any, dims: Any, keep: bool = False) -> Symbol:
+    _within(x, dims)
+    if len(dims) != 1:
+        raise ModelError("it is bounded along one dimension only")
+    place = dims[0] % len(x.shape)
+    last, others = _turned(builder, x, place, -1), (*x.shape[:place], *x.shape[place + 1 :])
+    kept = (*x.shape[:place], 1, *x.shape[place + 1 :])
+    return builder.reshaped(builder.add(LogSumExp(), last, shape=(*others, 1)), kept if keep else others)
+
+
+# Moves and sums
+
+
+def _within(x: Symbol, dims: Sequence[int]) -> None:
+    """Refuse to work along the batch."""
+    if x.shape[:1] == (1,) and any(dim % len(x.shape) == 0 for dim in dims):
+        raise ModelError("it works along the batch; bounds need independent rows")
+
+
+def _move(builder: Builder, x: Any, *settings: Any, **more: Any) -> Symbol:
+    """Any linear move of values, sum or mean, as torch does it."""
+    return builder.move(partial(_with, function=builder.target, settings=settings, more=more), x)
 
 
 def _with(x: Tensor, function: Callable[..., Tensor], settings: tuple[Any, ...], more: dict[str, Any]) -> Tensor:
     return function(x, *settings, **more)
 
 
-def _along(function: Callable[..., Tensor], builder: Builder, x: Any, dim: int = 0, *settings: Any) -> Symbol:
-    """A move along one dimension."""
-    return _moved(function, builder, x, builder.dimension(dim, len(x.shape)), *settings)
+def _along(builder: Builder, x: Any, dims: Any, *settings: Any, **more: Any) -> Symbol:
+    """A move along some dimensions."""
+    _within(x, [dims] if isinstance(dims, int) else dims or range(len(x.shape)))
+    return _move(builder, x, dims, *settings, **more)
 
 
 def _reshape(builder: Builder, x: Any, *_: Any, **__: Any) -> Symbol:
-    shape = builder.shape[1:]
-    if builder.shape[0] != builder.rows:
-        raise ModelError("it mixes the batch with other dimensions")
-    return builder.add(Monotone(partial(_reshaped, shape=shape), separate=True), x)
-
-
-def _reshaped(x: Tensor, shape: Shape) -> Tensor:
-    return x.reshape(len(x), *shape)
-
-
-def _expanded(builder: Builder, x: Any, *_: Any, **__: Any) -> Symbol:
-    return builder.expanded(x, builder.shape[1:])
-
-
-def _permute(builder: Builder, x: Any, dims: Any) -> Symbol:
-    dims = [dim % (len(x.shape) + 1) for dim in dims]
-    if dims[0] != 0:
-        raise ModelError("it moves the batch")
-    return _moved(torch.permute, builder, x, dims)
-
-
-def _transpose(builder: Builder, x: Any, a: int, b: int) -> Symbol:
-    rank = len(x.shape)
-    return _moved(torch.transpose, builder, x, builder.dimension(a, rank), builder.dimension(b, rank))
-
-
-def _reduce(
-    function: Callable[..., Tensor], builder: Builder, x: Any, dims: Any = None, keep: bool = False, **_: Any
-) -> Symbol:
-    rank = len(x.shape)
-    if dims is None or dims == []:
-        raise ModelError("it sums over the batch")
-    dims = [builder.dimension(dim, rank) for dim in ([dims] if isinstance(dims, int) else dims)]
-    return _moved(function, builder, x, dims, keep)
+    return builder.reshaped(x, builder.shape)
 
 
 def _slice(builder: Builder, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Symbol:
-    dim = dim % (len(x.shape) + 1)
-    if dim == 0:
-        if builder.shape[0] != builder.rows:
-            raise ModelError("it takes some rows of the batch")
-        return x
-    return _moved(torch.ops.aten.slice.Tensor, builder, x, dim, start, end, step)
+    return x if builder.shape == x.shape and step == 1 else _along(builder, x, dim, start, end, step)
 
 
 def _index(builder: Builder, x: Any, indices: Any) -> Symbol:
-    if any(isinstance(index, Symbol) for index in indices) or indices[0] is not None:
-        raise ModelError("it picks rows of the batch, or by values that depend on the input")
-    return _moved(torch.ops.aten.index.Tensor, builder, x, list(indices))
+    if any(isinstance(index, Symbol) for index in indices):
+        raise ModelError("it picks values by others that depend on the network's input")
+    _within(x, [dim for dim, index in enumerate(indices) if index is not None])
+    return _move(builder, x, indices)
 
 
-def _pad(builder: Builder, x: Any, amounts: Any, *rest: Any) -> Symbol:
-    mode, value = ("constant", rest[0] if rest else 0.0) if not rest or not isinstance(rest[0], str) else (
-        rest[0], rest[1] if len(rest) > 1 else None
-    )  # fmt: skip
-    if len(amounts) > 2 * len(x.shape):
+def _pool_average(dimensions: int, builder: Builder, x: Any, *settings: Any) -> Symbol:
+    _maps(x, dimensions)
+    return _move(builder, x, *settings)
+
+
+def _pad(builder: Builder, x: Any, amounts: Any, *settings: Any) -> Symbol:
+    if len(amounts) > 2 * (len(x.shape) - 1):
         raise ModelError("it pads the batch")
-    if mode == "constant":
-        return _moved(functional.pad, builder, x, list(amounts), "constant", 0.0 if value is None else value)
-    return _moved(functional.pad, builder, x, list(amounts), mode)
+    return _move(builder, x, amounts, *settings)
 
 
-def _concat(builder: Builder, tensors: Any, dim: int = 0) -> Symbol:
+def _join(builder: Builder, tensors: Any, dim: int = 0) -> Symbol:
+    """``cat`` and ``stack``."""
     symbols = [tensor for tensor in tensors if isinstance(tensor, Symbol)]
-    dim = builder.dimension(dim, len(builder.shape) - 1)
-    places = [None if isinstance(tensor, Symbol) else tensor[:1] for tensor in tensors]
-    return builder.add(Monotone(partial(_joined, places=places, dim=dim, function=torch.cat)), *symbols)
+    if dim % len(builder.shape) == 0 and builder.shape[0] != 1 and any(symbol.shape[0] == 1 for symbol in symbols):
+        raise ModelError("it works along the batch; bounds need independent rows")
+    places = [None if isinstance(tensor, Symbol) else tensor for tensor in tensors]
+    return builder.move(partial(_joined, function=builder.target, places=places, dim=dim), *symbols)
 
 
-def _stack(builder: Builder, tensors: Any, dim: int = 0) -> Symbol:
-    symbols = [tensor for tensor in tensors if isinstance(tensor, Symbol)]
-    dim = builder.dimension(dim, len(builder.shape) - 1)
-    places = [None if isinstance(tensor, Symbol) else tensor[:1] for tensor in tensors]
-    return builder.add(Monotone(partial(_joined_stack, places=places, dim=dim)), *symbols)
-
-
-def _filled(inputs: tuple[Tensor, ...], places: list[Tensor | None]) -> list[Tensor]:
-    """The tensors to join: the inputs in order, constants in their places, a row of them for every row."""
+def _joined(*inputs: Tensor, function: Callable[..., Tensor], places: list[Tensor | None], dim: int) -> Tensor:
+    """The inputs in order, and constants in their places."""
     given = iter(inputs)
-    rows = len(inputs[0])
-    return [
-        next(given) if place is None else place.to(inputs[0].dtype).expand(rows, *place.shape[1:]) for place in places
-    ]
+    return function([next(given) if place is None else place.to(inputs[0].dtype) for place in places], dim)
 
 
-def _joined(*inputs: Tensor, places: list[Tensor | None], dim: int, function: Callable[..., Tensor]) -> Tensor:
-    return function(_filled(inputs, places), dim)
+def _parts(builder: Builder, x: Any, *settings: Any, **more: Any) -> list[Symbol]:
+    """``split``, ``chunk`` and ``unbind``."""
+    function = partial(_with, function=builder.target, settings=settings, more=more)
+    shapes = [tuple(part.shape) for part in function(torch.empty(x.shape, device="meta"))]
+    if any(len(shape) != len(x.shape) for shape in shapes):
+        _within(x, [settings[0] if settings else 0])
+    return [builder.move(partial(_part, function=function, place=i), x, shape=shape) for i, shape in enumerate(shapes)]
 
 
-def _joined_stack(*inputs: Tensor, places: list[Tensor | None], dim: int) -> Tensor:
-    return torch.stack(_filled(inputs, places), dim)
-
-
-def _split(builder: Builder, x: Any, size: Any, dim: int = 0) -> list[Symbol]:
-    dim = builder.dimension(dim, len(x.shape))
-    length = x.shape[dim - 1]
-    sizes = [size] * (length // size) + ([length % size] if length % size else []) if isinstance(size, int) else size
-    parts, start = [], 0
-    for part in sizes:
-        shape = (*x.shape[: dim - 1], part, *x.shape[dim:])
-        cut = partial(_with, function=torch.narrow, settings=(dim, start, part), more={})
-        parts.append(builder.add(Monotone(cut), x, shape=shape))
-        start += part
-    return parts
-
-
-def _chunk(builder: Builder, x: Any, count: int, dim: int = 0) -> list[Symbol]:
-    place = builder.dimension(dim, len(x.shape)) - 1
-    return _split(builder, x, -(-x.shape[place] // count), dim)
+def _part(x: Tensor, function: Callable[..., Any], place: int) -> Tensor:
+    part: Tensor = function(x)[place]
+    return part
 
 
 def _get(builder: Builder, parts: list[Symbol], place: int) -> Symbol:
@@ -512,135 +593,115 @@ def _get(builder: Builder, parts: list[Symbol], place: int) -> Symbol:
     return parts[place]
 
 
-def _same(builder: Builder, x: Any, *_: Any, **__: Any) -> Symbol:
-    return x if isinstance(x, Symbol) else x[0]
+def _same(builder: Builder, x: Symbol, *_: Any, **__: Any) -> Symbol:
+    return x
 
 
-def _dropout(builder: Builder, x: Any, probability: float, train: bool) -> Symbol:
+def _constant_like(builder: Builder, x: Symbol, *settings: Any, **more: Any) -> Tensor:
+    """``ones_like`` and its kind, which take no more than the shape."""
+    constant: Tensor = builder.target(torch.zeros(x.shape, dtype=builder.dtype), *settings, **more)
+    return constant
+
+
+def _dropout(builder: Builder, x: Symbol, probability: float, train: bool) -> Symbol:
     if train and probability > 0:
         raise ModelError("it drops values at random")
-    return _same(builder, x)
+    return x
 
 
-def _adaptive_average(builder: Builder, x: Any, size: Any) -> Symbol:
-    return _moved(functional.adaptive_avg_pool2d, builder, x, tuple(size))
-
-
-def _adaptive_average_1d(builder: Builder, x: Any, size: Any) -> Symbol:
-    return _moved(functional.adaptive_avg_pool1d, builder, x, tuple(size))
-
-
-def _mean(x: Tensor, dims: list[int], keep: bool) -> Tensor:
-    return x.mean(dims, keepdim=keep)
-
-
-def _sum(x: Tensor, dims: list[int], keep: bool) -> Tensor:
-    return x.sum(dims, keepdim=keep)
-
-
-def _gelu(builder: Builder, x: Any, *, approximate: str = "none") -> Symbol:
-    return builder.add(Elementwise(gelu(approximate)), x)
+def _first_of(rule: Callable[..., Symbol]) -> Callable[..., list[Symbol]]:
+    """A rule for the first of several values, the one that is of use."""
+    return lambda *arguments, **more: [rule(*arguments, **more)]
 
 
 Rule = Callable[..., Any]
 
 RULES: dict[str, Rule] = {
+    **{f"{name}.default": partial(_activation, name) for name in (
+        "abs", "exp", "log", "reciprocal", "sigmoid", "sqrt", "square", "tanh",
+    )},
+    **dict.fromkeys((
+        "_unsafe_view.default", "flatten.using_ints", "reshape.default", "squeeze.default", "squeeze.dim",
+        "squeeze.dims", "unflatten.int", "unsqueeze.default", "view.default", "view_as.default",
+    ), _reshape),
+    **dict.fromkeys((
+        "expand.default", "pixel_shuffle.default", "pixel_unshuffle.default", "permute.default", "t.default",
+        "transpose.int", "upsample_nearest1d.vec", "upsample_nearest2d.vec",
+    ), _move),
+    **dict.fromkeys((
+        "flip.default", "index_select.default", "mean.dim", "narrow.default", "select.int", "sum.dim_IntList",
+    ), _along),
+    **dict.fromkeys(("chunk.default", "split.Tensor", "split_with_sizes.default", "unbind.int"), _parts),
+    **dict.fromkeys((
+        "alias.default", "clone.default", "contiguous.default", "detach.default", "detach_.default",
+        "lift_fresh_copy.default",
+    ), _same),
+    **dict.fromkeys((
+        "full_like.default", "new_full.default", "new_ones.default", "new_zeros.default", "ones_like.default",
+        "zeros_like.default",
+    ), _constant_like),
+    "_log_softmax.default": _log_softmax,
     "_softmax.default": _softmax,
-    "abs.default": partial(_activation, "abs"),
-    "adaptive_avg_pool1d.default": _adaptive_average_1d,
-    "adaptive_avg_pool2d.default": _adaptive_average,
+    "adaptive_avg_pool1d.default": partial(_pool_average, 1),
+    "adaptive_avg_pool2d.default": partial(_pool_average, 2),
     "add.Tensor": _add,
     "addmm.default": _addmm,
-    "alias.default": _same,
-    "avg_pool1d.default": partial(_moved, functional.avg_pool1d),
-    "avg_pool2d.default": partial(_moved, functional.avg_pool2d),
+    "avg_pool1d.default": partial(_pool_average, 1),
+    "avg_pool2d.default": partial(_pool_average, 2),
     "batch_norm.default": _batch_norm,
     "bmm.default": _matmul,
-    "cat.default": _concat,
-    "chunk.default": _chunk,
+    "cat.default": _join,
     "clamp.default": _clamp,
+    "clamp_max.default": _clamp_max,
     "clamp_min.default": _clamp,
-    "clone.default": _same,
     "constant_pad_nd.default": _pad,
-    "contiguous.default": _same,
     "conv1d.default": partial(_convolution, 1),
     "conv1d.padding": partial(_convolution, 1),
     "conv2d.default": partial(_convolution, 2),
     "conv2d.padding": partial(_convolution, 2),
     "conv3d.default": partial(_convolution, 3),
+    "conv3d.padding": partial(_convolution, 3),
     "conv_transpose1d.default": partial(_transposed_convolution, 1),
     "conv_transpose2d.input": partial(_transposed_convolution, 2),
+    "conv_transpose3d.input": partial(_transposed_convolution, 3),
     "convolution.default": _general_convolution,
-    "detach.default": _same,
-    "detach_.default": _same,
     "div.Tensor": _divide,
     "dropout.default": _dropout,
-    "exp.default": partial(_activation, "exp"),
-    "expand.default": _expanded,
     "feature_dropout.default": _dropout,
-    "flatten.using_ints": _reshape,
-    "flip.default": lambda builder, x, dims: _moved(
-        torch.flip, builder, x, [builder.dimension(dim, len(x.shape)) for dim in dims]
-    ),
     "gelu.default": _gelu,
     "getitem": _get,
-    "hardtanh.default": lambda builder, x, low=-1.0, high=1.0: _clamp(builder, x, low, high),
+    "group_norm.default": _group_norm,
+    "hardsigmoid.default": _hardsigmoid,
+    "hardtanh.default": _hardtanh,
     "index.Tensor": _index,
-    "leaky_relu.default": lambda builder, x, slope=0.01: _made(leaky_relu, builder, x, slope),
-    "lift_fresh_copy.default": _same,
+    "layer_norm.default": _layer_norm,
+    "leaky_relu.default": _leaky_relu,
     "linear.default": _linear,
-    "log.default": partial(_activation, "log"),
+    "log_softmax.int": _log_softmax,
+    "logsumexp.default": _log_sum_exp,
     "matmul.default": _matmul,
-    "max_pool1d.default": _max_pool_1d,
-    "max_pool2d.default": _max_pool,
-    "max_pool2d_with_indices.default": _max_pool_with_indices,
-    "mean.dim": partial(_reduce, _mean),
+    "max_pool1d.default": partial(_max_pool, 1),
+    "max_pool2d.default": partial(_max_pool, 2),
+    "max_pool2d_with_indices.default": _first_of(partial(_max_pool, 2)),
+    "maximum.default": _maximum,
+    "minimum.default": _minimum,
     "mm.default": _matmul,
     "mul.Scalar": _multiply,
     "mul.Tensor": _multiply,
+    "native_layer_norm.default": _first_of(_layer_norm),
     "neg.default": _negate,
     "pad.default": _pad,
-    "permute.default": _permute,
     "pow.Tensor_Scalar": _power,
-    "reciprocal.default": partial(_activation, "reciprocal"),
-    "relu.default": lambda builder, x: builder.add(ReLU(), x),
-    "relu6.default": lambda builder, x: _clamp(builder, x, 0.0, 6.0),
-    "relu_.default": lambda builder, x: builder.add(ReLU(), x),
-    "reshape.default": _reshape,
+    "relu.default": _relu,
+    "relu6.default": partial(_clamp, low=0.0, high=6.0),
+    "relu_.default": _relu,
     "rsqrt.default": _reciprocal_root,
     "rsub.Scalar": _reverse_subtract,
-    "select.int": partial(_along, torch.select),
-    "sigmoid.default": partial(_activation, "sigmoid"),
-    "silu.default": partial(_activation, "silu"),
+    "scaled_dot_product_attention.default": _attention,
+    "silu.default": _silu,
     "slice.Tensor": _slice,
     "softmax.int": _softmax,
-    "split.Tensor": _split,
-    "split_with_sizes.default": _split,
-    "sqrt.default": partial(_activation, "sqrt"),
-    "square.default": partial(_activation, "square"),
-    "squeeze.default": _reshape,
-    "squeeze.dim": _reshape,
-    "squeeze.dims": _reshape,
-    "stack.default": _stack,
+    "stack.default": _join,
     "sub.Tensor": _subtract,
-    "sum.dim_IntList": partial(_reduce, _sum),
-    "t.default": lambda builder, x: _transpose(builder, x, 0, 1),
-    "tanh.default": partial(_activation, "tanh"),
-    "transpose.int": _transpose,
     "truediv.Tensor": _divide,
-    "unbind.int": lambda builder, x, dim=0: _unbind(builder, x, dim),
-    "unflatten.int": _reshape,
-    "unsqueeze.default": _reshape,
-    "upsample_nearest2d.vec": partial(_moved, torch.ops.aten.upsample_nearest2d.vec),
-    "view.default": _reshape,
-    "_unsafe_view.default": _reshape,
-}
-
-
-def _unbind(builder: Builder, x: Any, dim: int) -> list[Symbol]:
-    dim = builder.dimension(dim, len(x.shape))
-    shape = (*x.shape[: dim - 1], *x.shape[dim:])
-    return [
-        builder.add(Monotone(partial(_with, function=torch.select, settings=(dim, place), more={})), x, shape=shape)
-        for place in range(x.shape[dim - 1])
-    ]
+}  # fmt: skip

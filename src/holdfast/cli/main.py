@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -89,6 +89,15 @@ def audit(
     save_inputs: Annotated[
         bool, typer.Option("--save-inputs", help="write the adversarial inputs to adversarial.npz in the run's folder")
     ] = False,
+    certify: Annotated[
+        str,
+        typer.Option(
+            "--certify", help="none, ibp, crown, alpha-crown, complete or smoothing: what proves examples robust"
+        ),
+    ] = "none",
+    certify_seconds: options.CertifySeconds = 20.0,
+    certify_budgets: options.CertifyBudgets = None,
+    sigma: options.Sigma = None,
 ) -> None:
     """Measure how a model stands up to an adversary: a bracket of robust accuracy, and what to know about it."""
     kept = "nothing was kept (give --run DIR to be able to resume)"
@@ -116,6 +125,10 @@ def audit(
                 std=options.parse_numbers(std, "--std"),
                 max_forwards=max_forwards,
                 save_inputs=save_inputs,
+                certify=certify,
+                certify_seconds=certify_seconds,
+                certify_budgets=options.split(certify_budgets),
+                sigma=sigma,
                 on_progress=show,
             )
         show_result(result, _out)
@@ -124,6 +137,71 @@ def audit(
                 f"\n{run / 'audit.json'} holds the result, {run / 'run.sqlite'} a verdict for each example",
                 soft_wrap=True,
             )
+
+
+@app.command()
+def certify(
+    method: Annotated[
+        str,
+        typer.Option("--method", help="ibp, crown, alpha-crown, complete or smoothing", show_default=False),
+    ],
+    model: options.Model,
+    data: options.Data,
+    threat: Annotated[
+        str | None, typer.Option("--threat", help="what may be done to an input, such as linf:8/255; not for smoothing")
+    ] = None,
+    weights: options.Weights = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder for what is found; the same command resumes it")
+    ] = None,
+    split: options.Split = "test",
+    examples: options.Examples = None,
+    box: options.BoxText = "0,1",
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    seconds: options.CertifySeconds = 20.0,
+    budgets: options.CertifyBudgets = None,
+    sigma: options.Sigma = None,
+    alpha: Annotated[
+        float, typer.Option("--alpha", help="the chance that a certificate of smoothing is false")
+    ] = 0.001,
+    samples: Annotated[
+        int, typer.Option("--samples", help="the most that smoothing asks, an example", min=1)
+    ] = 100_000,
+    procedure: Annotated[
+        str, typer.Option("--procedure", help="of smoothing: sequential, which stops early, or fixed")
+    ] = "sequential",
+) -> None:
+    """Prove how many examples no admissible change turns into a mistake; or certify the smoothed classifier."""
+    kept = "nothing was kept (give --out DIR to be able to resume)"
+    if out is not None:
+        kept = f"what was certified so far is kept in {out}: the same command goes on from there"
+    with _faults(kept):
+        from holdfast.cli.certify import prove, smooth
+
+        settings: dict[str, Any] = {
+            "weights": weights,
+            "split": split,
+            "examples": examples,
+            "seed": seed,
+            "batch_size": batch_size,
+            "mean": options.parse_numbers(mean, "--mean"),
+            "std": options.parse_numbers(std, "--std"),
+        }
+        if method == "smoothing":
+            if threat is not None or budgets is not None:
+                raise SettingError("--threat, --certify-budgets: smoothing finds the radius itself; leave them out")
+            noise: dict[str, Any] = {"sigma": sigma, "alpha": alpha, "samples": samples, "procedure": procedure}
+            smooth(model, data, out, _out, _err, **noise, **settings)
+        else:
+            if threat is None:
+                raise SettingError(f"--threat: {method} proves something about a threat; write linf:8/255")
+            if sigma is not None:
+                raise SettingError(f"--sigma: {method} proves without noise; leave it out, or choose smoothing")
+            limits: dict[str, Any] = {"certify_seconds": seconds, "certify_budgets": options.split(budgets)}
+            prove(model, data, options.read_threat(threat, box), method, out, _out, _err, **limits, **settings)
 
 
 @app.command()
@@ -182,6 +260,31 @@ def attack(
             f"({result.verdicts['misclassified']} more were wrong to begin with); inputs in {out / 'adversarial.npz'}",
             soft_wrap=True,
         )
+
+
+@app.command()
+def verify(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="net.onnx, or whatever --model of other commands takes", show_default=False
+        ),
+    ],
+    prop: Annotated[
+        Path,
+        typer.Argument(metavar="PROPERTY", help="a .vnnlib file, which describes the unsafe set", show_default=False),
+    ],
+    timeout: Annotated[float, typer.Option("--timeout", help="the time limit in seconds", min=0)] = 600.0,
+    seed: options.Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="a file for what is printed, as the competition asks")
+    ] = None,
+) -> None:
+    """Decide a VNN-LIB property: unsat (it holds), sat (and a counterexample), timeout or unknown."""
+    with _faults("nothing was decided"):
+        from holdfast.cli.verify import decide
+
+        decide(model, prop, timeout, seed, out, _out, _err)
 
 
 @app.command()

@@ -11,17 +11,21 @@ from holdfast.threats import Ball, Box, parse_threat
 __all__ = [
     "BatchSize",
     "BoxText",
+    "CertifyBudgets",
+    "CertifySeconds",
     "Data",
     "Examples",
     "Mean",
     "Model",
     "Seed",
+    "Sigma",
     "Split",
     "Std",
     "ThreatText",
     "Weights",
     "parse_numbers",
     "read_threat",
+    "split",
 ]
 
 Model = Annotated[
@@ -50,6 +54,15 @@ BatchSize = Annotated[
 Mean = Annotated[str | None, typer.Option("--mean", help="a normalisation to put before the model, a number a channel")]
 Std = Annotated[str | None, typer.Option("--std", help="the scale of that normalisation, a number a channel")]
 
+CertifySeconds = Annotated[
+    float, typer.Option("--certify-seconds", help="how long branch and bound may take, an example")
+]
+CertifyBudgets = Annotated[
+    str | None, typer.Option("--certify-budgets", help="smaller budgets at which to prove too, such as 2/255,4/255")
+]
+
+Sigma = Annotated[float | None, typer.Option("--sigma", help="the scale of smoothing's Gaussian noise")]
+
 
 def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
     """Numbers separated by commas.
@@ -65,6 +78,11 @@ def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise SettingError(f"{name}: {text!r} is not a list of numbers; write 0.1307 or 0.49,0.48,0.45") from None
+
+
+def split(text: str | None) -> tuple[str, ...]:
+    """The parts of a list with commas."""
+    return tuple(part.strip() for part in text.split(",")) if text else ()
 
 
 def read_threat(text: str, box: str) -> Ball:

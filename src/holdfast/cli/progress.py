@@ -31,7 +31,7 @@ class _TimeLeft(ProgressColumn):
 
 @contextmanager
 def watching(console: Console, title: str) -> Iterator[Callable[[AuditProgress], None]]:
-    """A live line while an audit runs: examples decided, robust so far, forwards a second, time left."""
+    """A live line while an audit runs: examples decided, robust and proved so far, forwards a second, time left."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -59,6 +59,8 @@ def watching(console: Console, title: str) -> Iterator[Callable[[AuditProgress],
             return
         drawn = now
         share = f"{100 * progress.standing / progress.decided:.1f} % robust so far" if progress.decided else ""
+        if progress.certified:
+            share += f", {100 * progress.certified / progress.decided:.1f} % proved"
         pace = f"{progress.forwards / max(now - started, 1e-9):,.0f} forwards/s"
         bar.update(task[0], completed=progress.decided, robust=share, pace=pace)
 

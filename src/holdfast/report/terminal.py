@@ -1,6 +1,7 @@
 """An audit's result in a terminal."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from rich import box
@@ -10,8 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from holdfast.audit import AuditResult
+from holdfast.audit.result import Certification, SmoothedResult
 
 __all__ = ["show_result"]
+
+# Open examples that are shown one by one.
+_OPEN = 5
 
 
 def show_result(result: AuditResult, console: Console) -> None:
@@ -22,6 +27,12 @@ def show_result(result: AuditResult, console: Console) -> None:
     else:
         console.print(_stages(result))
         console.print(_classes(result))
+    if result.certification is not None:
+        for table in _proofs(result.certification):
+            console.print(table)
+        console.print(Text(f"proofs: {result.certification.statement}", style="dim"))
+    if result.smoothed is not None:
+        console.print(Text(f"smoothed: {result.smoothed.statement}", style="dim"))
     for diagnostic in result.diagnostics:
         style = "bold yellow" if diagnostic.level == "warning" else "dim"
         console.print(Text(f"{diagnostic.level}: {diagnostic.message}", style=style))
@@ -37,7 +48,9 @@ def _headline(result: AuditResult) -> Text:
         share = 1 - result.robust_accuracy
         return Text.assemble("nearest adversarial inputs, found for ", (percent(share), "bold"), " of the examples")
     lower, upper = result.bracket
-    proved = "proved" if result.certified_accuracy is not None else "(nothing certified)"
+    if result.certified_accuracy is not None and lower == upper:
+        return Text.assemble("robust accuracy is exactly ", (percent(lower), "bold green"), " on these examples")
+    proved = "proved" if result.certified_accuracy else "(nothing certified)"
     return Text.assemble(
         (percent(lower), "bold"), f" {proved}  ≤  robust accuracy  ≤  ", (percent(upper), "bold"), " not broken"
     )
@@ -63,6 +76,7 @@ def _facts(result: AuditResult) -> Table:
         "threat": f"{threat['norm']} {within}, {inside}; {result.knowledge}",
         "clean accuracy": f"{percent(result.clean_accuracy)} (commonest label {percent(result.majority_class_rate)})",
         "robust accuracy": f"{percent(result.robust_accuracy)} ({interval})",
+        "certified": _certified(result),
         "median distance": distance,
         "protocol": f"{result.protocol['name']}, seed {result.seed}",
         "cost": f"{cost.forwards:,} forwards, {cost.backwards:,} backwards, {cost.seconds:.1f} s",
@@ -70,10 +84,32 @@ def _facts(result: AuditResult) -> Table:
     }
     if result.curve is not None:
         del facts["robust accuracy"]
+    if result.certification is None:
+        del facts["certified"]
+    if result.smoothed is not None:
+        facts["smoothed"] = _smoothed(result.smoothed)
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         table.add_row(Text(name, style="dim"), Text(value))
     return table
+
+
+def _certified(result: AuditResult) -> str:
+    """By what how many examples were proved robust, and how many are open."""
+    found = result.certification
+    if found is None:
+        return ""
+    parts = [f"{count} by {method}" for method, count in found.methods.items()]
+    low, high = result.bracket_interval
+    whole = f"; {result.confidence:.0%} interval of the bracket {percent(low)} to {percent(high)}" if found.open else ""
+    return f"{', '.join(parts) or 'no example'}; {found.open} open{whole}"
+
+
+def _smoothed(found: SmoothedResult) -> str:
+    return (
+        f"{percent(found.certified_accuracy)} certified within {found.radius:.4g} in l2, {percent(found.accuracy)} "
+        f"correct, {found.abstained} abstained; of another classifier, and no part of the bracket"
+    )
 
 
 def _listed(value: Any) -> list[Any]:
@@ -104,12 +140,35 @@ def _stages(result: AuditResult) -> Table:
 
 def _classes(result: AuditResult) -> Table:
     table = Table("class", title="Class by class", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-    for header in ("examples", "clean", "robust"):
+    certified = result.certification is not None
+    for header in ("examples", "clean", *(["proved"] if certified else []), "robust"):
         table.add_column(header, justify="right")
     uneven = len({row.robust_accuracy for row in result.per_class}) > 1
     for row in result.per_class:
         worst = uneven and row.label == result.worst_class
         name = f"{row.name}  ← worst" if worst else row.name
-        cells = (name, str(row.examples), percent(row.clean_accuracy), percent(row.robust_accuracy))
-        table.add_row(*cells, style="bold" if worst else "")
+        proved = [] if row.certified_accuracy is None else [row.certified_accuracy]
+        shares = (row.clean_accuracy, *proved, row.robust_accuracy)
+        table.add_row(name, str(row.examples), *map(percent, shares), style="bold" if worst else "")
     return table
+
+
+def _proofs(certification: Certification) -> Iterator[Table]:
+    """The certified curve, and the open examples nearest to a proof."""
+    if certification.curve:
+        table = Table("budget", title="Certified curve", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+        table.add_column("proved", justify="right")
+        for budget, share in certification.curve:
+            table.add_row(f"{budget:.4g}", percent(share))
+        yield table
+    if certification.open_examples:
+        title = f"Neither proved nor broken: {certification.open}"
+        if certification.open > _OPEN:
+            title += f", of them the {_OPEN} nearest to a proof"
+        table = Table("example", title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+        table.add_column("margin at least", justify="right")
+        table.add_column("why")
+        for example in certification.open_examples[:_OPEN]:
+            bound = "-" if example.bound is None else f"{example.bound:.4g}"
+            table.add_row(str(example.index), bound, example.note)
+        yield table

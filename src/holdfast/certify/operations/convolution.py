@@ -29,7 +29,7 @@ Pair = tuple[int, int]
 # How large a dense matrix may be, and how many times the products of the convolution it may take: convolutions of few
 # channels run at a small share of a processor's speed.
 _LARGEST = 1 << 22
-_FEW, _WORTH, _WORTH_OF_FEW = 8, 4, 24
+_FEW, _WORTH, _WORTH_OF_FEW = 8, 6, 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Convolution:
     padding: Pair
     dilation: Pair
     groups: int
-    _matrices: dict[tuple[Pair, Window], Tensor] = field(default_factory=dict, init=False)
+    _matrices: dict[tuple[Pair, Window], tuple[int, Tensor]] = field(default_factory=dict, init=False)
 
     def apply(self, x: Tensor) -> Tensor:
         return self._convolve(x, self.weight, self.bias)
@@ -70,13 +70,16 @@ class Convolution:
             for (start, stop), length in zip(ends, size, strict=True)
             for bound in (max(start, 0), min(stop, length))
         )
+        bias = None if self.bias is None else rows.values.sum((2, 3)) @ self.bias
+        if top >= bottom or left >= right:
+            # Rows that see nothing but padding.
+            return (Rows(rows.values.new_zeros(len(rows.values), channels, 1, 1), ((0, 1), (0, 1))),), bias
         # Of everything that the kernels reach, the part inside the image.
         inside = (
             (top - ends[0][0], bottom - ends[0][0]),
             (left - ends[1][0], right - ends[1][0]),
         )
         values = self._transpose(rows.values, inside, channels)
-        bias = None if self.bias is None else rows.values.sum((2, 3)) @ self.bias
         return (Rows(values, ((top, bottom), (left, right))),), bias
 
     def _transpose(self, values: Tensor, inside: Window, channels: int) -> Tensor:
@@ -88,24 +91,27 @@ class Convolution:
         dense = entries <= min(_LARGEST, worth * math.prod(values.shape[1:]) * kernel)
         # A matrix pays when enough rows use it; gradients with respect to the weights go the other way.
         if dense and values.device.type == "cpu" and not self.weight.requires_grad:
-            return (values.flatten(1) @ self._matrix(values, inside)).unflatten(1, shape)
+            product = values.flatten(1) @ self._matrix(values, inside)
+            return product.reshape(len(values), *shape)
         return self._spread(values)[:, :, top:bottom, left:right]
 
     def _matrix(self, values: Tensor, inside: Window) -> Tensor:
         """The dense matrix from coefficients of the value in a window to those of the input."""
         channels, height, width = values.shape[1:]
         key = ((height, width), inside)
-        if key not in self._matrices:
+        # Weights that are trained change in place.
+        version, matrix = self._matrices.get(key, (-1, self.weight))
+        if version != self.weight._version:
             count = channels * height * width
             unit = torch.eye(count, dtype=values.dtype, device=values.device).reshape(-1, channels, height, width)
             (top, bottom), (left, right) = inside
             with torch.no_grad():
-                spread = self._spread(unit)[:, :, top:bottom, left:right].flatten(1)
-            self._matrices[key] = spread.contiguous()
-        return self._matrices[key]
+                matrix = self._spread(unit)[:, :, top:bottom, left:right].flatten(1).contiguous()
+            self._matrices[key] = (self.weight._version, matrix)
+        return matrix
 
     def _spread(self, values: Tensor) -> Tensor:
-        if self.groups == 1 and self.dilation == (1, 1) and self.stride != (1, 1) and self.weight.shape[1] < _FEW:
+        if self.groups == 1 and self.dilation == (1, 1) and self.stride != (1, 1):
             kernel = (self.weight.shape[2], self.weight.shape[3])
             size = [(n - 1) * s + k for n, s, k in zip(values.shape[2:], self.stride, kernel, strict=True)]
             blocks = phases(self.weight, self.stride)

@@ -24,13 +24,13 @@ def transpose(function: Callable[..., Tensor], rows: Rows, shape: tuple[int, ...
     """The transpose of a linear function, by its vector-Jacobian product."""
     values = rows.full(shape)
     zeros = tuple(values.new_zeros(len(values), *one) for one in shapes)
-    _, pull = torch.func.vjp(function, *zeros)
+    pull = torch.func.vjp(function, *zeros)[1]
     return list(pull(values))
 
 
 def constant(rows: Rows, bias: Tensor) -> Tensor:
     """``(R,)`` what a constant ``(*shape)`` adds to each row."""
-    return torch.tensordot(rows.values.flatten(1), rows.cut(bias[None]).flatten(), 1)
+    return rows.values.flatten(1) @ rows.cut(bias[None]).flatten()
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +79,9 @@ class Scale:
         return x * self.factor + self.shift
 
     def interval(self, x: Interval) -> Interval:
-        middle = (x.lower + x.upper) / 2 * self.factor + self.shift
-        radius = (x.upper - x.lower) / 2 * self.factor.abs()
-        return Interval(middle - radius, middle + radius)
+        # Of the ends themselves: a small shift must not get lost between a large middle and a large radius.
+        a, b = self.apply(x.lower), self.apply(x.upper)
+        return Interval(torch.minimum(a, b), torch.maximum(a, b))
 
     def relax(self, x: Interval) -> None:
         return None
@@ -167,6 +167,8 @@ class Weighted:
         The constant.
     bias : Tensor or None
         Added to the value, of the shape of one example of it.
+    transposed : callable or None
+        The transpose, of a value and the weight, where there is a quicker one than torch's derivative.
     """
 
     linear: ClassVar[bool] = True
@@ -175,6 +177,7 @@ class Weighted:
     function: Callable[[Tensor, Tensor], Tensor]
     weight: Tensor
     bias: Tensor | None
+    transposed: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def apply(self, x: Tensor) -> Tensor:
         value = self.function(x, self.weight)
@@ -192,6 +195,9 @@ class Weighted:
         return None
 
     def backward(self, rows: Rows, planes: None, shapes: Shapes) -> tuple[tuple[Rows, ...], Tensor | None]:
-        like = self.function(rows.values.new_zeros(1, *shapes[0]), self.weight)
-        before = transpose(lambda x: self.function(x, self.weight), rows, tuple(like.shape[1:]), shapes)
-        return (Rows.whole(before[0]),), None if self.bias is None else constant(rows, self.bias)
+        shape = tuple(self.function(rows.values.new_zeros(1, *shapes[0]), self.weight).shape[1:])
+        if self.transposed is None:
+            (before,) = transpose(lambda x: self.function(x, self.weight), rows, shape, shapes)
+        else:
+            before = self.transposed(rows.full(shape), self.weight)
+        return (Rows.whole(before),), None if self.bias is None else constant(rows, self.bias)

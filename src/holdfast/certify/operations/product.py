@@ -29,14 +29,19 @@ class ProductPlanes(NamedTuple):
 
 
 def mccormick(x: Interval, y: Interval) -> ProductPlanes:
-    """Of the two planes on each side, the one with the better value at the middle."""
+    """Of the two planes on each side the one that is better at its worst corner; at the middle they are equal."""
     (a, b), (c, d) = x, y
-    low = c * (a + b) / 2 + a * (c + d) / 2 - a * c >= d * (a + b) / 2 + b * (c + d) / 2 - b * d
-    high = d * (a + b) / 2 + a * (c + d) / 2 - a * d <= c * (a + b) / 2 + b * (c + d) / 2 - b * c
+    low = _least(c, a, x, y) - a * c >= _least(d, b, x, y) - b * d
+    high = -_least(-d, -a, x, y) - a * d <= -_least(-c, -b, x, y) - b * c
     return ProductPlanes(
         torch.where(low, c, d), torch.where(low, a, b), torch.where(low, -a * c, -b * d),
         torch.where(high, d, c), torch.where(high, a, b), torch.where(high, -a * d, -b * c),
     )  # fmt: skip
+
+
+def _least(by_x: Tensor, by_y: Tensor, x: Interval, y: Interval) -> Tensor:
+    """The minimum of ``by_x x + by_y y`` over two intervals."""
+    return torch.minimum(by_x * x.lower, by_x * x.upper) + torch.minimum(by_y * y.lower, by_y * y.upper)
 
 
 def corners(x: Interval, y: Interval) -> Interval:

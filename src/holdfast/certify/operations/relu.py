@@ -12,6 +12,8 @@ from holdfast.certify.graph import Interval
 from holdfast.certify.rows import Rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from holdfast.certify.operations.linear import Shapes
 
 __all__ = ["ReLU", "ReLUPlanes", "relu_planes"]
@@ -69,7 +71,7 @@ class ReLU:
         lower, upper, shift = (
             rows.cut(plane).unflatten(0, (len(values), -1)) for plane in (planes.lower, planes.upper, planes.shift)
         )
-        before, total = Step.apply(values, lower, upper, shift)
+        before, total = step(values, lower, upper, shift)
         if planes.push is not None:
             before = before + rows.cut(planes.push).unsqueeze(1)
         return (Rows(before.flatten(0, 1), rows.window),), total.flatten()
@@ -107,3 +109,6 @@ class Step(torch.autograd.Function):
             by_upper = (grad * (values - positive)).sum_to_size(upper.shape) if need_upper else None
             by_shift = (total * (values - positive)).sum_to_size(shift.shape) if need_shift else None
         return by_values, by_lower, by_upper, by_shift
+
+
+step: Callable[..., tuple[Tensor, Tensor]] = Step.apply

@@ -1,7 +1,7 @@
 """Planes above and below nonlinear functions, for inputs between bounds."""
 
-from holdfast.certify.relaxations.activations import ACTIVATIONS, clamp, gelu, leaky_relu, power
+from holdfast.certify.relaxations.activations import ACTIVATIONS, clamp, gelu, leaky_relu, power, silu
 from holdfast.certify.relaxations.planes import Activation, Planes
 from holdfast.certify.relaxations.pooling import max_pool
 
-__all__ = ["ACTIVATIONS", "Activation", "Planes", "clamp", "gelu", "leaky_relu", "max_pool", "power"]
+__all__ = ["ACTIVATIONS", "Activation", "Planes", "clamp", "gelu", "leaky_relu", "max_pool", "power", "silu"]

@@ -5,14 +5,13 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 from torch.nn import functional
 
 from holdfast.certify.relaxations.planes import Activation, Function
 from holdfast.errors import ModelError
 
-__all__ = ["ACTIVATIONS", "clamp", "gelu", "leaky_relu", "power"]
+__all__ = ["ACTIVATIONS", "clamp", "gelu", "leaky_relu", "power", "silu"]
 
 # The nodes between which the slopes of a gated function are interpolated, in each of its pieces.
 _NODES = 1 << 16
@@ -76,6 +75,12 @@ def gelu(approximate: str = "none") -> Activation:
     return _gated("gelu", _normal, _normal_density, 1.4, 12.0)
 
 
+@cache
+def silu() -> Activation:
+    """``x`` times its sigmoid."""
+    return _gated("silu", torch.sigmoid, _sigmoid_slope, 2.4, 40.0)
+
+
 def _normal(x: Tensor) -> Tensor:
     # Unlike 1 + erf, and unlike torch's own function, this does not cancel far below 0.
     twice: Tensor = torch.special.erfc(-x / math.sqrt(2))
@@ -102,6 +107,7 @@ def _gated(name: str, gate: Function, gate_slope: Function, guess: float, end: f
     Convex between two inflections, at ``-p`` and ``p``, and concave beyond. By symmetry the slopes at ``x`` and ``-x``
     sum to 1. Beyond ``end`` the slope is 1 as far as numbers go.
     """
+    from scipy.optimize import brentq  # slow to import, so only where it is used
 
     def slope(x: Tensor) -> Tensor:
         return gate(x) + x * gate_slope(x)
@@ -169,9 +175,6 @@ ACTIVATIONS: dict[str, Activation] = {
             peaks=lambda k: (_logit(k / 4) / 2,),
             valleys=lambda k: (-_logit(k / 4) / 2,),
         ),
-        gelu(),
-        gelu("tanh"),
-        _gated("silu", torch.sigmoid, _sigmoid_slope, 2.4, 40.0),
         Activation("exp", torch.exp, torch.exp, valleys=lambda k: (k.clamp_min(0).log(),)),
         Activation("log", torch.log, torch.reciprocal, peaks=lambda k: (k.clamp_min(0).reciprocal(),), start=0.0),
         Activation(

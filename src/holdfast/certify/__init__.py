@@ -1,0 +1,37 @@
+"""Proofs: what holds for every input of a set."""
+
+from holdfast.certify.ablation import Ablated, BlockAblation, ColumnAblation, Deletion, FeatureAblation
+from holdfast.certify.certificate import Certificate
+from holdfast.certify.certify import certify
+from holdfast.certify.distance import Distance, exact_distance
+from holdfast.certify.noise import Gaussian, Uniform
+from holdfast.certify.smoothing import Smoothed, SmoothedPrediction
+from holdfast.certify.smoothing_log import LogFault, SmoothingLog, check_log, read_log
+from holdfast.certify.smoothing_result import SmoothingResult
+from holdfast.certify.verify import Verification, verify
+from holdfast.certify.vnnlib import Property, read_vnnlib
+
+__all__ = [
+    "Ablated",
+    "BlockAblation",
+    "Certificate",
+    "ColumnAblation",
+    "Deletion",
+    "Distance",
+    "FeatureAblation",
+    "Gaussian",
+    "LogFault",
+    "Property",
+    "Smoothed",
+    "SmoothedPrediction",
+    "SmoothingLog",
+    "SmoothingResult",
+    "Uniform",
+    "Verification",
+    "certify",
+    "check_log",
+    "exact_distance",
+    "read_log",
+    "read_vnnlib",
+    "verify",
+]

@@ -1,0 +1,55 @@
+"""What is known of one example after certification."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from torch import Tensor
+
+__all__ = ["LOOSE", "METHODS", "QUICK", "SEARCH", "TIMEOUT", "Certificate", "Method", "better"]
+
+Method = Literal["ibp", "crown", "alpha-crown", "complete"]
+METHODS: tuple[Method, ...] = get_args(Method)
+# What is tried before anything that takes long, cheapest first.
+QUICK: tuple[Method, ...] = ("ibp", "crown")
+# What "complete" adds, as results call it: proofs, and now and then a counterexample.
+SEARCH = "branch and bound"
+
+# Notes on examples that are simply open.
+LOOSE = "the bound is not positive"
+TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """A proof, a counterexample, or how near a proof came.
+
+    Parameters
+    ----------
+    verdict : str
+        ``"certified"``: every admissible input keeps the label. ``"broken"``: ``x_adv`` does not. ``"undecided"``:
+        neither was found.
+    method : str
+        What decided it, or what was tried last: ``"ibp"``, ``"crown"``, ``"alpha-crown"``, ``"branch and bound"``.
+    bound : float or None
+        The best proved lower bound of the worst margin ``z_y - max_k z_k`` over the set; positive for a certified
+        example. None where there is none.
+    x_adv : Tensor or None
+        ``(*shape)``, for a broken example an admissible input that a plain forward pass misclassifies.
+    seconds : float
+        Spent on it; of work that examples shared, its share.
+    note : str
+        Why an example is open, in one line: ``"timeout"``, or what the model has that no bound is known for.
+    """
+
+    verdict: Literal["certified", "broken", "undecided"]
+    method: str
+    bound: float | None
+    x_adv: Tensor | None
+    seconds: float
+    note: str = ""
+
+
+def better(first: Certificate, second: Certificate) -> Certificate:
+    """Two looks at one example, the second at what the first left open."""
+    bounds = [c.bound for c in (first, second) if c.bound is not None]
+    return replace(second, bound=max(bounds, default=None), seconds=first.seconds + second.seconds)

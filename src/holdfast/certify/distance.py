@@ -1,0 +1,308 @@
+"""The exact distance to the nearest adversarial input.
+
+An attack goes first: nothing farther than what it finds matters. Where few neurons can have either sign within that
+distance, a mixed-integer program finds the nearest input of each wrong class (Tjeng, Xiao and Tedrake, "Evaluating
+robustness of neural networks with mixed integer programming", ICLR 2019, section 3). Elsewhere, and in L2, which is no
+linear program, complete verification decides ball after ball half-way between what is certified and what is broken.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from holdfast import objectives
+from holdfast.attacks import FMN, craft
+from holdfast.certify.certify import Certifier
+from holdfast.certify.crown import crown, lower_bounds
+from holdfast.certify.encoding import constant, encode
+from holdfast.certify.margins import specification
+from holdfast.certify.milp import TOLERANCE, margin, solve
+from holdfast.certify.region import Region
+from holdfast.certify.rows import Rows
+from holdfast.errors import DataError, ModelError
+from holdfast.models.query import Query
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from holdfast.certify.encoding import Encoding
+    from holdfast.certify.graph import Graph
+    from holdfast.threats import Ball
+
+__all__ = ["Distance", "exact_distance"]
+
+# Both ends of a distance count as one number when they are this near, relative to it and absolutely.
+_AGREE = (1e-4, 4 * TOLERANCE)
+# Programs with more whole numbers than this are hard: balls are verified first.
+_MANY = 100
+# How near to a ball that stays open, relative to its radius, others are tried.
+_CLOSE = 0.01
+# A ball may take this part of the time that is left for all.
+_BALLS = 8
+# In units in the last place of the largest number in the network: how far ahead the wrong class of a witness must be.
+_ROUNDINGS = 4
+# How much farther than the boundary a witness may be moved to be clearly beyond it, relative to the whole way.
+_PUSHES = (0.0, 1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Distance:
+    """The distance from one example to the nearest input that is misclassified.
+
+    Parameters
+    ----------
+    status : str
+        ``"exact"``: the bounds agree to 1e-4 of the distance; ``"bounded"``: they do not, for want of time; ``"none"``:
+        no admissible input is misclassified; ``"unknown"``: no misclassified input was found and not all was searched.
+    lower, upper : float
+        No misclassified input is nearer than ``lower``: of the network in real arithmetic, and, by mixed-integer
+        programming, up to the solver's tolerance of 1e-6 on each constraint. ``x_adv`` is at ``upper``, infinite if
+        there is none, and that is the distance where it is exact.
+    x_adv : Tensor or None
+        ``(*shape)`` the nearest misclassified input found: a plain forward pass misclassifies it, and it lies in the
+        set without any tolerance.
+    method : str
+        What had the last word: ``"branch and bound"``, ``"mixed-integer programming"``, or ``"clean pass"`` where the
+        example itself is misclassified.
+    seconds : float
+        Spent on it, the attack excluded.
+    """
+
+    status: Literal["exact", "bounded", "none", "unknown"]
+    lower: float
+    upper: float
+    x_adv: Tensor | None
+    method: str
+    seconds: float
+
+
+def exact_distance(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Ball, *, seconds: float = 60.0, seed: int = 0
+) -> list[Distance]:
+    """How far the nearest misclassified inputs are, and which they are.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps ``(N, *shape)`` inputs to ``(N, K)`` logits; except in L2 by linear operations, ReLU, leaky ReLU, absolute
+        values and max pooling only. It is given back as it was.
+    x, y : Tensor
+        ``(N, *shape)`` inputs inside the threat's box and ``(N,)`` labels.
+    threat : Ball
+        The norm, the box, and how far to search, which may be infinite if there is a box.
+    seconds : float
+        For each example.
+    seed : int
+        Of the attack.
+
+    Returns
+    -------
+    list of Distance
+        One for each example.
+
+    Raises
+    ------
+    ModelError
+        When an operation is not piecewise linear, or no bound is known for it; it is named.
+    DataError
+        When inputs and labels do not fit each other, the box or the model.
+    """
+    if y.shape != (len(x),) or y.is_floating_point():
+        raise DataError(f"y must hold {len(x)} class numbers, one an input; got {y.dtype} {tuple(y.shape)}")
+    attacked = craft(FMN(), model, x, y, threat=threat, seed=seed)
+    with Query(model, seed=seed) as query:
+        x = query.prepare(x).contiguous()
+        certifier = Certifier.of(model, x, "complete", seconds=seconds, logits=query.bare_logits)
+        if certifier.graph is None:
+            raise ModelError(certifier.fault)
+        return [
+            _search(
+                _Example(query, certifier, certifier.graph.to(torch.float64), x[i : i + 1], int(y[i]), here),
+                attacked.x_adv[i],
+                seconds,
+            )
+            for i in range(len(x))
+            for here in [threat.at(torch.tensor([i], device=x.device))]
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Example:
+    """One example, ``(1, *shape)``, and what is asked about it."""
+
+    query: Query
+    certifier: Certifier
+    graph: Graph
+    x: Tensor
+    y: int
+    threat: Ball
+
+
+@dataclass(frozen=True, eq=False)
+class _Bracket:
+    """Nothing is nearer than ``lower``, and the witness is at ``upper``."""
+
+    lower: float
+    upper: float
+    witness: Tensor | None
+
+    def nearer(self, upper: float, witness: Tensor | None) -> _Bracket:
+        """With another witness, if that is nearer."""
+        return replace(self, upper=upper, witness=witness) if upper < self.upper else self
+
+    def closed(self, norm: str) -> bool:
+        return self.witness is not None and self.upper - self.lower <= _agreeing(self.upper, norm)
+
+
+def _agreeing(distance: float, norm: str) -> float:
+    """How far apart two numbers may be that count as one distance."""
+    return 0.0 if norm == "l0" else _AGREE[0] * distance + _AGREE[1]
+
+
+def _search(example: _Example, attacked: Tensor, seconds: float) -> Distance:
+    """From the best that an attack did to it."""
+    began = time.perf_counter()
+    x, threat = example.x, example.threat
+    if int(example.query.bare_logits(x).argmax(1)) != example.y:
+        return Distance("exact", 0.0, 0.0, x[0], "clean pass", time.perf_counter() - began)
+    bracket = _Bracket(0.0, np.inf, None).nearer(*_nearest(example, _pushed(x, attacked.to(x).double())))
+    method = "branch and bound"
+    program = None if threat.norm == "l2" else _program(example, bracket)
+    if program is None or program.integers > _MANY:
+        bracket = _bisected(example, bracket, began + seconds * (1 if program is None else 0.5))
+        program = None if threat.norm == "l2" or bracket.closed(threat.norm) else _program(example, bracket)
+    if program is not None:
+        method = "mixed-integer programming"
+        bracket = _programmed(example, program, bracket, began + seconds)
+    return _concluded(example, bracket, method, time.perf_counter() - began)
+
+
+def _concluded(example: _Example, bracket: _Bracket, method: str, seconds: float) -> Distance:
+    status: Literal["exact", "bounded", "none", "unknown"]
+    if bracket.witness is not None:
+        status = "exact" if bracket.closed(example.threat.norm) else "bounded"
+    else:
+        status = "none" if bracket.lower >= _budget(example) else "unknown"
+    lower = min(bracket.lower, bracket.upper)
+    return Distance(status, lower, bracket.upper, bracket.witness, method, seconds)
+
+
+def _bisected(example: _Example, bracket: _Bracket, until: float) -> _Bracket:
+    """Complete verification of ball after ball, each half-way between what is certified and what is broken or open."""
+    x, y, norm = example.x, torch.tensor([example.y], device=example.x.device), example.threat.norm
+    share = (until - time.perf_counter()) / _BALLS
+    # Without a witness the whole set comes first; the box may be what limits it.
+    whole = float(Region.around(example.threat, x).eps)
+    ceiling = min(whole, bracket.upper)
+    radius = whole if bracket.witness is None else _middle(bracket.lower, ceiling, norm)
+    while not bracket.closed(norm) and (left := until - time.perf_counter()) > 0:
+        ball, certifier = replace(example.threat, eps=radius), replace(example.certifier, seconds=min(share, left))
+        (found,) = certifier.bound(x, y, ball)
+        if found.verdict == "undecided":
+            ((_, found),) = certifier.prove(x, y, ball)
+        if found.verdict == "certified":
+            if radius >= whole:
+                return replace(bracket, lower=_budget(example))
+            # Distances in L0 are whole numbers.
+            bracket = replace(bracket, lower=radius + 1 if norm == "l0" else radius)
+        elif found.x_adv is not None:
+            bracket = bracket.nearer(*_nearest(example, _pushed(x, found.x_adv.double())))
+        ceiling = ceiling if found.verdict == "certified" else min(ceiling, radius, bracket.upper)
+        # Just below what is open everything takes long and gains little.
+        if ceiling - bracket.lower <= (_agreeing(ceiling, norm) if ceiling == bracket.upper else _CLOSE * ceiling):
+            break
+        radius = _middle(bracket.lower, ceiling, norm)
+    return bracket
+
+
+def _middle(lower: float, upper: float, norm: str) -> float:
+    """Between two distances; of whole ones, the largest that leaves the upper one open."""
+    return float(np.floor((lower + upper - 1) / 2)) if norm == "l0" else (lower + upper) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class _Program:
+    """The encoding of a ball, and the classes that backward bounds do not exclude there, the likeliest first."""
+
+    encoding: Encoding
+    classes: list[int]
+    radius: float
+
+    @property
+    def integers(self) -> int:
+        return sum(int(part.sum()) for part in self.encoding.program.integral)
+
+
+def _program(example: _Example, bracket: _Bracket) -> _Program:
+    threat, graph, upper = example.threat, example.graph, bracket.upper
+    # A little beyond, lest the solver's tolerance decide whether the witness is inside.
+    radius = min(_budget(example), upper if threat.norm == "l0" else upper * (1 + _AGREE[0]) + _AGREE[1])
+    region = Region.around(replace(threat, eps=radius), example.x.double())
+    bounds = crown(graph, region)
+    (count,) = graph.nodes[graph.output].shape
+    rows = specification(torch.tensor([example.y]), count, torch.float64)[0]
+    margins = lower_bounds(graph, graph.output, Rows.whole(rows), bounds.planes, region)
+    others = [k for k in range(count) if k != example.y]
+    order = [others[place] for place in margins.argsort().tolist() if float(margins[place]) <= TOLERANCE]
+    return _Program(encode(graph, region, bounds.intervals), order, radius)
+
+
+def _programmed(example: _Example, program: _Program, bracket: _Bracket, until: float) -> _Bracket:
+    """The nearest input of each class that is open."""
+    encoding, x = program.encoding, example.x
+    # No class has an input within the radius that is nearer than this; those left out have none at all.
+    lower, reach = program.radius, min(program.radius, bracket.upper)
+    for k in program.classes:
+        ahead, slack = -1.0 * margin(encoding, example.y, k), constant(np.array([reach])) - encoding.size
+        beyond = encoding.size - constant(np.array([bracket.lower]))
+        found = solve(encoding.program, encoding.size, ahead, slack, beyond, seconds=until - time.perf_counter())
+        lower = min(lower, reach if found.status == "infeasible" else max(found.lower, 0.0))
+        if found.variables is not None:
+            reach = min(reach, found.upper)
+            bracket = bracket.nearer(*_nearest(example, _pushed(x, _input(x, found.variables))))
+            # Where that is not clearly beyond the boundary: where the class is farthest ahead at hardly more distance.
+            slack = constant(np.array([found.upper * (1 + _AGREE[0] / 2) + _AGREE[1] / 2])) - encoding.size
+            if not replace(bracket, lower=found.upper).closed(example.threat.norm):
+                deepest = solve(encoding.program, -1.0 * ahead, slack, seconds=until - time.perf_counter())
+                if deepest.variables is not None:
+                    bracket = bracket.nearer(*_nearest(example, _pushed(x, _input(x, deepest.variables))))
+    if example.threat.norm == "l0":
+        # A count, whatever the solver's tolerance made of it.
+        lower = float(np.ceil(lower - 1e-3))
+    return replace(bracket, lower=max(lower, bracket.lower))
+
+
+def _budget(example: _Example) -> float:
+    return float(example.threat.budget(example.x.double()))
+
+
+def _pushed(x: Tensor, point: Tensor) -> Tensor:
+    """Inputs at a point and a little farther, also without the changes that only the tolerance allows."""
+    move = point.to(x.device) - x.double()
+    moves = torch.cat([move, torch.where(move.abs() <= 10 * TOLERANCE, 0, move)])
+    return torch.cat([(x.double() + (1 + push) * moves).to(x.dtype) for push in _PUSHES])
+
+
+def _input(x: Tensor, variables: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(variables[: x.numel()].copy()).reshape(x.shape)
+
+
+def _nearest(example: _Example, inputs: Tensor) -> tuple[float, Tensor | None]:
+    """Of some inputs, ``(M, *shape)``, the nearest that is misclassified and in the set, no tolerance given."""
+    x, threat = example.x, example.threat
+    inputs = threat.box.clip(inputs)
+    length = threat.distance(inputs.double(), x.double().expand_as(inputs))
+    logits = example.query.bare_logits(inputs)
+    # Beyond what another order of the sums, such as that of another batch size, could undo.
+    largest = torch.stack([value.flatten(1).abs().amax(1) for value in example.graph.values(inputs.double())]).amax(0)
+    ahead = objectives.margin(logits, torch.full((len(inputs),), example.y, device=logits.device))
+    fooled = ahead > _ROUNDINGS * torch.finfo(logits.dtype).eps * largest
+    length = torch.where(fooled & (length <= _budget(example)), length, torch.inf)
+    best = int(length.argmin())
+    return (float(length[best]), inputs[best]) if bool(length[best].isfinite()) else (np.inf, None)

@@ -1,0 +1,319 @@
+"""A piecewise linear network and its inputs as a mixed-integer linear program.
+
+Tjeng, Xiao and Tedrake, "Evaluating robustness of neural networks with mixed integer programming", ICLR 2019, section
+4, with the bounds of every neuron in the place of one "big M": a neuron whose sign they decide is linear and costs
+nothing, every other one has a variable for its value and one for its sign. Linear operations are matrices, found by
+pushing the unit vectors through them; everything is in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy  # its parts are slow to import, and come when they are used
+import torch
+from numpy.typing import NDArray
+
+from holdfast.certify.operations.activation import Elementwise
+from holdfast.certify.operations.pooling import MaxPool
+from holdfast.certify.operations.relu import ReLU
+from holdfast.errors import ModelError, SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from holdfast.certify.graph import Graph, Interval, Node, Operation
+    from holdfast.certify.region import Region
+
+__all__ = ["Affine", "Encoding", "Program", "constant", "encode"]
+
+Array = NDArray[np.float64]
+
+# Unit vectors pushed through an operation together, in numbers of the value that comes out.
+_PUSHED = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """``matrix @ variables + constant``, a vector; later variables do not enter."""
+
+    matrix: Any
+    constant: Array
+
+    def __len__(self) -> int:
+        return len(self.constant)
+
+    def __add__(self, other: Affine) -> Affine:
+        width = max(self.matrix.shape[1], other.matrix.shape[1])
+        return Affine(_wide(self.matrix, width) + _wide(other.matrix, width), self.constant + other.constant)
+
+    def __rmul__(self, factor: float) -> Affine:
+        return Affine(factor * self.matrix, factor * self.constant)
+
+    def __sub__(self, other: Affine) -> Affine:
+        return self + -1.0 * other
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Affine:
+        """Some of its entries, by index or mask."""
+        return Affine(self.matrix[rows], self.constant[rows])
+
+    def apply(self, matrix: Any) -> Affine:
+        """The product of a sparse matrix with it."""
+        return Affine(matrix @ self.matrix, matrix @ self.constant)
+
+    def at(self, variables: Array) -> Array:
+        """Its value."""
+        value: Array = _wide(self.matrix, len(variables)) @ variables + self.constant
+        return value
+
+
+@dataclass
+class Program:
+    """Variables with bounds, some of them whole numbers, and linear constraints; it grows as a network is encoded."""
+
+    lower: list[Array] = field(default_factory=list)
+    upper: list[Array] = field(default_factory=list)
+    integral: list[NDArray[np.bool_]] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)
+    floors: list[Array] = field(default_factory=list)
+    width: int = 0
+
+    def variables(self, lower: Array, upper: Array, *, integral: bool = False) -> Affine:
+        """New variables between bounds."""
+        count, start = len(lower), self.width
+        self.lower.append(lower)
+        self.upper.append(upper)
+        self.integral.append(np.full(count, integral))
+        self.width += count
+        place = (np.ones(count), (np.arange(count), np.arange(start, start + count)))
+        return Affine(scipy.sparse.csr_matrix(place, shape=(count, self.width)), np.zeros(count))
+
+    def at_least_zero(self, value: Affine) -> None:
+        """The constraint that no entry is below 0."""
+        if len(value):
+            self.rows.append(value.matrix)
+            self.floors.append(-value.constant)
+
+    def constraints(self, *also: Affine) -> tuple[Any, Array]:
+        """A sparse matrix and the least values of its product with the variables, further constraints included."""
+        rows = [_wide(row, self.width) for row in (*self.rows, *(value.matrix for value in also))]
+        floors = [*self.floors, *(-value.constant for value in also)]
+        if not rows:
+            return scipy.sparse.csr_matrix((0, self.width)), np.zeros(0)
+        return scipy.sparse.vstack(rows, format="csr"), np.concatenate(floors)
+
+    def bounds(self) -> tuple[Array, Array]:
+        return np.concatenate(self.lower), np.concatenate(self.upper)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A program together with what its variables stand for.
+
+    Parameters
+    ----------
+    program : Program
+        Its first variables are the network's inputs.
+    inputs, output : Affine
+        The network's inputs and its output.
+    size : Affine
+        One entry: how far the inputs are from the region's centre in its norm, or more.
+    """
+
+    program: Program
+    inputs: Affine
+    output: Affine
+    size: Affine
+
+
+def encode(
+    graph: Graph, region: Region, intervals: list[Interval], signs: Mapping[int, Tensor] | None = None
+) -> Encoding:
+    """The network over one set of inputs.
+
+    Parameters
+    ----------
+    graph : Graph
+        The network: linear operations, ReLU, leaky ReLU, absolute values and max pooling.
+    region : Region
+        The inputs of one example; an L2 ball is no polytope and refused.
+    intervals : list of Interval
+        Bounds of all nodes, for that one example.
+    signs : dict, optional
+        For some ReLUs, by their nodes, the signs that their inputs are restricted to: tensors of the node's shape, 1
+        for ``z >= 0``, -1 for ``z <= 0`` and 0 for neither.
+
+    Returns
+    -------
+    Encoding
+
+    Raises
+    ------
+    ModelError
+        When an operation is not piecewise linear; it is named.
+    SettingError
+        When the region is an L2 ball.
+    """
+    program = Program()
+    lower, upper = (_array(end) for end in (region.lower, region.upper))
+    inputs = program.variables(lower, upper)
+    size = _size(program, region, inputs)
+    values: list[Affine] = []
+    for number, node in enumerate(graph.nodes):
+        if node.operation is None:
+            values.append(inputs)
+            continue
+        given = [values[i] for i in node.inputs]
+        if node.operation.linear:
+            values.append(_linear(node.operation, graph.inputs_of(node), given))
+            continue
+        ends = intervals[node.inputs[0]]
+        bounds = (_array(ends.lower), _array(ends.upper))
+        if isinstance(node.operation, MaxPool):
+            windows = _windows(node.operation, graph.inputs_of(node)[0])
+            values.append(_largest(program, given[0], windows, *bounds))
+            continue
+        sign = np.zeros(len(given[0])) if signs is None or number not in signs else _array(signs[number])
+        left, right = _slopes(node)
+        positive = _positive_part(program, given[0], *bounds, sign)
+        values.append(right * positive + left * (given[0] - positive))
+    return Encoding(program, inputs, values[-1], size)
+
+
+def _size(program: Program, region: Region, inputs: Affine) -> Affine:
+    """The distance from the centre as an expression; its variables may make it larger than it is, never smaller."""
+    d, eps = len(inputs), float(region.eps)
+    change = inputs - constant(_array(region.center))
+    low, high = (_array(end) - _array(region.center) for end in (region.lower, region.upper))
+    if region.norm == "linf":
+        size = program.variables(np.zeros(1), np.array([max(np.abs(low).max(), np.abs(high).max())]))
+        spread = size.apply(scipy.sparse.csr_matrix(np.ones((d, 1))))
+        program.at_least_zero(spread - change)
+        program.at_least_zero(spread + change)
+        return size
+    if region.norm == "l1":
+        up, down = program.variables(np.zeros(d), high), program.variables(np.zeros(d), -low)
+        program.at_least_zero(change - (up - down))
+        program.at_least_zero((up - down) - change)
+        size = (up + down).apply(scipy.sparse.csr_matrix(np.ones((1, d))))
+    elif region.norm == "l0":
+        changed = program.variables(np.zeros(d), np.ones(d), integral=True)
+        program.at_least_zero(changed.apply(scipy.sparse.diags(high)) - change)
+        program.at_least_zero(change - changed.apply(scipy.sparse.diags(low)))
+        size = changed.apply(scipy.sparse.csr_matrix(np.ones((1, d))))
+    else:
+        raise SettingError(f"an {region.norm} ball is no polytope: linear programs take linf, l1 and l0")
+    program.at_least_zero(constant(np.array([eps])) - size)
+    return size
+
+
+def _linear(operation: Operation, shapes: tuple[tuple[int, ...], ...], given: list[Affine]) -> Affine:
+    """A linear operation's value: the unit vectors of each input pushed through, the others 0."""
+    zeros = [torch.zeros(1, *shape, dtype=torch.float64) for shape in shapes]
+    with torch.no_grad():
+        bias = operation.apply(*zeros)
+    total = constant(_array(bias))
+    for place, (shape, value) in enumerate(zip(shapes, given, strict=True)):
+        columns = []
+        for units in torch.arange(len(value)).split(max(1, _PUSHED // bias.numel())):
+            pushed = torch.zeros(len(units), len(value), dtype=torch.float64)
+            pushed[torch.arange(len(units)), units] = 1
+            inputs = [zero.expand(len(units), *zero.shape[1:]) for zero in zeros]
+            inputs[place] = pushed.reshape(-1, *shape)
+            with torch.no_grad():
+                columns.append(scipy.sparse.csr_matrix((operation.apply(*inputs) - bias).flatten(1).numpy()))
+        total = total + value.apply(scipy.sparse.vstack(columns, format="csr").T.tocsr())
+    return total
+
+
+def _positive_part(program: Program, z: Affine, lower: Array, upper: Array, sign: Array) -> Affine:
+    """``max(z, 0)``: of fixed sign it is linear, otherwise it has a variable, and one that says which sign it is."""
+    program.at_least_zero(z.take((sign > 0) & (lower < 0)))
+    program.at_least_zero(-1.0 * z.take((sign < 0) & (upper > 0)))
+    active, open_ = (lower >= 0) | (sign > 0), (lower < 0) & (upper > 0) & (sign == 0)
+    total = z.apply(scipy.sparse.diags(active.astype(float)))
+    if not open_.any():
+        return total
+    low, high, inside = lower[open_], upper[open_], z.take(open_)
+    value = program.variables(np.zeros(len(low)), high)
+    above = program.variables(np.zeros(len(low)), np.ones(len(low)), integral=True)
+    program.at_least_zero(value - inside)
+    # Where the sign is negative the value is 0, where it is positive it is z.
+    program.at_least_zero(above.apply(scipy.sparse.diags(high)) - value)
+    program.at_least_zero(inside + above.apply(scipy.sparse.diags(low)) - constant(low) - value)
+    return total + value.apply(_selection(np.flatnonzero(open_), len(z)).T.tocsr())
+
+
+def _largest(program: Program, x: Affine, windows: NDArray[np.int64], lower: Array, upper: Array) -> Affine:
+    """The largest input of each window: those that cannot be it are left out, and variables say which one is."""
+    low, high = (np.where(windows >= 0, end[windows], -np.inf) for end in (lower, upper))
+    best = low.argmax(1)
+    contends = high > low.max(1, keepdims=True)
+    contends[np.arange(len(windows)), best] = True
+    open_ = np.flatnonzero(contends.sum(1) > 1)
+    decided = np.ones(len(windows))
+    decided[open_] = 0
+    total = x.take(windows[np.arange(len(windows)), best]).apply(scipy.sparse.diags(decided))
+    if not len(open_):
+        return total
+    low, high, contends = low[open_], high[open_], contends[open_]
+    value = program.variables(low.max(1), high.max(1))
+    which, place = np.nonzero(contends)
+    chosen = program.variables(np.zeros(len(which)), np.ones(len(which)), integral=True)
+    contender, window = x.take(windows[open_][which, place]), _selection(which, len(open_))
+    program.at_least_zero(value.apply(window) - contender)
+    # The chosen one is not exceeded; any other one is by no more than the bounds allow.
+    gap = high.max(1)[which] - low[which, place]
+    program.at_least_zero(contender + constant(gap) - chosen.apply(scipy.sparse.diags(gap)) - value.apply(window))
+    total_chosen, one = chosen.apply(window.T.tocsr()), constant(np.ones(len(open_)))
+    program.at_least_zero(total_chosen - one)
+    program.at_least_zero(one - total_chosen)
+    return total + value.apply(_selection(open_, len(windows)).T.tocsr())
+
+
+def _selection(places: NDArray[np.int64], count: int) -> Any:
+    """The matrix that picks those of ``count`` entries."""
+    return scipy.sparse.csr_matrix((np.ones(len(places)), (np.arange(len(places)), places)), shape=(len(places), count))
+
+
+def constant(value: Array) -> Affine:
+    """A vector that depends on no variable."""
+    return Affine(scipy.sparse.csr_matrix((len(value), 0)), value)
+
+
+def _windows(operation: MaxPool, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """``(outputs, k)`` which inputs are in each window, -1 for the padding."""
+    index = torch.arange(1, 1 + torch.Size(shape).numel(), dtype=torch.float64).reshape(1, *shape)
+    found = operation._windows(index).flatten(0, -2)
+    places: NDArray[np.int64] = found.clamp_min(0).numpy().astype(np.int64) - 1
+    return places
+
+
+def _slopes(node: Node) -> tuple[float, float]:
+    """The slopes of a function with one kink, at 0: left of it and right of it."""
+    if isinstance(node.operation, ReLU):
+        return 0.0, 1.0
+    if isinstance(node.operation, Elementwise) and node.operation.activation.name in ("relu", "leaky_relu", "abs"):
+        ends = node.operation.apply(torch.tensor([-1.0, 1.0], dtype=torch.float64)).tolist()
+        return -ends[0], ends[1]
+    raise ModelError(
+        f"node '{node.name}' is not piecewise linear: mixed-integer programs take linear operations, ReLU, leaky ReLU, "
+        "absolute values and max pooling; use branch and bound"
+    )
+
+
+def _array(value: Tensor) -> Array:
+    flat: Array = value.detach().double().flatten().cpu().numpy()
+    return flat
+
+
+def _wide(matrix: Any, width: int) -> Any:
+    """The matrix with further columns of zeros."""
+    if matrix.shape[1] == width:
+        return matrix
+    matrix = matrix.tocsr()
+    return scipy.sparse.csr_matrix((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], width))

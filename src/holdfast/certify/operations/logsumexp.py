@@ -1,0 +1,63 @@
+"""``log sum exp``, with which networks that return log-probabilities end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from holdfast.certify.graph import Interval
+from holdfast.certify.relaxations import Planes
+from holdfast.certify.rows import Rows
+from holdfast.threats.norm import safe_divide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from holdfast.certify.operations.linear import Shapes
+
+__all__ = ["LogSumExp"]
+
+
+@dataclass(frozen=True, eq=False)
+class LogSumExp:
+    """``log sum_j exp x_j`` along the last dimension, of which 1 is left.
+
+    It is convex, so the tangent at the middle lies below. Above, every exponential is replaced by its chord, and the
+    logarithm of their sum by its tangent at the middle.
+    """
+
+    linear: ClassVar[bool] = False
+    separate: ClassVar[bool] = False
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x.logsumexp(-1, keepdim=True)
+
+    def interval(self, x: Interval) -> Interval:
+        return Interval(self.apply(x.lower), self.apply(x.upper))
+
+    def relax(self, x: Interval) -> Planes:
+        """Slopes ``(N, ..., k)`` and intercepts ``(N, ..., 1)``."""
+        lower, upper = x
+        middle = lower / 2 + upper / 2
+        below = middle.softmax(-1)
+        top = upper.amax(-1, keepdim=True)
+        low, high = (lower - top).exp(), (upper - top).exp()
+        # Where both ends agree, any slope does.
+        chord = safe_divide(high - low, upper - lower)
+        total = (low / 2 + high / 2).sum(-1, keepdim=True)
+        above = chord / total
+        tangent = self.apply(middle) - (below * middle).sum(-1, keepdim=True)
+        level = top + total.log() - (above * middle).sum(-1, keepdim=True)
+        return Planes(below, tangent, above, level)
+
+    def undecided(self, x: Interval) -> Tensor:
+        return x.lower < x.upper
+
+    def backward(self, rows: Rows, planes: Planes, shapes: Shapes) -> tuple[tuple[Rows, ...], Tensor | None]:
+        lower_slope, lower_intercept, upper_slope, upper_intercept = (plane.unsqueeze(1) for plane in planes)
+        values = rows.full((*shapes[0][:-1], 1)).unflatten(0, (len(planes.lower_slope), -1))
+        positive = values.relu()
+        negative = values - positive
+        before = positive * lower_slope + negative * upper_slope
+        total = (positive * lower_intercept + negative * upper_intercept).flatten(2).sum(2)
+        return (Rows.whole(before.flatten(0, 1)),), total.flatten()

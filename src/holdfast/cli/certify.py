@@ -1,0 +1,238 @@
+"""``holdfast certify``: how much can be proved of a model, or of its smoothed version."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from holdfast.audit import AuditResult, EvaluationProtocol, audit
+from holdfast.audit.digest import digest_module
+from holdfast.certify.smoothing import Smoothed
+from holdfast.certify.smoothing_log import SmoothingLog, read_log
+from holdfast.certify.smoothing_result import SmoothingResult
+from holdfast.cli.progress import watching
+from holdfast.data import Source, load_data
+from holdfast.errors import RunError, SettingError
+from holdfast.models import load_model
+from holdfast.report.terminal import percent
+from holdfast.threats import Ball
+
+__all__ = ["prove", "smooth"]
+
+LOG, SETTINGS = "smoothing.tsv", "smoothing.json"
+_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time", "samples")
+_SELECTION = 100
+# Examples that are certified together: what a kill loses is no more than these.
+_TOGETHER = 16
+
+
+def prove(
+    model: str,
+    data: str,
+    threat: Ball,
+    method: str,
+    out: Path | None,
+    console: Console,
+    progress: Console,
+    **settings: Any,
+) -> None:
+    """An audit that proves, and attacks only where the proof is a search: there a quick attack saves most of it."""
+    alone = EvaluationProtocol("none", (), "nothing was attacked: what was not proved may be robust or not")
+    attacks: dict[str, Any] = {} if method == "complete" else {"protocol": alone, "max_forwards": 0}
+    with watching(progress, "certifying") as show:
+        result = audit(model, data, threat, certify=method, run=out, on_progress=show, **attacks, **settings)
+    _show_proofs(result, console)
+    if out is not None:
+        console.print(
+            f"\n{out / 'audit.json'} holds the result, {out / 'run.sqlite'} a row for each example", soft_wrap=True
+        )
+
+
+def smooth(
+    model: str,
+    data: str,
+    out: Path | None,
+    console: Console,
+    progress: Console,
+    *,
+    sigma: float | None,
+    alpha: float,
+    samples: int,
+    procedure: str,
+    weights: Path | None,
+    split: str,
+    examples: str | None,
+    seed: int,
+    batch_size: int | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> None:
+    """Certify a data set by smoothing and show what came out; without a folder the log is not kept.
+
+    Raises
+    ------
+    SettingError
+        When there is no noise, or no such procedure.
+    RunError
+        When the folder cannot be written, or holds a log of other settings.
+    """
+    if sigma is None:
+        raise SettingError("--sigma: smoothing needs the scale of its noise; write --sigma 0.25")
+    if procedure not in ("sequential", "fixed"):
+        raise SettingError(f"--procedure: {procedure!r} is neither sequential nor fixed")
+    module = load_model(model, weights)
+    source = load_data(data, split=split, examples=examples)
+    settings = _Settings(
+        model=digest_module(module),
+        data=source.name,
+        sigma=sigma,
+        alpha=alpha,
+        samples=samples,
+        procedure=procedure,
+        seed=seed,
+        normalisation=[[*(values or ())] for values in (mean, std)],
+    )
+    smoothed = Smoothed(module, sigma, mean=mean, std=std, batch_size=batch_size, seed=seed)
+    with TemporaryDirectory() as nowhere:
+        folder = Path(nowhere) if out is None else out
+        _write_log(smoothed, source, settings, folder, progress)
+        _show_smoothing(read_log(folder / LOG), _spent(folder / LOG), settings, console)
+    if out is not None:
+        console.print(f"\n{out / LOG} holds a line for each example", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What the lines of a smoothing log depend on."""
+
+    model: str
+    data: str
+    sigma: float
+    alpha: float
+    samples: int
+    procedure: str
+    seed: int
+    normalisation: list[list[float]]
+
+
+def _show_proofs(result: AuditResult, console: Console) -> None:
+    """Certified accuracy, and a line for each method that contributed to it."""
+    found = result.certification
+    assert found is not None  # asked for
+    certified = sum(found.methods.values())
+    low, high = found.interval
+    eps = result.threat["eps"]
+    console.print(
+        f"certified accuracy {percent(result.bracket[0])} ({certified} of {result.examples}; {result.confidence:.0%} "
+        f"interval {percent(low)} to {percent(high)}), {result.threat['norm']} within {eps:g}",
+        soft_wrap=True,
+    )
+    counts = {
+        **{f"proved by {method}": count for method, count in found.methods.items()},
+        "broken": result.verdicts["broken"],
+        "open": found.open,
+        "misclassified": result.verdicts["misclassified"],
+    }
+    for name, count in counts.items():
+        console.print(f"  {count:>6}  {name}")
+    for budget, share in found.curve:
+        console.print(f"  {percent(share):>9}  within {budget:g}")
+    for diagnostic in result.diagnostics:
+        if diagnostic.name in ("cannot certify", "proof cut off"):
+            console.print(f"{diagnostic.level}: {diagnostic.message}", markup=False, soft_wrap=True)
+    console.print(found.statement, soft_wrap=True)
+
+
+def _write_log(smoothed: Smoothed, source: Source, settings: _Settings, out: Path, progress: Console) -> None:
+    """Write a line of the log for each example that it does not hold yet."""
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        _claim(out / SETTINGS, settings)
+        known = _known(out / LOG)
+        with (out / LOG).open("a", encoding="utf-8") as log:
+            if log.tell() == 0:
+                log.write("\t".join(_COLUMNS) + "\n")
+            batches = source.batches(_TOGETHER)
+            count = -(-len(source) // _TOGETHER)
+            for batch in track(batches, "certifying", total=count, console=progress, transient=True):
+                left = torch.tensor([index not in known for index in batch.index.tolist()], dtype=torch.bool)
+                if not bool(left.any()):
+                    continue
+                began = time.perf_counter()
+                index, x, y = batch.index[left], batch.x[left], batch.y[left]
+                certify = smoothed.certify if settings.procedure == "sequential" else smoothed.certify_fixed
+                found = certify(x, y, samples=settings.samples, selection=_SELECTION, alpha=settings.alpha, index=index)
+                log.writelines(_lines(found, (time.perf_counter() - began) / len(index)))
+                log.flush()
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{out}: {error.strerror or error}; give an --out folder that can be written") from error
+
+
+def _claim(path: Path, settings: _Settings) -> None:
+    """Refuse the folder of a log with other settings, naming the first that differs."""
+    now = asdict(settings)
+    if not path.exists():
+        path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in now.items():
+        if before.get(key) != value:
+            raise RunError(
+                f"{path} is that of another log: {key} was {before.get(key)} and is now {value}; give another --out "
+                "folder, or the same settings to resume"
+            )
+
+
+def _known(log: Path) -> set[int]:
+    """The examples in a log; a last line that a kill has cut short is taken away."""
+    if not log.exists():
+        return set()
+    whole = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    log.write_text("".join(whole), encoding="utf-8")
+    return {int(line.split("\t")[0]) for line in whole[1:]}
+
+
+def _lines(found: SmoothingResult, seconds: float) -> Iterator[str]:
+    assert found.y is not None  # given
+    columns = (found.index, found.y, found.prediction, found.radius, found.correct, found.samples)
+    for index, label, prediction, radius, correct, samples in zip(*(c.tolist() for c in columns), strict=True):
+        yield f"{index}\t{label}\t{prediction}\t{radius:g}\t{int(correct)}\t{seconds:.3f}\t{samples}\n"
+
+
+def _spent(log: Path) -> int:
+    """Samples of all examples together."""
+    place = _COLUMNS.index("samples")
+    return sum(int(line.split("\t")[place]) for line in log.read_text(encoding="utf-8").splitlines()[1:])
+
+
+def _show_smoothing(log: SmoothingLog, spent: int, settings: _Settings, console: Console) -> None:
+    count = len(log.idx)
+    table = Table("radius in l2", box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("certified accuracy", justify="right")
+    for quarter in range(int(4 * float(log.radius.max())) + 1):
+        table.add_row(f"{quarter / 4:.2f}", percent(log.certified_accuracy(quarter / 4)))
+    console.print(table)
+    fixed = count * (settings.samples + _SELECTION)
+    console.print(
+        f"average certified radius {log.average_certified_radius:.4f}; {log.abstentions} of {count} abstained\n"
+        f"{spent:,} samples, {spent / fixed:.1%} of the {fixed:,} of the fixed procedure\n"
+        f"with confidence {1 - settings.alpha:.1%} for each example; of the smoothed classifier (sigma "
+        f"{settings.sigma:g}), not of the model itself",
+        soft_wrap=True,
+    )

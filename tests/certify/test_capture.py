@@ -1,0 +1,183 @@
+"""Graphs compute what models do, and what cannot be captured is refused in one line that names the node."""
+
+import contextlib
+import runpy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from helpers.onnx_graphs import node, save, truth
+from helpers.shared import SHARED, needs_shared
+from helpers.tiny import Fn
+from helpers.zoo import Moody, convnet, uniform
+from holdfast import ModelError
+from holdfast.certify.capture import capture
+from holdfast.models import load_model, load_onnx
+
+
+def fault(model, x):
+    with pytest.raises(ModelError) as raised:
+        capture(model, x)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+X = uniform(4, 6)
+
+FAULTS = {
+    "sin": (lambda x, head: head(x.sin()), "no bound is known for node 'sin' (sin.default)"),
+    "cumsum": (lambda x, head: head(x.cumsum(1)), "no bound is known for node 'cumsum' (cumsum.default)"),
+    "control flow": (lambda x, head: head(x) if x.sum() > 0 else -head(x), "must not depend on values"),
+    "nonzero": (lambda x, head: head(x[x > 0.5].reshape(-1, 6)), "no bound is known for node 'gt' (gt.Scalar)"),
+    "centred": (lambda x, head: head(x - x.mean(0)), "node 'mean' (mean.dim): it works along the batch"),
+    "centred, keeping": (lambda x, head: head(x - x.mean(0, keepdim=True)), "it works along the batch"),
+    "all sums": (lambda x, head: head(x) + x.mean(), "mean"),
+    "sorted batch": (lambda x, head: head(x.flip(0)), "node 'flip' (flip.default): it works along the batch"),
+    "first row": (lambda x, head: head(x - x[0]), "node 'select' (select.int): it works along the batch"),
+    "first rows": (lambda x, head: head(x - x[:1]), "rows of a batch may depend on one another"),
+    "softmax of the batch": (lambda x, head: head(x.softmax(0)), "it works along the batch"),
+    "batch statistics": (
+        lambda x, head: head(functional.batch_norm(x, None, None, training=True)),
+        "cannot be captured",
+    ),
+    "fixed rows": (lambda x, head: head(x + torch.arange(24.0).view(4, 6)[: len(x)]), "depend on one another"),
+    "dropout": (lambda x, head: head(functional.dropout(x, 0.5, True)), "it drops values at random"),
+    "noise": (lambda x, head: head(x) + torch.rand(3), "draws random numbers"),
+    "noise like": (lambda x, head: head(x + torch.rand_like(x)), "rand"),
+    "two outputs": (lambda x, head: (head(x), x), "the network returns 2 values"),
+    "a vector": (lambda x, head: head(x).sum(1), "the network returns a tensor of shape (5,)"),
+    "an image": (lambda x, head: head(x).unsqueeze(2), "the network returns a tensor of shape (5, 3, 1)"),
+    "a constant": (lambda x, head: head.bias.unsqueeze(0), "does not depend on its input"),
+    "a power": (lambda x, head: head(x**1.5), "node 'pow_1' (pow.Tensor_Scalar): the power 1.5 is not bounded"),
+    "weights from the input": (
+        lambda x, head: functional.linear(head(x), x[:, :3].T @ x[:, :3]),
+        "only products of matrices",
+    ),
+    "an error of its own": (lambda x, head: head(x[:, :2]), "cannot be captured: RuntimeError"),
+}
+
+
+@pytest.mark.parametrize("name", list(FAULTS))
+def test_faults_name_the_node(name):
+    forward, message = FAULTS[name]
+    assert message in fault(Fn(forward, nn.Linear(6, 3)), X)
+
+
+def test_a_fault_names_the_module():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), Fn(torch.sin), nn.Linear(4, 2))
+    assert fault(model, X).endswith("in module '2'")
+
+
+def test_a_second_input_is_refused():
+    class Two(nn.Module):
+        def forward(self, x, y=None):
+            return x if y is None else x + y
+
+    assert capture(Two(), X)(X).equal(X)
+
+
+def test_a_model_is_given_back_as_it_was():
+    model = Moody()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    required = [parameter.requires_grad for parameter in model.parameters()]
+    state = torch.get_rng_state()
+    with contextlib.suppress(ModelError):
+        capture(model, uniform(2, 6))
+    assert all(value.equal(before[name]) or value.isnan().any() for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == flags
+    assert [parameter.requires_grad for parameter in model.parameters()] == required
+    assert torch.get_rng_state().equal(state)
+
+
+def test_a_model_is_captured_in_evaluation_mode():
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.ReLU(), nn.Linear(4, 3)).train()
+    graph = capture(model, X)
+    assert model.training
+    torch.testing.assert_close(graph(X), model.eval()(X))
+
+
+def test_a_graph_keeps_its_weights_and_a_trainable_one_has_the_models_own():
+    model = convnet()
+    x = uniform(2, 3, 6, 6)
+    kept, own = capture(model, x), capture(model, x, trainable=True)
+    before = kept(x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1.1
+    torch.testing.assert_close(kept(x), before, rtol=0, atol=0)
+    torch.testing.assert_close(capture(model, x, trainable=True)(x), model(x))
+    grads = torch.autograd.grad(own(x).sum(), list(model.parameters()))
+    assert all(bool(grad.any()) for grad in grads)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_any_number_of_rows(rows):
+    model = convnet()
+    graph = capture(model, uniform(rows, 3, 6, 6))
+    torch.testing.assert_close(graph(uniform(9, 3, 6, 6)), model(uniform(9, 3, 6, 6)))
+
+
+def test_constants_keep_their_precision():
+    model = Fn(lambda x, head: head(x * 0.1 + torch.tensor(0.3, dtype=x.dtype)), nn.Linear(6, 3)).double()
+    x = X.double()
+    torch.testing.assert_close(capture(model, x)(x), model(x), rtol=1e-15, atol=1e-15)
+
+
+def test_an_onnx_file(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(2, 1, 3, 3, generator=generator).numpy()
+    matrix = torch.randn(18, 3, generator=generator).numpy()
+    nodes = [
+        node("Conv", "x w", "a", kernel_shape=[3, 3], pads=[0, 1, 1, 0]),
+        node("Relu", "a", "b"),
+        node("MaxPool", "b", "c", kernel_shape=[2, 2], pads=[0, 0, 1, 1], strides=[1, 1]),
+        node("Flatten", "c", "d"),
+        node("MatMul", "d m", "y"),
+    ]
+    path = save(tmp_path / "net.onnx", nodes, (1, 1, 4, 4), w=weight, m=matrix)
+    x = uniform(3, 1, 4, 4)
+    graph = capture(load_onnx(path), x)
+    torch.testing.assert_close(graph(x), truth(path, x, rows=1), rtol=1e-5, atol=1e-5)
+
+
+def test_an_exported_program(tmp_path):
+    model = convnet()
+    x = uniform(2, 3, 6, 6)
+    rows = torch.export.Dim("rows", min=1, max=64)
+    torch.export.save(torch.export.export(model, (x,), dynamic_shapes=({0: rows},)), tmp_path / "net.pt2")
+    torch.testing.assert_close(capture(load_model(str(tmp_path / "net.pt2")), x)(x), model(x))
+
+
+PUBLISHED = {
+    "convexadv_linf0.1.pth": ("mnist_conv_small", (1, 28, 28)),
+    "advertorch_lenet5_clean.pt": ("mnist_lenet5", (1, 28, 28)),
+    "abcrown_cifar_conv_small_pgd.pth": ("cifar_conv_small", (3, 32, 32)),
+    "abcrown_resnet2b.pth": ("cifar_resnet2b", (3, 32, 32)),
+    "oval21_cifar_base_kw.pth": ("cifar_base_kw", (3, 32, 32)),
+}
+
+
+@needs_shared
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_published_networks(name):
+    factory, shape = PUBLISHED[name]
+    model = runpy.run_path(str(SHARED / "models" / "nets.py"))[factory]()
+    state = torch.load(SHARED / "models" / name, weights_only=True, map_location="cpu")
+    while isinstance(state, list):
+        state = state[0]
+    model.load_state_dict(state.get("state_dict", state))
+    x = uniform(3, *shape)
+    torch.testing.assert_close(capture(model, x)(x), model.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["mnist-net_256x2.onnx", "resnet_2b.onnx", "cifar_base_kw.onnx"])
+def test_published_onnx_files(name):
+    path = SHARED / "models" / name
+    model = load_onnx(path)
+    x = uniform(2, *model.input_shape)
+    torch.testing.assert_close(capture(model, x)(x), truth(path, x, rows=1), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,216 @@
+"""Exact distances against closed forms, subsets, grids and attacks."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from helpers.minimum import exact_distance as of_linear
+from helpers.minimum import fewest_coordinates
+from holdfast.attacks import FMN, craft
+from holdfast.certify.distance import exact_distance
+from holdfast.errors import DataError, ModelError
+from holdfast.threats import L0, L1, L2, Linf
+
+BALLS = {"linf": Linf, "l2": L2, "l1": L1, "l0": L0}
+
+
+# How far beyond the boundary the rounding of float32 makes a witness go.
+ROUNDING = 5e-6
+
+
+class Absolute(nn.Module):
+    def forward(self, x):
+        return x.abs()
+
+
+class Sine(nn.Module):
+    def forward(self, x):
+        return x.sin()
+
+
+def balanced(model, inputs):
+    """Every class is somewhere the likeliest."""
+    model[-1].bias.data -= model(torch.rand(1000, inputs)).mean(0).detach()
+    return model.eval()
+
+
+def linear(inputs, classes, seed=0):
+    torch.manual_seed(seed)
+    return balanced(nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes)), inputs)
+
+
+def hidden(seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    for parameter in model.parameters():
+        parameter.data *= 2
+    return balanced(model, 2)
+
+
+def check(model, x, y, threat, found):
+    """Both ends agree, and the witness is misclassified by a plain forward pass and strictly inside the set."""
+    for i, one in enumerate(found):
+        assert one.status == "exact"
+        assert 0 <= one.lower <= one.upper
+        change = one.x_adv.double() - x[i].double()
+        size = {"linf": change.abs().amax(), "l2": change.norm(), "l1": change.abs().sum(), "l0": (change != 0).sum()}[
+            threat.norm
+        ]
+        assert float(size) == pytest.approx(one.upper, rel=1e-12)
+        assert float(size) <= float(torch.as_tensor(threat.eps))
+        low, high = threat.box.lower, threat.box.upper
+        assert bool(((one.x_adv >= low) & (one.x_adv <= high)).all())
+        with torch.no_grad():
+            assert int(model(one.x_adv[None]).argmax()) != int(y[i])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", torch.inf)])
+def test_linear_models_have_a_closed_form(norm, dual, dtype):
+    model = linear(6, 4).to(dtype)
+    x = torch.rand(5, 6, generator=torch.Generator().manual_seed(1)).to(dtype)
+    y = model(x).argmax(1)
+    # A box that is too far away to matter.
+    threat = BALLS[norm]("inf", (-100.0, 100.0))
+    found = exact_distance(model, x, y, threat)
+    check(model, x, y, threat, found)
+    expected = of_linear(model, x, y, dual)
+    torch.testing.assert_close(torch.tensor([one.upper for one in found]), expected.float(), rtol=2e-4, atol=1e-6)
+    torch.testing.assert_close(torch.tensor([one.lower for one in found]), expected.float(), rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_box_is_part_of_the_closed_form(norm):
+    """With two classes the shortest move to one plane inside the box is known exactly."""
+    model = linear(5, 2, seed=3)
+    x = torch.rand(6, 5, generator=torch.Generator().manual_seed(2))
+    x[:, 0] = 0.0
+    y = model(x).argmax(1)
+    threat = BALLS[norm]("inf")
+    weight, logits = model[1].weight.detach(), model(x).detach()
+    towards = weight[1 - y] - weight[y]
+    gap = logits.gather(1, y[:, None])[:, 0] - logits.gather(1, 1 - y[:, None])[:, 0]
+    move = threat.to_plane(torch.zeros_like(x), x, towards, gap)
+    reachable = ((towards * move).sum(1) - gap).abs() < 1e-5
+    assert bool(reachable.any())
+    found = exact_distance(model, x, y, threat)
+    check(model, x[reachable], y[reachable], threat, [one for one, ok in zip(found, reachable, strict=True) if ok])
+    for i, one in enumerate(found):
+        if bool(reachable[i]):
+            assert one.upper == pytest.approx(float(threat.distance(x + move, x)[i]), rel=2e-4)
+        else:
+            assert (one.status, one.x_adv) == ("none", None)
+
+
+def test_the_fewest_coordinates_of_a_linear_model():
+    model = linear(6, 3, seed=4)
+    x = torch.rand(6, 6, generator=torch.Generator().manual_seed(3))
+    y = model(x).argmax(1)
+    threat = L0("inf")
+    found, expected = exact_distance(model, x, y, threat), fewest_coordinates(model, x, y)
+    for one, count in zip(found, expected, strict=True):
+        assert (one.status, one.lower) == (("none", torch.inf) if count > 6 else ("exact", count))
+    possible = [count <= 6 for count in expected]
+    assert any(possible)
+    check(model, x[possible], y[possible], threat, [one for one in found if one.status == "exact"])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_hidden_layers_against_a_grid_and_an_attack(norm):
+    model = hidden()
+    x = torch.rand(8, 2, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        y = model(x).argmax(1)
+        ticks = torch.linspace(0, 1, 501)
+        grid = torch.cartesian_prod(ticks, ticks)
+        wrong = model(grid).argmax(1) != y[:, None]
+    threat = BALLS[norm]("inf")
+    found = exact_distance(model, x, y, threat)
+    check(model, x, y, threat, found)
+    change = (grid[None] - x[:, None]).abs()
+    size = {"linf": change.amax(2), "l2": change.norm(dim=2), "l1": change.sum(2)}[norm]
+    nearest = torch.where(wrong, size, torch.inf).amin(1)
+    attack = craft(FMN(), model, x, y, threat=threat)
+    assert bool(attack.success.all())
+    for i, one in enumerate(found):
+        # The grid has a point within half a step of each coordinate, though not always on the far side.
+        assert float(nearest[i]) - 0.02 <= one.lower <= one.upper <= float(nearest[i]) + ROUNDING
+        assert one.upper <= float(attack.distance[i]) + ROUNDING
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1", "l0"])
+def test_balls_one_by_one_lead_to_the_same_distance(norm, monkeypatch):
+    model = hidden(seed=1)
+    x = torch.rand(6, 2, generator=torch.Generator().manual_seed(5))
+    y = model(x).argmax(1)
+    programs = exact_distance(model, x, y, BALLS[norm]("inf"))
+    assert {one.method for one in programs} == {"mixed-integer programming"}
+    monkeypatch.setattr(sys.modules[exact_distance.__module__], "_MANY", -1)
+    balls = exact_distance(model, x, y, BALLS[norm]("inf"))
+    assert "branch and bound" in {one.method for one in balls}
+    check(model, x, y, BALLS[norm]("inf"), balls)
+    for one, other in zip(programs, balls, strict=True):
+        assert one.upper == pytest.approx(other.upper, rel=3e-4, abs=ROUNDING)
+
+
+def test_a_needle_is_found_or_ruled_out():
+    """Misclassified only in a diamond a thousandth wide, on which the gradients around say nothing."""
+    model = nn.Sequential(nn.Linear(2, 2), Absolute(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 2))
+    center = torch.tensor([0.731, 0.222])
+    for layer, weight, bias in (
+        (model[0], torch.eye(2), -center),
+        (model[2], torch.tensor([[-1000.0, -1000.0]]), torch.tensor([1.0])),
+        (model[4], torch.tensor([[0.0], [1.0]]), torch.tensor([0.5, 0.0])),
+    ):
+        layer.weight.data, layer.bias.data = weight, bias
+    x, y = torch.tensor([[0.3, 0.4]]), torch.tensor([0])
+    (one,) = exact_distance(model, x, y, Linf("inf"))
+    assert one.status == "exact"
+    assert one.upper == pytest.approx(0.4307, abs=5e-4)
+    assert int(model(one.x_adv[None]).argmax()) == 1
+    (near,) = exact_distance(model, x, y, Linf(0.42))
+    assert (near.status, near.lower, near.upper, near.x_adv) == ("none", pytest.approx(0.42), torch.inf, None)
+
+
+def test_a_finite_budget_is_a_limit():
+    model = hidden()
+    x = torch.rand(8, 2, generator=torch.Generator().manual_seed(4))
+    y = model(x).argmax(1)
+    everywhere = exact_distance(model, x, y, Linf("inf"))
+    middle = sorted(one.upper for one in everywhere)[4]
+    budgets = torch.full((8,), middle * 0.999)
+    for one, far in zip(exact_distance(model, x, y, Linf(budgets)), everywhere, strict=True):
+        if far.upper > middle * 0.9995:
+            assert (one.status, one.upper) == ("none", torch.inf)
+        else:
+            assert one.upper == pytest.approx(far.upper, rel=2e-4)
+
+
+def test_without_time_nothing_is_claimed():
+    model = hidden()
+    x = torch.rand(3, 2, generator=torch.Generator().manual_seed(4))
+    y = model(x).argmax(1)
+    for one in exact_distance(model, x, y, Linf("inf"), seconds=0):
+        assert (one.status, one.lower) == ("bounded", 0)
+        assert int(model(one.x_adv[None]).argmax()) != int(y[0]) or one.upper > 0
+    for one in exact_distance(model, x, y, Linf(1e-3), seconds=0):
+        assert one.status in ("unknown", "none")
+
+
+def test_what_is_misclassified_already_is_at_distance_0():
+    model = hidden()
+    x = torch.rand(2, 2, generator=torch.Generator().manual_seed(4))
+    y = (model(x).argmax(1) + 1) % 3
+    for one, clean in zip(exact_distance(model, x, y, Linf(0.1)), x, strict=True):
+        assert (one.status, one.lower, one.upper, one.method) == ("exact", 0, 0, "clean pass")
+        assert torch.equal(one.x_adv, clean)
+
+
+def test_what_cannot_be_asked():
+    model, x = hidden(), torch.rand(2, 2)
+    with pytest.raises(ModelError, match="no bound is known for node"):
+        exact_distance(nn.Sequential(model, Sine()), x, torch.tensor([0, 0]), L2(0.1))
+    with pytest.raises(DataError, match="must hold 2 class numbers"):
+        exact_distance(model, x, torch.tensor([0]), Linf(0.1))

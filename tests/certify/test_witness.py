@@ -1,0 +1,86 @@
+"""Counterexamples at the edge: what lies in a box, what satisfies an inequality, without tolerance."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers.onnx_graphs import node, save, truth
+from helpers.vnnlib import text
+from holdfast.certify.vnnlib import parse_vnnlib
+from holdfast.certify.witness import inward, is_counterexample, outward, replayer, written
+from holdfast.models import load_onnx
+
+BOX = ([0.1, 0.2], [0.3, 0.2])  # neither 0.1 nor 0.2 nor 0.3 is a float32
+
+
+def test_boxes_in_float32():
+    numbers = torch.tensor([0.1, 0.2, 0.3, 0.5, -0.1, 1e-40, 1e30], dtype=torch.float64)
+    low, high = inward(numbers, numbers, torch.float32)
+    below, above = outward(numbers, numbers, torch.float32)
+    assert torch.equal(low, above)
+    assert torch.equal(high, below)
+    assert bool((below.double() <= numbers).all())
+    assert bool((above.double() >= numbers).all())
+    assert torch.equal(below.double() == numbers, numbers == 0.5)
+    # Neighbours: nothing lies between them.
+    assert torch.equal(below.nextafter(torch.tensor(torch.inf)) == above, numbers != 0.5)
+
+
+def test_an_input_one_step_outside_is_none():
+    prop = parse_vnnlib(text([0.1], [0.3], "(<= Y_0 0)", 1))
+    y = torch.tensor([0.0])
+    low, high = inward(*torch.tensor([[0.1], [0.3]], dtype=torch.float64), torch.float32)
+    for inside, step in ((low, -torch.inf), (high, torch.inf)):
+        assert is_counterexample(prop, inside, y)
+        assert not is_counterexample(prop, inside.nextafter(torch.tensor(step)), y)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_output_one_step_beyond_is_none(strict):
+    prop = parse_vnnlib(text([0], [1], f"({'<' if strict else '<='} Y_0 Y_1)", 2))
+    x, edge = torch.tensor([0.5]), torch.tensor(0.7)
+    above, below = edge.nextafter(torch.tensor(1.0)), edge.nextafter(torch.tensor(0.0))
+    assert is_counterexample(prop, x, torch.stack([below, edge]))
+    assert is_counterexample(prop, x, torch.stack([edge, edge])) != strict
+    assert not is_counterexample(prop, x, torch.stack([above, edge]))
+
+
+def test_sums_are_not_rounded():
+    prop = parse_vnnlib(text([0], [1], "(<= (+ Y_0 Y_1 Y_2) 0)", 3))
+    y = torch.tensor([1e30, 1e-30, -1e30])  # in float64 the sum in this order is 0
+    assert float(np.sum(y.double().numpy())) == 0
+    assert not is_counterexample(prop, torch.tensor([0.5]), y)
+
+
+def test_no_number_is_no_counterexample():
+    prop = parse_vnnlib(text([0], [1], "(or (<= Y_0 0) (>= Y_0 0))", 1))
+    assert is_counterexample(prop, torch.tensor([0.5]), torch.tensor([1.0]))
+    assert not is_counterexample(prop, torch.tensor([0.5]), torch.tensor([torch.nan]))
+    assert not is_counterexample(prop, torch.tensor([torch.nan]), torch.tensor([1.0]))
+
+
+def test_onnxruntime_has_the_last_word_on_onnx_files(tmp_path):
+    constants = {"w": np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)}
+    nodes = [node("Flatten", "x", "f"), node("MatMul", "f w", "m"), node("Relu", "m", "y")]
+    path = save(tmp_path / "net.onnx", nodes, (1, 2, 3), **constants)
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    expected = truth(path, x.unsqueeze(0)).flatten()
+    # The module is another one on purpose: its answer must not be what comes out.
+    wrong = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
+    assert torch.equal(replayer(wrong, path)(x), expected)
+    torch.testing.assert_close(replayer(load_onnx(path))(x), expected)
+
+
+def test_a_plain_replay_leaves_the_model_as_it_was():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5)).train()
+    x = torch.ones(3)
+    first, second = replayer(model)(x), replayer(model)(x)
+    assert torch.equal(first, second)
+    assert model.training
+    assert int(model[0].num_batches_tracked) == 0
+
+
+def test_results_are_written_with_all_digits():
+    x, y = torch.tensor([[0.1], [-2.0]]), torch.tensor([1e-20])
+    assert written(x, y) == "((X_0 0.10000000149011612)\n (X_1 -2.0)\n (Y_0 9.999999682655225e-21))"
