@@ -56,7 +56,7 @@ class Problem:
         """For every ReLU, by its node, which of the neurons it has; all neurons are counted through."""
         found: dict[int, slice] = {}
         start = 0
-        for number, node in enumerate(self.graph.nodes[: self.node]):
+        for number, node in enumerate(self.graph.nodes[: self.node + 1]):
             if isinstance(node.operation, ReLU):
                 size = torch.Size(node.shape).numel()
                 found[number] = slice(start, start + size)
@@ -252,7 +252,7 @@ class _Frame:
         others = {
             number: taken(planes, domains.example)
             for number, planes in problem.bounds.planes.items()
-            if number < problem.node and number not in problem.places
+            if number <= problem.node and number not in problem.places
         }
         neurons = problem.unstable[domains.split[domains.split < len(problem.unstable)]]
         pushed = frozenset(

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["MatrixProduct", "Product", "ProductPlanes"]
 
 
+# A share of what the worst corners of two planes can differ by.
+_TIE = 1e-3
+
+
 class ProductPlanes(NamedTuple):
     """``lower_x x + lower_y y + lower_shift <= x y <= upper_x x + upper_y y + upper_shift`` (McCormick 1976)."""
 
@@ -29,10 +33,14 @@ class ProductPlanes(NamedTuple):
 
 
 def mccormick(x: Interval, y: Interval) -> ProductPlanes:
-    """Of the two planes on each side the one that is better at its worst corner; at the middle they are equal."""
+    """Of the two planes on each side the one that is better at its worst corner; at the middle they are equal.
+
+    They often are there too: the second must be clearly better, lest rounding choose.
+    """
     (a, b), (c, d) = x, y
-    low = _least(c, a, x, y) - a * c >= _least(d, b, x, y) - b * d
-    high = -_least(-d, -a, x, y) - a * d <= -_least(-c, -b, x, y) - b * c
+    tie = _TIE * (b - a) * (d - c)
+    low = _least(c, a, x, y) - a * c >= _least(d, b, x, y) - b * d - tie
+    high = -_least(-d, -a, x, y) - a * d <= -_least(-c, -b, x, y) - b * c + tie
     return ProductPlanes(
         torch.where(low, c, d), torch.where(low, a, b), torch.where(low, -a * c, -b * d),
         torch.where(high, d, c), torch.where(high, a, b), torch.where(high, -a * d, -b * c),

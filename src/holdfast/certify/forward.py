@@ -1,0 +1,136 @@
+"""Forward linear bounds: every neuron between two linear functions of the network's input.
+
+They are looser than backward ones and cost a pass for every input, so they are for networks of few inputs, where one
+pass serves all neurons (Xu et al. 2020, "Automatic perturbation analysis for scalable certified robustness and beyond",
+arXiv 2002.12920, section 3.2; Dvijotham et al. and Zhang et al. 2018 for the planes).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from holdfast.certify.crown import Bounds
+from holdfast.certify.graph import Interval, Operation
+from holdfast.certify.interval import meet
+from holdfast.certify.operations.activation import Elementwise
+from holdfast.certify.operations.relu import ReLU
+
+if TYPE_CHECKING:
+    from holdfast.certify.graph import Graph
+    from holdfast.certify.region import Region
+
+__all__ = ["forward_bounds"]
+
+
+class Between(NamedTuple):
+    """Two linear functions of the input below and above a value: ``coefficients @ x + constants``.
+
+    Parameters
+    ----------
+    coefficients : Interval
+        ``(N, d, *shape)`` each.
+    constants : Interval
+        ``(N, *shape)`` each.
+    """
+
+    coefficients: Interval
+    constants: Interval
+
+
+def forward_bounds(graph: Graph, region: Region) -> Bounds:
+    """Bounds of all nodes, each met with what intervals say.
+
+    Operations that are neither linear nor of one variable (maxima and products) are bounded by intervals, and what
+    follows them starts from there.
+
+    Parameters
+    ----------
+    graph : Graph
+        The network.
+    region : Region
+        Its inputs.
+
+    Returns
+    -------
+    Bounds
+    """
+    bounds = Bounds([], {})
+    found: list[Between] = []
+    for number, node in enumerate(graph.nodes):
+        if node.operation is None:
+            found.append(_input(region))
+            bounds.intervals.append(Interval(region.lower, region.upper))
+            continue
+        inputs = [bounds.intervals[i] for i in node.inputs]
+        planes = node.operation.relax(*inputs)
+        if planes is not None:
+            bounds.planes[number] = planes
+        interval = node.operation.interval(*inputs)
+        between = _through(node.operation, planes, [found[i] for i in node.inputs], interval)
+        found.append(between)
+        bounds.intervals.append(meet(interval, _concrete(between, region)))
+    return bounds
+
+
+def _input(region: Region) -> Between:
+    count, shape = len(region), region.lower.shape[1:]
+    unit = torch.eye(shape.numel(), dtype=region.lower.dtype, device=region.lower.device)
+    unit = unit.reshape(1, -1, *shape).expand(count, -1, *shape)
+    zeros = torch.zeros_like(region.lower)
+    return Between(Interval(unit, unit), Interval(zeros, zeros))
+
+
+def _through(operation: Operation, planes: object, inputs: list[Between], interval: Interval) -> Between:
+    count, width = inputs[0].coefficients.lower.shape[:2]
+    if operation.linear:
+        # Of functions in the place of numbers, interval arithmetic does the same: the middle goes through the weights,
+        # and half of the distance through their sizes.
+        constants = operation.interval(*(between.constants for between in inputs))
+        columns = [Interval(*(end.flatten(0, 1) for end in between.coefficients)) for between in inputs]
+        zeros = [Interval(*(torch.zeros_like(end[:1]) for end in column)) for column in columns]
+        # What an operation adds whatever its inputs are is in the constants already.
+        shift = operation.interval(*zeros).lower
+        moved = operation.interval(*columns)
+        return Between(Interval(*((end - shift).unflatten(0, (count, width)) for end in moved)), constants)
+    if isinstance(operation, ReLU | Elementwise):
+        return _between_planes(inputs[0], *_slopes(planes))
+    nothing = torch.zeros_like(interval.lower).unsqueeze(1).expand(count, width, *interval.lower.shape[1:])
+    return Between(Interval(nothing, nothing), interval)
+
+
+def _slopes(planes: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Slope and constant of the lower plane, and of the upper one."""
+    match planes:
+        case (Tensor() as lower, Tensor() as upper, Tensor() as shift, None):
+            return lower, torch.zeros_like(shift), upper, shift
+        case (Tensor() as below, Tensor() as low, Tensor() as above, Tensor() as high):
+            return below, low, above, high
+    raise TypeError(f"planes of {type(planes).__name__} are not those of a function of one variable")
+
+
+def _between_planes(x: Between, below: Tensor, low: Tensor, above: Tensor, high: Tensor) -> Between:
+    return Between(
+        _scaled(x.coefficients, below.unsqueeze(1), above.unsqueeze(1)),
+        Interval(*map(torch.add, _scaled(x.constants, below, above), (low, high))),
+    )
+
+
+def _scaled(part: Interval, below: Tensor, above: Tensor) -> Interval:
+    """The lower end times one slope and the upper end times the other; a negative slope turns them round."""
+    return Interval(
+        below.clamp_min(0) * part.lower + below.clamp_max(0) * part.upper,
+        above.clamp_min(0) * part.upper + above.clamp_max(0) * part.lower,
+    )
+
+
+def _concrete(between: Between, region: Region) -> Interval:
+    """The least and the largest value that the functions have on the region."""
+    shape = region.lower.shape[1:]
+    ends = []
+    for sign, part, constant in zip((1, -1), between.coefficients, between.constants, strict=True):
+        rows = sign * part.flatten(2).transpose(1, 2).reshape(-1, *shape)
+        ends.append(sign * region.minimum(rows).reshape(constant.shape) + constant)
+    return Interval(*ends)

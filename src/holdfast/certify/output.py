@@ -1,0 +1,136 @@
+"""Bounds of a network's output, by whichever method one asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.certify.alpha import tightened
+from holdfast.certify.capture import capture
+from holdfast.certify.crown import Bounds, crown, interval_planes, lower_bounds
+from holdfast.certify.domains import Domains, Problem, bound_domains
+from holdfast.certify.forward import forward_bounds
+from holdfast.certify.interval import interval_bounds
+from holdfast.certify.region import Region
+from holdfast.certify.rows import Rows
+from holdfast.errors import DataError, SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.certify.graph import Graph
+    from holdfast.threats import Ball
+
+__all__ = ["BoundMethod", "OutputBounds", "output_bounds"]
+
+BoundMethod = Literal["ibp", "forward", "crown-ibp", "crown", "alpha-crown"]
+
+# Steps of the slopes where none are asked for.
+_STEPS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class OutputBounds:
+    """What linear functions of the output can be.
+
+    Parameters
+    ----------
+    lower, upper : Tensor
+        ``(N, S)``.
+    """
+
+    lower: Tensor
+    upper: Tensor
+
+
+def output_bounds(
+    model: nn.Module,
+    x: Tensor,
+    threat: Ball | Region,
+    *,
+    method: BoundMethod = "crown",
+    functions: Tensor | None = None,
+    steps: int = _STEPS,
+) -> OutputBounds:
+    """Bound linear functions of a network's output over the inputs that a threat admits.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps ``(N, *shape)`` to ``(N, K)``; it is bounded as it computes in evaluation mode, and left as it was.
+    x : Tensor
+        ``(N, *shape)`` inputs inside the threat's box.
+    threat : Ball or Region
+        What may be done to them; or the sets of inputs themselves, such as ``Region.box(lower, upper)``.
+    method : str
+        From loose and cheap to tight and costly: ``"ibp"``, intervals (Gowal et al. 2018); ``"forward"``, linear
+        functions from the input on, for few inputs; ``"crown-ibp"``, one backward pass on intervals (Zhang et al.
+        2020); ``"crown"``, backward passes for hidden neurons too (Zhang et al. 2018); ``"alpha-crown"``, with
+        optimised slopes (Xu et al. 2021). Every bound is met with what intervals say.
+    functions : Tensor, optional
+        ``(S, K)``, or ``(N, S, K)`` with functions of their own for each example; by default the outputs themselves.
+    steps : int
+        Of the optimiser of alpha-CROWN.
+
+    Returns
+    -------
+    OutputBounds
+
+    Raises
+    ------
+    SettingError
+        When there is no such method.
+    DataError
+        When functions do not fit the output.
+    ModelError
+        When the network has an operation that no bound is known for; it is named.
+    """
+    if method not in get_args(BoundMethod):
+        raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(get_args(BoundMethod))}")
+    graph = capture(model, x)
+    region = threat if isinstance(threat, Region) else Region.around(threat, x)
+    (classes,) = graph.nodes[graph.output].shape
+    given = torch.eye(classes, dtype=x.dtype, device=x.device) if functions is None else functions.to(x)
+    if given.shape[-1] != classes or given.dim() not in (2, 3) or (given.dim() == 3 and len(given) != len(x)):
+        raise DataError(
+            f"functions have the shape {tuple(given.shape)}; give (S, {classes}) or ({len(x)}, S, {classes})"
+        )
+    rows = given.expand(len(x), *given.shape[-2:])
+    with torch.no_grad():
+        found = _BOUNDS[method](graph, region, torch.cat([rows, -rows], 1), steps)
+        positive, negative = rows.clamp_min(0), rows.clamp_max(0)
+        least, most = (end.unsqueeze(2) for end in interval_bounds(graph, region)[-1])
+        lower, upper = (positive @ least + negative @ most)[..., 0], (positive @ most + negative @ least)[..., 0]
+    if found is None:
+        return OutputBounds(lower, upper)
+    low, high = found[:, : rows.shape[1]], -found[:, rows.shape[1] :]
+    return OutputBounds(torch.fmax(lower, low), torch.fmin(upper, high))
+
+
+def _backward(graph: Graph, region: Region, bounds: Bounds, rows: Tensor) -> Tensor:
+    found = lower_bounds(graph, graph.output, Rows.whole(rows.flatten(0, 1)), bounds.planes, region)
+    return found.view(rows.shape[:2])
+
+
+def _forward(graph: Graph, region: Region, rows: Tensor, steps: int) -> Tensor:
+    lower, upper = (end.unsqueeze(2) for end in forward_bounds(graph, region).intervals[-1])
+    return (rows.clamp_min(0) @ lower + rows.clamp_max(0) @ upper)[..., 0]
+
+
+def _alpha(graph: Graph, region: Region, rows: Tensor, steps: int) -> Tensor:
+    bounds = tightened(graph, region, crown(graph, region), steps)
+    problem = Problem(graph, region, bounds, graph.output)
+    example = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1])
+    return bound_domains(problem, Domains.whole(problem, example, rows.flatten(0, 1)), steps).bound.view(rows.shape[:2])
+
+
+_BOUNDS: dict[str, Callable[[Graph, Region, Tensor, int], Tensor | None]] = {
+    "ibp": lambda graph, region, rows, steps: None,
+    "forward": _forward,
+    "crown-ibp": lambda graph, region, rows, steps: _backward(graph, region, interval_planes(graph, region), rows),
+    "crown": lambda graph, region, rows, steps: _backward(graph, region, crown(graph, region), rows),
+    "alpha-crown": _alpha,
+}
