@@ -132,6 +132,14 @@ def test_a_flat_box_that_cannot_be_cut_ends_as_neither():
     assert outcome.note != ""
 
 
+def test_a_point_is_a_box():
+    point = parse_vnnlib(text([0.5, 0.25], [0.5, 0.25], "(>= Y_0 0.5)", 2))
+    outcome = search(nn.Identity(), point)
+    assert outcome.x is not None
+    assert outcome.x.tolist() == [0.5, 0.25]
+    assert search(nn.Identity(), parse_vnnlib(text([0.5, 0.25], [0.5, 0.25], "(>= Y_1 0.5)", 2))).proved
+
+
 class Shifted(nn.Module):
     def forward(self, x):
         return x * 0 + 0.5

@@ -37,8 +37,6 @@ _FEWEST, _MOST, _PACE = 16, 2048, 0.5
 _PATIENCE, _SHARE = 5.0, 0.1
 # How often a box is cut by the same linear bounds; a cut makes room for the next.
 _CUTS = 3
-# Steps towards the best mixture of inequalities.
-_MIXTURES = 8
 _REPLAYS = 2
 
 
@@ -196,13 +194,12 @@ class _Search:
         asked = self.questions.take(boxes.question)
         found = self.network.bound(boxes.lower, boxes.upper, boxes.known, asked.matrix)
         constant = found.constant - asked.bound - self.room[boxes.question]
-        slope, constant = _mixed(found.slope, constant, boxes.lower, boxes.upper)
-        bound = torch.fmax(boxes.bound, (least(slope, boxes.lower, boxes.upper) + constant).amax(1))
+        bound = torch.fmax(boxes.bound, (least(found.slope, boxes.lower, boxes.upper) + constant).amax(1))
         # NaN, which an overflow may leave, is not above anything: such a box stays open.
         rows = (~(bound > 0)).nonzero()[:, 0]
         divisible = _divisible(boxes.lower, boxes.upper).any(1)
         boxes = _Boxes(boxes.lower, boxes.upper, boxes.question, bound, found.known)
-        boxes, kept = self._cut(boxes.take(rows), slope[rows], constant[rows])
+        boxes, kept = self._cut(boxes.take(rows), found.slope[rows], constant[rows])
         if not len(boxes):
             return None
         rows = rows[kept]
@@ -262,33 +259,6 @@ class _Search:
         left = _Boxes(boxes.lower, boxes.upper.scatter(1, axis, cut), boxes.question, boxes.bound, boxes.known)
         right = _Boxes(boxes.lower.scatter(1, axis, cut), boxes.upper, boxes.question, boxes.bound, boxes.known)
         self.stack.append(_joined([left, right.take(~whole)]))
-
-
-def _mixed(slope: Tensor, constant: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Linear bounds ``(M, R, n)`` and ``(M, R)``, and after them a mixture of those with a high minimum over the box.
-
-    Where no inequality holds alone, none of their convex combinations is missed; so where a combination is, they do not
-    all hold. Which combination is best is a concave problem, solved roughly by mirror ascent.
-    """
-    if constant.shape[1] == 1:
-        return slope, constant
-    # What fills up a conjunction takes no part.
-    absent = constant.isinf()
-    level = constant.masked_fill(absent, 0.0)
-    logit = torch.zeros_like(constant).masked_fill(absent, -torch.inf)
-    best, chosen = torch.full_like(constant[:, 0], -torch.inf), torch.zeros_like(constant)
-    for _ in range(_MIXTURES):
-        weight = logit.softmax(1)
-        total = (weight.unsqueeze(1) @ slope).squeeze(1)
-        x = torch.where(total > 0, lower, upper)
-        value = (slope @ x.unsqueeze(2)).squeeze(2) + level
-        reached = torch.linalg.vecdot(weight, value)
-        better = reached > best
-        best, chosen = torch.where(better, reached, best), torch.where(better.unsqueeze(1), weight, chosen)
-        spread = (value - reached.unsqueeze(1)).masked_fill(absent, 0.0)
-        logit = logit + 2 * spread / spread.abs().amax(1, keepdim=True).clamp_min(torch.finfo(spread.dtype).tiny)
-    mixture = chosen.unsqueeze(1) @ slope, torch.linalg.vecdot(chosen, level).unsqueeze(1)
-    return torch.cat([slope, mixture[0]], 1), torch.cat([constant, mixture[1]], 1)
 
 
 def _divisible(lower: Tensor, upper: Tensor) -> Tensor:
