@@ -25,7 +25,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -38,6 +38,10 @@ from holdfast import attacks, errors, objectives
 from holdfast.audit import AuditResult, diagnostics
 from holdfast.audit.custom import ATTACKS
 from holdfast.audit.protocols import PROTOCOLS
+from holdfast.certify import Certificate, Distance, SmoothingResult, Verification
+from holdfast.certify.certificate import METHODS
+from holdfast.certify.output import BoundMethod
+from holdfast.certify.rules import RULES
 from holdfast.cli.main import INTERRUPTED, app
 
 ROOT = Path(__file__).parent.parent
@@ -314,10 +318,39 @@ def test_command_line_page_lists_every_attack() -> None:
 
 def test_python_page_names_what_packages_export() -> None:
     listed = section(DOCS / "reference" / "python.md", "In sub-packages")
-    for package in (attacks, importlib.import_module("holdfast.audit")):  # the name is also that of a function
+    # The names of the last two are also those of functions.
+    for package in (attacks, *map(importlib.import_module, ("holdfast.audit", "holdfast.certify"))):
         lines = [line for line in listed.splitlines() if line.startswith(f"| `{package.__name__}`: ")]
         named = [name for line in lines for name in re.findall(r"`(\w+)`", line.split("|")[1])]
         assert sorted(named) == sorted(package.__all__), package
+
+
+CERTIFY = DOCS / "reference" / "certify.md"
+
+
+def test_certification_page_gives_the_methods() -> None:
+    methods, bounds = (
+        [row[0] for row in rows(table)] for table in section(CERTIFY, "Methods").split("`output_bounds(")
+    )
+    assert tuple(methods) == METHODS
+    assert tuple(bounds) == get_args(BoundMethod)
+    threat = holdfast.parse_threat("linf:0.1")
+    model, x = torch.nn.Linear(4, 3), torch.full((1, 4), 0.5)
+    for row in rows(section(CERTIFY, "Methods").split("`output_bounds(")[0]):
+        for norm in row[2].split(", "):
+            threat = holdfast.parse_threat(f"{norm}:1")
+            assert len(holdfast.certify(model, x, model(x).argmax(1), threat, method=row[0])) == 1
+
+
+@pytest.mark.parametrize("kind", [Certificate, Distance, Verification, SmoothingResult])
+def test_certification_page_names_every_field(kind: type) -> None:
+    first = section(CERTIFY, kind.__name__).split("\n\n| noise")[0]
+    assert [row[0] for row in rows(first)] == [field.name for field in fields(kind)]
+
+
+def test_certification_page_lists_every_operation() -> None:
+    listed = [name for row in rows(section(CERTIFY, "Operations")) for name in row[1].replace("`", "").split()]
+    assert sorted(listed) == sorted({name.partition(".")[0] for name in RULES})
 
 
 def test_python_page_names_everything_public() -> None:

@@ -134,8 +134,17 @@ def test_the_certified_curve_is_what_audits_of_its_budgets_say(crown, tmp_path):
     assert sorted(curve.values(), reverse=True) == list(curve.values())
 
 
+IN_PARTS = {"certify_budgets": ("0.02", 0.04), "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def in_parts(tmp_path_factory) -> tuple[Path, AuditResult]:
+    folder = tmp_path_factory.mktemp("parts") / "run"
+    return folder, run(folder, **IN_PARTS)
+
+
 @pytest.mark.parametrize("moment", [1, 2, 4, 9, 30])
-def test_interrupted_and_resumed_ends_the_same(crown, tmp_path, moment):
+def test_interrupted_and_resumed_ends_the_same(in_parts, tmp_path, moment):
     steps = 0
 
     def stop(progress):
@@ -144,12 +153,11 @@ def test_interrupted_and_resumed_ends_the_same(crown, tmp_path, moment):
         if steps == moment:
             raise KeyboardInterrupt
 
-    options = {"certify_budgets": ("0.02", 0.04), "batch_size": 16}
-    whole = run(tmp_path / "whole", **options)
+    folder, whole = in_parts
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run", **options, on_progress=stop)
-    again = run(tmp_path / "run", **options)
-    assert rows(tmp_path / "run", "*") == rows(tmp_path / "whole", "*")
+        run(tmp_path, **IN_PARTS, on_progress=stop)
+    again = run(tmp_path, **IN_PARTS)
+    assert rows(tmp_path, "*") == rows(folder, "*")
     assert again.model_copy(update={"cost": None}) == whole.model_copy(update={"cost": None})
 
 
@@ -365,14 +373,14 @@ def test_killed_at_any_moment_ends_the_same(tmp_path):
 
 
 def test_smoothing_is_stated_beside_the_bracket(plain, tmp_path):
-    options = {"threat": "l2:0.25", "certify": "smoothing", "sigma": 0.25, "examples": "0:30"}
+    options = {"threat": "l2:0.25", "certify": "smoothing", "sigma": 0.25, "examples": "0:12"}
     model = ordinary_digits()
     whole = holdfast.audit(model, "digits", run=tmp_path / "whole", **options)
     assert whole.bracket == (0.0, whole.robust_accuracy)
     assert whole.certification is None
     found = whole.smoothed
     assert (found.radius, found.sigma, found.alpha) == (0.25, 0.25, 0.001)
-    batch = next(iter(load_data("digits", examples="0:30").batches(30)))
+    batch = next(iter(load_data("digits", examples="0:12").batches(12)))
     direct = Smoothed(model, 0.25).certify(batch.x, batch.y, radii=(0.0, 0.25), index=batch.index)
     assert found.certified_accuracy == pytest.approx(direct.certified_accuracy(0.25))
     assert found.accuracy == pytest.approx(direct.certified_accuracy(0.0))
@@ -382,12 +390,12 @@ def test_smoothing_is_stated_beside_the_bracket(plain, tmp_path):
 
     def stop(progress):
         stopped.append(progress.decided)
-        if stopped.count(30) == 3:
+        if stopped.count(12) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        holdfast.audit(model, "digits", run=tmp_path / "run", batch_size=8, on_progress=stop, **options)
-    again = holdfast.audit(model, "digits", run=tmp_path / "run", batch_size=8, **options)
+        holdfast.audit(model, "digits", run=tmp_path / "run", batch_size=4, on_progress=stop, **options)
+    again = holdfast.audit(model, "digits", run=tmp_path / "run", batch_size=4, **options)
     assert again.smoothed == found
 
 

@@ -167,9 +167,8 @@ def test_published_networks(name):
     factory, shape = PUBLISHED[name]
     model = runpy.run_path(str(SHARED / "models" / "nets.py"))[factory]()
     state = torch.load(SHARED / "models" / name, weights_only=True, map_location="cpu")
-    while isinstance(state, list):
-        state = state[0]
-    model.load_state_dict(state.get("state_dict", state))
+    state = state["state_dict"] if isinstance(state, dict) and "state_dict" in state else state
+    model.load_state_dict(state[0] if isinstance(state, list) else state)
     x = uniform(3, *shape)
     torch.testing.assert_close(capture(model, x)(x), model.eval()(x), rtol=1e-4, atol=1e-4)
 

@@ -4,9 +4,9 @@ from typing import get_args
 
 import pytest
 import torch
-from helpers.tiny import CLASSES, KINDS, points_of, random_region, tiny
 from torch import nn
 
+from helpers.tiny import CLASSES, KINDS, points_of, random_region, tiny
 from holdfast import L1, L2, DataError, Linf, SettingError
 from holdfast.certify.output import BoundMethod, output_bounds
 

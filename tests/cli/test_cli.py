@@ -331,14 +331,19 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(folder, tmp_path)
 
 
 @pytest.mark.slow
-def test_quickstart_shows_two_brackets(tmp_path):
+def test_quickstart_shows_brackets(tmp_path):
     result = holdfast("quickstart", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    documents = {
-        name: json.loads((tmp_path / "out" / name / "audit.json").read_text()) for name in ("ordinary", "adversarial")
-    }
-    assert all(document["clean_accuracy"] > 0.85 for document in documents.values())
-    assert documents["adversarial"]["robust_accuracy"] > documents["ordinary"]["robust_accuracy"] + 0.3
-    for document in documents.values():
-        assert f"{100 * document['robust_accuracy']:.2f} %" in result.stdout
+    ordinary, adversarial = (
+        [json.loads((tmp_path / "out" / name / eps / "audit.json").read_text()) for eps in ("0.05", "0.15")]
+        for name in ("ordinary", "adversarial")
+    )
+    assert all(document["clean_accuracy"] > 0.85 for document in ordinary + adversarial)
+    assert adversarial[1]["robust_accuracy"] > ordinary[1]["robust_accuracy"] + 0.3
+    for exact, attacked in (ordinary, adversarial):
+        assert exact["bracket"][0] == exact["bracket"][1]
+        assert "exactly" in result.stdout
+        assert attacked["certified_accuracy"] is None
+        for document in (exact, attacked):
+            assert f"{100 * document['robust_accuracy']:.2f} %" in result.stdout
     assert holdfast("quickstart", "--out", tmp_path / "out", "--seed", 1).exit_code == 0

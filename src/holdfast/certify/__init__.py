@@ -1,15 +1,17 @@
 """Proofs: what holds for every input of a set."""
 
-from holdfast.certify.ablation import Ablated, BlockAblation, ColumnAblation, Deletion, FeatureAblation
+from holdfast.certify.ablation import Ablated, BlockAblation, ColumnAblation, Deletion, FeatureAblation, Fill, mark
 from holdfast.certify.certificate import Certificate
 from holdfast.certify.certify import certify
 from holdfast.certify.distance import Distance, exact_distance
 from holdfast.certify.noise import Gaussian, Uniform
+from holdfast.certify.output import OutputBounds, output_bounds
+from holdfast.certify.region import Region
 from holdfast.certify.smoothing import Smoothed, SmoothedPrediction
 from holdfast.certify.smoothing_log import LogFault, SmoothingLog, check_log, read_log
 from holdfast.certify.smoothing_result import SmoothingResult
 from holdfast.certify.verify import Verification, verify
-from holdfast.certify.vnnlib import Property, read_vnnlib
+from holdfast.certify.vnnlib import Property, parse_vnnlib, read_vnnlib
 
 __all__ = [
     "Ablated",
@@ -19,9 +21,12 @@ __all__ = [
     "Deletion",
     "Distance",
     "FeatureAblation",
+    "Fill",
     "Gaussian",
     "LogFault",
+    "OutputBounds",
     "Property",
+    "Region",
     "Smoothed",
     "SmoothedPrediction",
     "SmoothingLog",
@@ -31,6 +36,9 @@ __all__ = [
     "certify",
     "check_log",
     "exact_distance",
+    "mark",
+    "output_bounds",
+    "parse_vnnlib",
     "read_log",
     "read_vnnlib",
     "verify",

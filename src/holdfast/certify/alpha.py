@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from holdfast.certify.crown import Bounds, Undecided, propagate
-from holdfast.certify.domains import Domains, Problem, bound_domains
+from holdfast.certify.crown import Bounds, Undecided, propagate, tiles
+from holdfast.certify.domains import Domains, Problem, improved_bounds
 from holdfast.certify.graph import Interval
 
 if TYPE_CHECKING:
@@ -45,17 +45,20 @@ def tightened(graph: Graph, region: Region, bounds: Bounds, steps: int, deadline
         if not bool(mask.any()):
             return found
         lower, upper = (end.clone() for end in found)
-        problem = Problem(graph, region, known, number)
-        for places in mask.nonzero().split(_ROWS // 2):
-            if time.perf_counter() > deadline:
-                break
-            index = tuple(places.T)
-            unit = torch.zeros(len(places), *mask.shape[1:], dtype=lower.dtype)
-            unit[(torch.arange(len(places)), *index[1:])] = 1
-            domains = Domains.whole(problem, index[0].repeat(2), torch.cat([unit, -unit]))
-            low, high = bound_domains(problem, domains, steps).bound.chunk(2)
-            lower[index] = torch.fmax(lower[index], low)
-            upper[index] = torch.fmin(upper[index], -high)
+        flat_lower, flat_upper = lower.flatten(1), upper.flatten(1)
+        for part, inside, window in tiles(mask):
+            problem = Problem(graph, region, known, number, window)
+            for places in part.nonzero().split(_ROWS // 2):
+                if time.perf_counter() > deadline or not len(places):
+                    break
+                example, within = places[:, 0], tuple(places[:, 1:].T)
+                unit = torch.zeros(len(places), *part.shape[1:], dtype=lower.dtype, device=lower.device)
+                unit[(torch.arange(len(places)), *within)] = 1
+                domains = Domains.whole(problem, example.repeat(2), torch.cat([unit, -unit]))
+                low, high = improved_bounds(problem, domains, steps).chunk(2)
+                index = (example, inside[within])
+                flat_lower[index] = torch.fmax(flat_lower[index], low)
+                flat_upper[index] = torch.fmin(flat_upper[index], -high)
         return Interval(lower, upper)
 
     return propagate(graph, region, refine, dict(enumerate(bounds.intervals)))

@@ -35,8 +35,9 @@ def capture(model: nn.Module, x: Tensor, *, trainable: bool = False) -> Graph:
     x : Tensor
         At least one input, on the model's device and in its dtype.
     trainable : bool
-        Whether bounds are to be differentiable with respect to the model's parameters. Otherwise the graph holds
-        copies, and what happens to the model afterwards does not reach it.
+        Whether bounds are to be differentiable with respect to the model's parameters, as they are now: what is made
+        of them, such as a folded normalisation, does not follow them, so capture again after a step. Otherwise the
+        graph holds copies, and what happens to the model afterwards does not reach it.
 
     Returns
     -------

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from holdfast.certify.graph import Graph, Node, Operation
     from holdfast.certify.region import Region
 
-__all__ = ["Bounds", "Undecided", "crown", "interval_planes", "lower_bounds", "propagate", "refined"]
+__all__ = ["Bounds", "Undecided", "crown", "interval_planes", "lower_bounds", "propagate", "refined", "tiles"]
 
 Undecided = Callable[[Interval], Tensor]
 
@@ -207,7 +207,12 @@ def _undecided(readers: list[Operation]) -> Undecided | None:
     nonlinear = [reader for reader in readers if not reader.linear]
     if not nonlinear:
         return None
-    return lambda interval: torch.stack([reader.undecided(interval) for reader in nonlinear]).any(0)
+
+    def undecided(interval: Interval) -> Tensor:
+        masks = [mask for reader in nonlinear if (mask := reader.undecided(interval)) is not None]
+        return torch.stack(masks).any(0)
+
+    return undecided
 
 
 def _exact(graph: Graph, region: Region) -> set[int]:
@@ -302,7 +307,7 @@ def starts(mask: Tensor, side: Tensor, size: int, most: int) -> Iterator[tuple[R
         others fill up.
     """
     sides = side.flatten(1)
-    for tile, inside, window in _tiles(mask):
+    for tile, inside, window in tiles(mask):
         flat = tile.flatten(1)
         counts = flat.sum(1)
         order = flat.byte().argsort(dim=1, descending=True, stable=True)
@@ -323,7 +328,7 @@ def starts(mask: Tensor, side: Tensor, size: int, most: int) -> Iterator[tuple[R
             start += step
 
 
-def _tiles(mask: Tensor) -> Iterator[tuple[Tensor, Tensor, Window | None]]:
+def tiles(mask: Tensor) -> Iterator[tuple[Tensor, Tensor, Window | None]]:
     """Parts of a mask, each with the places of its entries in the flattened value, and its window of a feature map.
 
     Neurons that lie together see nearly the same patch, and the smaller that is, the less there is to do.

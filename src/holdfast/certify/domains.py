@@ -19,13 +19,13 @@ from torch.nn import functional
 
 from holdfast.certify.crown import Bounds, lower_bounds, taken
 from holdfast.certify.operations.relu import ReLU, ReLUPlanes, relu_planes
-from holdfast.certify.rows import Rows
+from holdfast.certify.rows import Rows, Window
 
 if TYPE_CHECKING:
     from holdfast.certify.graph import Graph
     from holdfast.certify.region import Region
 
-__all__ = ["Domains", "Found", "Problem", "bound_domains", "quick_bounds", "signed_ends"]
+__all__ = ["Domains", "Found", "Problem", "bound_domains", "improved_bounds", "quick_bounds", "signed_ends"]
 
 Watch = Callable[[int, Rows], None]
 
@@ -44,12 +44,15 @@ class Problem:
         The network, the inputs, and what is known of its nodes.
     node : int
         The node whose value is to be bounded.
+    window : Window or None
+        The part of it that functions depend on, where it is a feature map: rows are of that part alone.
     """
 
     graph: Graph
     region: Region
     bounds: Bounds
     node: int
+    window: Window | None = None
 
     @cached_property
     def places(self) -> dict[int, slice]:
@@ -92,11 +95,12 @@ class Problem:
 
     def take(self, examples: Tensor) -> Problem:
         """Some of the examples."""
-        return Problem(self.graph, self.region.take(examples), self.bounds.take(examples), self.node)
+        return replace(self, region=self.region.take(examples), bounds=self.bounds.take(examples))
 
     def to(self, dtype: torch.dtype) -> Problem:
         """The same in another precision, bounds included."""
-        return Problem(self.graph.to(dtype), self.region.to(dtype), self.bounds.to(dtype), self.node)
+        graph, region = self.graph.to(dtype), self.region.to(dtype)
+        return replace(self, graph=graph, region=region, bounds=self.bounds.to(dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +177,16 @@ def quick_bounds(problem: Problem, domains: Domains) -> Tensor:
         return _Frame.of(problem, domains).bound(domains.slopes, domains.multiplier)
 
 
+def improved_bounds(problem: Problem, domains: Domains, steps: int) -> Tensor:
+    """``(M,)`` lower bounds, the best of some steps of Adam from the slopes and multipliers that domains have."""
+    frame = _Frame.of(problem, domains)
+    best, slopes, multiplier = _improved(frame, steps, torch.inf)
+    with torch.no_grad():
+        return torch.fmax(best, frame.bound(slopes, multiplier))
+
+
 def bound_domains(problem: Problem, domains: Domains, steps: int, enough: float = torch.inf) -> Found:
-    """Bound domains, improving slopes and multipliers for some steps of Adam.
+    """Bound domains, improving slopes and multipliers for some steps, and look at how the bounds come about.
 
     Parameters
     ----------
@@ -188,14 +200,34 @@ def bound_domains(problem: Problem, domains: Domains, steps: int, enough: float 
         Where all bounds are above it, nothing is improved any more.
     """
     frame = _Frame.of(problem, domains)
-    slopes, multiplier = domains.slopes.clone(), domains.multiplier.clone()
-    best = slopes.new_full((len(domains),), -torch.inf)
+    best, slopes, multiplier = _improved(frame, steps, enough)
+    seen = slopes.new_zeros(len(slopes), problem.planes.lower.shape[1])
+    x: list[Tensor] = []
+
+    def watch(number: int, rows: Rows) -> None:
+        if number in problem.places:
+            seen[:, problem.places[number]] = rows.full(problem.graph.nodes[number].shape).flatten(1)
+        if number == 0:
+            x.append(frame.region.minimiser(rows.full(problem.graph.nodes[0].shape)))
+
+    with torch.no_grad():
+        bound = frame.bound(slopes, multiplier, watch)
+    reached = replace(domains, multiplier=multiplier, slopes=slopes)
+    return Found(reached, torch.fmax(best, bound), seen.index_select(1, problem.unstable), x[0])
+
+
+def _improved(frame: _Frame, steps: int, enough: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The best bounds seen, and the slopes and multipliers after the last step."""
+    slopes, multiplier = frame.domains.slopes.clone(), frame.domains.multiplier.clone()
+    best = slopes.new_full((len(slopes),), -torch.inf)
     memory = [(torch.zeros_like(part), torch.zeros_like(part)) for part in (slopes, multiplier)]
-    improvable = slopes.numel() or multiplier.numel()
-    for step in range(steps if improvable else 0):
+    for step in range(steps):
         with torch.enable_grad():
             parts = [slopes.requires_grad_(True), multiplier.requires_grad_(True)]
             bound = frame.bound(slopes, multiplier)
+            # Where no slope and no multiplier takes part, there is nothing to improve.
+            if not bound.requires_grad:
+                return bound, slopes.detach(), multiplier.detach()
             grads = torch.autograd.grad(bound.sum(), parts, allow_unused=True)
         slopes, multiplier = slopes.detach(), multiplier.detach()
         best = torch.fmax(best, bound.detach())
@@ -211,20 +243,7 @@ def bound_domains(problem: Problem, domains: Domains, steps: int, enough: float 
             root = (square / (1 - _SQUARES ** (step + 1))).sqrt_().clamp_min_(torch.finfo(square.dtype).tiny)
             value.add_(mean / (1 - _MEMORY ** (step + 1)) / root, alpha=size * _DECAY**step).clamp_(min=0)
         slopes.clamp_(max=1)
-    seen = slopes.new_zeros(len(slopes), problem.planes.lower.shape[1])
-    x: list[Tensor] = []
-
-    def watch(number: int, rows: Rows) -> None:
-        if number in problem.places:
-            seen[:, problem.places[number]] = rows.full(problem.graph.nodes[number].shape).flatten(1)
-        if number == 0:
-            values = rows.full(problem.graph.nodes[0].shape)
-            x.append(frame.region.minimiser(values))
-
-    with torch.no_grad():
-        bound = frame.bound(slopes, multiplier, watch)
-    reached = replace(domains, multiplier=multiplier, slopes=slopes)
-    return Found(reached, torch.fmax(best, bound), seen.index_select(1, problem.unstable), x[0])
+    return best, slopes, multiplier
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,14 +286,16 @@ class _Frame:
         problem = self.problem
         lower = self.planes.lower.index_copy(1, problem.unstable, torch.where(self.free, slopes, self.fixed))
         planes = dict(self.others)
-        for number, place in problem.places.items():
+        sizes = [place.stop - place.start for place in problem.places.values()]
+        # One split, whose gradient is one concatenation: that of a slice fills zeros around it.
+        parts = zip(*(part.split(sizes, 1) for part in (lower, self.planes.upper, self.planes.shift)), strict=True)
+        for (number, place), ends in zip(problem.places.items(), parts, strict=True):
             shape = problem.graph.nodes[number].shape
-            push = self._push(place, multiplier) if number in self.pushed else None
-            below, above, shift = (
-                part[:, place].unflatten(1, shape) for part in (lower, self.planes.upper, self.planes.shift)
-            )
-            planes[number] = ReLUPlanes(below, above, shift, None if push is None else push.unflatten(1, shape))
-        return lower_bounds(problem.graph, problem.node, Rows.whole(self.domains.rows), planes, self.region, watch)
+            push = self._push(place, multiplier).unflatten(1, shape) if number in self.pushed else None
+            below, above, shift = (part.unflatten(1, shape) for part in ends)
+            planes[number] = ReLUPlanes(below, above, shift, push)
+        rows = Rows(self.domains.rows, problem.window) if problem.window else Rows.whole(self.domains.rows)
+        return lower_bounds(problem.graph, problem.node, rows, planes, self.region, watch)
 
     def _push(self, place: slice, multiplier: Tensor) -> Tensor:
         """``(M, size)`` what the signs of split neurons add to the coefficients of one node's."""

@@ -60,7 +60,8 @@ class Rows:
 
     def grouped(self, examples: int) -> Tensor:
         """``(N, R / N, ...)`` the values, a group of rows for each of ``N`` examples."""
-        return self.values.unflatten(0, (examples, -1))
+        values: Tensor = self.values.unflatten(0, (examples, -1))
+        return values
 
     def index(self) -> tuple[slice, ...]:
         """The window as an index into one example."""

@@ -141,8 +141,12 @@ def _add(builder: Builder, a: Any, b: Any, sign: int = 1, *, alpha: float = 1) -
 
 
 def _scaled(builder: Builder, x: Symbol, factor: Tensor | float, shift: Tensor | float) -> Symbol:
-    scale = Scale(builder.constant(factor, x.shape), builder.constant(shift, x.shape))
-    return builder.add(scale, x, shape=x.shape)
+    factor, shift = builder.constant(factor, x.shape), builder.constant(shift, x.shape)
+    before = builder.nodes[x.node]
+    if isinstance(before.operation, Scale):  # such as the two steps of a normalisation: one pass will do
+        scale = Scale(before.operation.factor * factor, before.operation.shift * factor + shift)
+        return builder.add(scale, Symbol(before.inputs[0], x.shape), shape=x.shape)
+    return builder.add(Scale(factor, shift), x, shape=x.shape)
 
 
 def _subtract(builder: Builder, a: Any, b: Any, *, alpha: float = 1) -> Symbol:
@@ -625,8 +629,8 @@ RULES: dict[str, Rule] = {
         "squeeze.dims", "unflatten.int", "unsqueeze.default", "view.default", "view_as.default",
     ), _reshape),
     **dict.fromkeys((
-        "expand.default", "pixel_shuffle.default", "pixel_unshuffle.default", "permute.default", "t.default",
-        "transpose.int", "upsample_nearest1d.vec", "upsample_nearest2d.vec",
+        "expand.default", "pixel_shuffle.default", "pixel_unshuffle.default", "permute.default", "repeat.default",
+        "t.default", "transpose.int", "upsample_nearest1d.vec", "upsample_nearest2d.vec",
     ), _move),
     **dict.fromkeys((
         "flip.default", "index_select.default", "mean.dim", "narrow.default", "select.int", "sum.dim_IntList",

@@ -14,12 +14,14 @@ from holdfast.data import load_data
 from holdfast.errors import RunError
 from holdfast.models.networks import digits_conv
 from holdfast.report.terminal import percent, show_result
-from holdfast.threats import Linf
+from holdfast.threats import Ball, Linf
 from holdfast.train import Method, PGDTraining, Standard, fit
 
 __all__ = ["run_quickstart"]
 
-THREAT = Linf(0.15)
+TRAINED = Linf(0.15)
+# Networks of this kind and size can be decided exactly there, in seconds.
+EXACT = Linf(0.05)
 EPOCHS = 30
 FACTORY = "holdfast.models.networks:digits_conv"
 
@@ -28,28 +30,38 @@ def run_quickstart(out: Path, seed: int, console: Console, progress: Console) ->
     """Train an ordinary and an adversarially trained network on ``digits``, audit both, and show the brackets."""
     # Networks this small gain nothing from threads, and on busy cores lose a great deal.
     torch.set_num_threads(1)
-    methods: dict[str, Method] = {"ordinary": Standard(), "adversarial": PGDTraining(THREAT)}
+    methods: dict[str, Method] = {"ordinary": Standard(), "adversarial": PGDTraining(TRAINED)}
     console.print(
         f"Two networks of the same shape learn scikit-learn's handwritten digits (8x8 grey images), one ordinarily and "
-        f"one on inputs that an adversary changed by up to {THREAT.eps:g} in every pixel ({THREAT.name}, PGD). "
-        "Then both are audited on 500 digits that neither has seen.\n"
+        f"one on inputs that an adversary changed by up to {TRAINED.eps:g} in every pixel ({TRAINED.name}, PGD). "
+        "Then both are audited on 500 digits that neither has seen: under that threat by attacks, and under "
+        f"{EXACT.name} by attacks and proofs.\n"
     )
-    results: dict[str, AuditResult] = {}
+    rows: list[tuple[str, Ball, AuditResult]] = []
     for name, method in methods.items():
         weights = out / name / "weights.safetensors"
         _train(method, weights, name, seed, progress)
-        with watching(progress, f"auditing the {name} network") as show:
-            results[name] = audit(
-                FACTORY, "digits", THREAT, weights=weights, run=out / name, seed=seed, on_progress=show
-            )
-        console.rule(f"the {name} network")
-        show_result(results[name], console)
+        for threat, certify in ((TRAINED, "none"), (EXACT, "complete")):
+            with watching(progress, f"auditing the {name} network under {threat.name}") as show:
+                result = audit(
+                    FACTORY,
+                    "digits",
+                    threat,
+                    weights=weights,
+                    run=out / name / f"{threat.eps:g}",
+                    seed=seed,
+                    certify=certify,
+                    on_progress=show,
+                )
+            rows.append((name, threat, result))
+        console.rule(f"the {name} network under {EXACT.name}")
+        show_result(result, console)
         console.print()
-    console.print(_brackets(results))
+    console.print(_brackets(rows))
     console.print(
         "\nThe same audit by hand, and on your own model and data:\n\n"
         f"  holdfast audit --model {FACTORY} --weights {out / 'adversarial' / 'weights.safetensors'} \\\n"
-        f"      --data digits --threat {THREAT.name} --run DIR\n"
+        f"      --data digits --threat {EXACT.name} --certify complete --run DIR\n"
         "  holdfast audit --model FILE.py:FACTORY --weights FILE --data npz:FILE --threat linf:8/255 --run DIR",
         soft_wrap=True,
     )
@@ -74,25 +86,22 @@ def _train(method: Method, weights: Path, name: str, seed: int, progress: Consol
         before = weights.read_bytes() if weights.exists() else b""
         save_file(network.state_dict(), weights)
         if weights.read_bytes() != before:
-            # Verdicts on other weights (another seed or machine) are no use to this network's audit.
-            (weights.parent / "run.sqlite").unlink(missing_ok=True)
+            # Verdicts on other weights (another seed or machine) are no use to this network's audits.
+            for store in weights.parent.glob("*/run.sqlite"):
+                store.unlink()
     except OSError as error:
         raise RunError(f"{weights}: {error.strerror or error}; give an --out folder that can be written") from error
 
 
-def _brackets(results: dict[str, AuditResult]) -> Table:
-    table = Table(
-        "network",
-        title=f"In short: {THREAT.name} on digits",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-    )
-    for header in ("clean", "robust: proved", "not broken", "worst class"):
+def _brackets(rows: list[tuple[str, Ball, AuditResult]]) -> Table:
+    table = Table("network", title="In short", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    for header in ("threat", "clean", "robust: proved", "not broken", "worst class"):
         table.add_column(header, justify="right")
-    for name, result in results.items():
+    for name, threat, result in sorted(rows, key=lambda row: row[1].name):
         lower, upper = result.bracket
         worst = next(row for row in result.per_class if row.label == result.worst_class)
-        shares = (result.clean_accuracy, lower, upper, worst.robust_accuracy)
-        table.add_row(name, *map(percent, shares))
+        proved = "-" if result.certified_accuracy is None else percent(lower)
+        table.add_row(
+            name, threat.name, percent(result.clean_accuracy), proved, percent(upper), percent(worst.robust_accuracy)
+        )
     return table

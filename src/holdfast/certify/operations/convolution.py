@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -111,14 +111,11 @@ class Convolution:
         return matrix
 
     def _spread(self, values: Tensor) -> Tensor:
-        if self.groups == 1 and self.dilation == (1, 1) and self.stride != (1, 1):
-            kernel = (self.weight.shape[2], self.weight.shape[3])
-            size = [(n - 1) * s + k for n, s, k in zip(values.shape[2:], self.stride, kernel, strict=True)]
-            blocks = phases(self.weight, self.stride)
-            return by_phases(values, blocks, (size[0], size[1]), Geometry(kernel, self.stride, (0, 0)))
-        return functional.conv_transpose2d(
-            values, self.weight, stride=self.stride, groups=self.groups, dilation=self.dilation
-        )
+        if self.weight.requires_grad or self.groups > 1 or self.dilation != (1, 1) or self.stride == (1, 1):
+            return functional.conv_transpose2d(
+                values, self.weight, stride=self.stride, groups=self.groups, dilation=self.dilation
+            )
+        return _spread(values, self.weight, self.stride)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
@@ -128,3 +125,26 @@ class Convolution:
         stride, padding = self.stride[axis], self.padding[axis]
         span = self.dilation[axis] * (self.weight.shape[2 + axis] - 1)
         return start * stride - padding, (stop - 1) * stride - padding + span + 1
+
+
+def _spread(values: Tensor, weight: Tensor, stride: Pair) -> Tensor:
+    function: Any = _Spread  # its base class has no annotations
+    spread: Tensor = function.apply(values, weight, stride)
+    return spread
+
+
+class _Spread(torch.autograd.Function):
+    """A transposed convolution with a stride, by its phases; its transpose is the convolution."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, stride: Pair) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.stride = stride
+        kernel = (weight.shape[2], weight.shape[3])
+        height, width = ((n - 1) * s + k for n, s, k in zip(values.shape[2:], stride, kernel, strict=True))
+        return by_phases(values, phases(weight, stride), (height, width), Geometry(kernel, stride, (0, 0)))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return functional.conv2d(grads[0], weight, stride=ctx.stride), None, None
