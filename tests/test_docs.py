@@ -50,6 +50,7 @@ TUTORIAL = DOCS / "tutorial.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 SHARED_FILES = {
     "nets.py": "models/nets.py",
+    "convexadv.pth": "models/convexadv_linf0.1.pth",
     "lenet5.pt": "models/advertorch_lenet5_adv_linf0.3.pt",
     "mnist": "data/mnist",
 }

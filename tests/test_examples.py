@@ -50,3 +50,13 @@ def test_security_of_a_linear_model(
         exact, *found = [float(share.rstrip("%")) for share in line.split()[1:]]
         assert 0 < exact < 100
         assert all(exact <= share < 100 for share in found)
+
+
+def test_certify_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run("certify_a_model", tmp_path, monkeypatch, capsys)
+    lower, upper = map(float, re.findall(r"([\d.]+)%", printed)[:2])
+    assert 0 < lower == upper < 100
+    assert sum(map(int, re.findall(r"(\d+) of 200 proved", printed))) == round(2 * lower)
+    distances = [tuple(map(float, pair)) for pair in re.findall(r"at ([\d.]+), none nearer than ([\d.]+)", printed)]
+    assert len(distances) == 6
+    assert all(0 <= near <= far < 1 for far, near in distances)

@@ -13,7 +13,7 @@ from holdfast.certify.output import BoundMethod, output_bounds
 METHODS = get_args(BoundMethod)
 
 
-@pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 2, 3), marks=pytest.mark.slow)], ids=["one", "more"])
+@pytest.mark.parametrize("seeds", [(0,), pytest.param((1,), marks=pytest.mark.slow)], ids=["one", "more"])
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_no_input_leaves_the_bounds_of_any_method(kind, seeds):
     for seed in seeds:

@@ -173,6 +173,7 @@ def test_certify_by_smoothing_writes_a_log_that_can_be_checked(folder, tmp_path)
     ("change", "words"),
     [
         ({"method": "magic", "threat": "linf:0.1"}, "unknown method 'magic'"),
+        ({"method": "none", "threat": "linf:0.1"}, "unknown method 'none'"),
         ({"method": "crown"}, "--threat: crown proves something about a threat"),
         ({"method": "crown", "threat": "linf:0.1", "sigma": 0.1}, "--sigma: crown proves without noise"),
         ({"method": "smoothing"}, "--sigma: smoothing needs"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -369,14 +370,23 @@ KINDS: dict[str, Callable[[Random], Tiny]] = {
 
 def tiny(kind: str, seed: int, dtype: torch.dtype = torch.float64) -> Tiny:
     """A network of a kind, the same for the same seed, with weights large enough for bounds to be hard."""
-    r = Random(f"{kind} {seed}")
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        made = KINDS[kind](r)
-        scale = r.choice([1.0, 2.0, 3.0])
-        for parameter in made.model.parameters():
-            parameter *= scale if parameter.dim() > 1 else 1
-    return Tiny(made.model.to(dtype).eval(), made.shape, f"{made.label}, kind {kind!r}, seed {seed}")
+    for attempt in range(20):
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), suppress(RuntimeError):
+            torch.manual_seed(seed)
+            # The sizes drawn may not go together: a kernel may come out larger than its image.
+            made = _drawn(kind, Random(f"{kind} {seed}" + " again" * attempt))
+            return Tiny(made.model.to(dtype).eval(), made.shape, f"{made.label}, kind {kind!r}, seed {seed}")
+    raise AssertionError(f"no network of kind {kind!r} fits together for seed {seed}")
+
+
+def _drawn(kind: str, r: Random) -> Tiny:
+    made = KINDS[kind](r)
+    scale = r.choice([1.0, 2.0, 3.0])
+    for parameter in made.model.parameters():
+        parameter *= scale if parameter.dim() > 1 else 1
+    for rows in (1, 2):
+        made.model.eval()(torch.zeros(rows, *made.shape))
+    return made
 
 
 def random_region(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64, count: int = 2) -> Region:
