@@ -128,7 +128,9 @@ def lower_bounds(
             pending[source] = pending[source] + part if source in pending else part
     rows = pending[0]
     watch(0, rows)
-    return total + region.crop(rows.index()).minimum(rows.values)
+    found = total + region.crop(rows.index()).minimum(rows.values)
+    # Where an overflow has left infinity or no number, nothing is known.
+    return torch.where(found < torch.inf, found, -torch.inf)
 
 
 def crown(graph: Graph, region: Region, known: dict[int, Interval] | None = None) -> Bounds:
