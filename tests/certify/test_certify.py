@@ -1,6 +1,8 @@
 """Certification of batches: closed forms, what rounding may not decide, and faults that stay with their example."""
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -307,3 +309,9 @@ def test_examples_go_in_parts_that_fit_into_memory(monkeypatch):
     parts = certify(model, x, y, Linf(0.2), method="complete")
     assert [c.verdict for c in parts] == [c.verdict for c in whole]
     assert {c.method for c in whole} >= {"crown", "branch and bound"}
+
+
+def test_importing_it_does_not_import_the_slow_parts_of_scipy():
+    parts = {f"scipy.{name}" for name in ("optimize", "sparse", "special", "stats")}
+    code = f"import sys, holdfast.certify; assert not {parts} & set(sys.modules), 'pulled in'"
+    subprocess.run([sys.executable, "-c", code], check=True)

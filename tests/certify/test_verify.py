@@ -152,7 +152,7 @@ def files(tmp_path):
 
 def command(net, prop, out=None, seconds=60.0):
     said, aside = io.StringIO(), io.StringIO()
-    decide(str(net), prop, seconds, 0, out, Console(file=said, width=30), Console(file=aside, width=30))
+    decide(str(net), None, prop, seconds, 0, out, Console(file=said, width=30), Console(file=aside, width=30))
     return said.getvalue(), aside.getvalue()
 
 

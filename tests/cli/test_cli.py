@@ -311,6 +311,17 @@ def test_verify_says_the_word_of_the_competition(tmp_path):
     assert "sort" in unknown.stderr
 
 
+def test_verify_loads_weights(tmp_path):
+    (tmp_path / "nets.py").write_text("from torch import nn\ndef net():\n    return nn.Linear(2, 2)\n")
+    (tmp_path / "p.vnnlib").write_text(PROPERTY.format(bound=1.5))
+    for factor, word in ((1.0, "sat"), (0.5, "unsat")):  # the first output is the sum of the inputs times this
+        save_file({"weight": torch.full((2, 2), factor), "bias": torch.zeros(2)}, tmp_path / "w.safetensors")
+        result = holdfast(
+            "verify", f"{tmp_path}/nets.py:net", tmp_path / "p.vnnlib", "--weights", tmp_path / "w.safetensors"
+        )
+        assert result.stdout.split()[0] == word, result.output
+
+
 @pytest.mark.slow
 def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(folder, tmp_path):
     command = [sys.executable, "-m", "holdfast.cli.main", "audit", "--model", FACTORY, "--weights",

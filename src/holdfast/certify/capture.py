@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 import warnings
+from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +18,8 @@ from holdfast.errors import ModelError
 from holdfast.models.borrow import borrowed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch.export import ExportedProgram
 
 __all__ = ["capture"]
@@ -63,10 +68,23 @@ def capture(model: nn.Module, x: Tensor, *, trainable: bool = False) -> Graph:
     return _build(program, model, x, trainable) if trainable else graph
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch tells standard error of a network that it cannot export: the exception says it too."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    before = log.disabled
+    log.disabled = True
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = before
+
+
 def _export(model: nn.Module, x: Tensor) -> ExportedProgram:
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with _quiet(), torch.no_grad():
             return torch.export.export(model, (x,), strict=False)
     except Exception as error:  # tracing runs the model's own code, and raises whatever that raises
         reason = " ".join(str(error).split())[:200]
@@ -81,8 +99,7 @@ def _decompose(program: ExportedProgram, unknown: set[str]) -> ExportedProgram:
     table = torch.export.default_decompositions()
     for target in [target for target in table if str(target) not in unknown]:
         del table[target]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         simpler: ExportedProgram = program.run_decompositions(table)
     return simpler
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from holdfast.audit import AuditResult, EvaluationProtocol, audit
 from holdfast.audit.digest import digest_module
+from holdfast.certify.certificate import METHODS
 from holdfast.certify.smoothing import Smoothed
 from holdfast.certify.smoothing_log import SmoothingLog, read_log
 from holdfast.certify.smoothing_result import SmoothingResult
@@ -46,7 +47,15 @@ def prove(
     progress: Console,
     **settings: Any,
 ) -> None:
-    """An audit that proves, and attacks only where the proof is a search: there a quick attack saves most of it."""
+    """An audit that proves, and attacks only where the proof is a search: there a quick attack saves most of it.
+
+    Raises
+    ------
+    SettingError
+        When there is no such method.
+    """
+    if method not in METHODS:
+        raise SettingError(f"--method: unknown method {method!r}; choose {', '.join(METHODS)} or smoothing")
     alone = EvaluationProtocol("none", (), "nothing was attacked: what was not proved may be robust or not")
     attacks: dict[str, Any] = {} if method == "complete" else {"protocol": alone, "max_forwards": 0}
     with watching(progress, "certifying") as show:
@@ -164,7 +173,14 @@ def _write_log(smoothed: Smoothed, source: Source, settings: _Settings, out: Pat
                 log.write("\t".join(_COLUMNS) + "\n")
             batches = source.batches(_TOGETHER)
             count = -(-len(source) // _TOGETHER)
-            for batch in track(batches, "certifying", total=count, console=progress, transient=True):
+            for batch in track(
+                batches,
+                "certifying",
+                total=count,
+                console=progress,
+                transient=True,
+                disable=not progress.is_interactive,
+            ):
                 left = torch.tensor([index not in known for index in batch.index.tolist()], dtype=torch.bool)
                 if not bool(left.any()):
                     continue

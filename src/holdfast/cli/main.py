@@ -274,6 +274,7 @@ def verify(
         Path,
         typer.Argument(metavar="PROPERTY", help="a .vnnlib file, which describes the unsafe set", show_default=False),
     ],
+    weights: options.Weights = None,
     timeout: Annotated[float, typer.Option("--timeout", help="the time limit in seconds", min=0)] = 600.0,
     seed: options.Seed = 0,
     out: Annotated[
@@ -284,7 +285,7 @@ def verify(
     with _faults("nothing was decided"):
         from holdfast.cli.verify import decide
 
-        decide(model, prop, timeout, seed, out, _out, _err)
+        decide(model, weights, prop, timeout, seed, out, _out, _err)
 
 
 @app.command()

@@ -41,6 +41,8 @@ def watching(console: Console, title: str) -> Iterator[Callable[[AuditProgress],
         _TimeLeft(),
         console=console,
         transient=True,
+        # Elsewhere than in a terminal all that would be left of it is an empty line.
+        disable=not console.is_interactive,
         refresh_per_second=4,
     )
     task: list[TaskID] = []

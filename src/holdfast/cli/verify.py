@@ -6,11 +6,21 @@ from rich.console import Console
 
 from holdfast.certify.verify import verify
 from holdfast.errors import RunError
+from holdfast.models import load_model
 
 __all__ = ["decide"]
 
 
-def decide(model: str, prop: Path, seconds: float, seed: int, file: Path | None, out: Console, err: Console) -> None:
+def decide(
+    model: str,
+    weights: Path | None,
+    prop: Path,
+    seconds: float,
+    seed: int,
+    file: Path | None,
+    out: Console,
+    err: Console,
+) -> None:
     """Print the verdict, and the counterexample where there is one; ``file`` is for the same.
 
     Raises
@@ -21,7 +31,8 @@ def decide(model: str, prop: Path, seconds: float, seed: int, file: Path | None,
     if file is not None:
         # Before the work: an hour later is too late to hear of it.
         _write(file, "")
-    found = verify(model, prop, seconds=seconds, seed=seed)
+    # An ONNX file is left to verify, which has onnxruntime replay what it finds.
+    found = verify(model if weights is None else load_model(model, weights), prop, seconds=seconds, seed=seed)
     if file is not None:
         _write(file, found.written())
     out.print(found.written().rstrip(), markup=False, soft_wrap=True)

@@ -162,9 +162,10 @@ def _proofs(certification: Certification) -> Iterator[Table]:
             table.add_row(f"{budget:.4g}", percent(share))
         yield table
     if certification.open_examples:
-        title = f"Neither proved nor broken: {certification.open}"
+        # No longer than the table is wide: it would be broken.
+        title = f"Open: {certification.open}"
         if certification.open > _OPEN:
-            title += f", of them the {_OPEN} nearest to a proof"
+            title += f", the {_OPEN} nearest to a proof"
         table = Table("example", title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
         table.add_column("margin at least", justify="right")
         table.add_column("why")
