@@ -315,3 +315,7 @@ def test_importing_it_does_not_import_the_slow_parts_of_scipy():
     parts = {f"scipy.{name}" for name in ("optimize", "sparse", "special", "stats")}
     code = f"import sys, holdfast.certify; assert not {parts} & set(sys.modules), 'pulled in'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_examples_have_no_certificates():
+    assert certify(nn.Linear(3, 2), torch.rand(0, 3), torch.zeros(0, dtype=torch.int64), Linf(0.1)) == []

@@ -96,6 +96,8 @@ def certify(
         raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(METHODS)}")
     if y.shape != (len(x),) or y.is_floating_point():
         raise DataError(f"y must hold {len(x)} class numbers, one an input; got {y.dtype} {tuple(y.shape)}")
+    if not len(x):
+        return []
     with Query(model, mean=mean, std=std, batch_size=batch_size, seed=seed) as query:
         x, y = query.prepare(x).contiguous(), y.to(query.device)
         threat = threat.at(torch.arange(len(x), device=query.device))
