@@ -164,7 +164,8 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
         return node.target(*args, **kwargs)
     name = _rule_name(node)
     if name not in RULES:
-        raise ModelError(f"no bound is known for node '{node.name}' ({name}){_source(node)}; replace it, or certify by smoothing")
+        where = f"node '{node.name}' ({name}){_source(node)}"
+        raise ModelError(f"no bound is known for {where}; replace it, or certify by smoothing")
     value = node.meta.get("val")
     first = value[0] if isinstance(value, list | tuple) else value
     shape = tuple(first.shape) if isinstance(first, Tensor) else ()
