@@ -44,8 +44,7 @@ def tightened(graph: Graph, region: Region, bounds: Bounds, steps: int, deadline
         mask = undecided(found)
         if not bool(mask.any()):
             return found
-        lower, upper = (end.clone() for end in found)
-        flat_lower, flat_upper = lower.flatten(1), upper.flatten(1)
+        lower, upper = (end.flatten(1).clone() for end in found)
         for part, inside, window in tiles(mask):
             problem = Problem(graph, region, known, number, window)
             for places in part.nonzero().split(_ROWS // 2):
@@ -57,8 +56,8 @@ def tightened(graph: Graph, region: Region, bounds: Bounds, steps: int, deadline
                 domains = Domains.whole(problem, example.repeat(2), torch.cat([unit, -unit]))
                 low, high = improved_bounds(problem, domains, steps).chunk(2)
                 index = (example, inside[within])
-                flat_lower[index] = torch.fmax(flat_lower[index], low)
-                flat_upper[index] = torch.fmin(flat_upper[index], -high)
-        return Interval(lower, upper)
+                lower[index] = torch.fmax(lower[index], low)
+                upper[index] = torch.fmin(upper[index], -high)
+        return Interval(lower.view_as(found.lower), upper.view_as(found.upper))
 
     return propagate(graph, region, refine, dict(enumerate(bounds.intervals)))
