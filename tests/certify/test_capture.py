@@ -71,7 +71,7 @@ def test_a_fault_names_the_module():
     assert "in module '2'; " in fault(model, X)
 
 
-def test_a_second_input_is_refused():
+def test_an_input_that_may_be_left_out_is_left_out():
     class Two(nn.Module):
         def forward(self, x, y=None):
             return x if y is None else x + y
