@@ -5,6 +5,7 @@ from holdfast.attacks.apgd import APGD
 from holdfast.attacks.apgd_l1 import APGDL1
 from holdfast.attacks.attack import Attack, AttackResult, Knowledge
 from holdfast.attacks.bim import BIM
+from holdfast.attacks.climb import climb
 from holdfast.attacks.craft import craft
 from holdfast.attacks.cw import CW
 from holdfast.attacks.ddn import DDN
@@ -63,6 +64,7 @@ __all__ = [
     "TranslationKernel",
     "UniversalResult",
     "VarianceTuning",
+    "climb",
     "craft",
     "drive",
     "maximize",

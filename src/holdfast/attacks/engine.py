@@ -356,7 +356,7 @@ class _Engine:
 
 
 def maximize(attack: Attack, query: Query, threat: Threat, x: Tensor, y: Tensor, *, seed: int = 0) -> Tensor:
-    """The worst input that one run of an attack finds: the inner problem of adversarial training.
+    """The worst input that one run of an attack finds.
 
     A misclassified input counts as worse than any other, and of two alike the one of the higher objective. Nothing
     leaves early, nothing is verified, and clean mistakes are attacked like the rest.

@@ -15,14 +15,14 @@ from holdfast.errors import RunError
 from holdfast.models.networks import digits_conv
 from holdfast.report.terminal import percent, show_result
 from holdfast.threats import Ball, Linf
-from holdfast.train import Method, PGDTraining, Standard, fit
+from holdfast.train import Method, PGDTraining, Recipe, Standard, fit
 
 __all__ = ["run_quickstart"]
 
 TRAINED = Linf(0.15)
 # Networks of this kind and size can be decided exactly there, in seconds.
 EXACT = Linf(0.05)
-EPOCHS = 30
+RECIPE = Recipe(epochs=30, batch_size=64, schedule="cosine")
 FACTORY = "holdfast.models.networks:digits_conv"
 
 
@@ -75,10 +75,11 @@ def _train(method: Method, weights: Path, name: str, seed: int, progress: Consol
             network,
             load_data("digits", split="train"),
             method,
-            epochs=EPOCHS,
+            TRAINED,
+            RECIPE,
             seed=seed,
-            on_epoch=lambda done, loss: status.update(
-                f"training the {name} network: epoch {done} of {EPOCHS}, loss {loss:.3f}"
+            on_progress=lambda now: status.update(
+                f"training the {name} network: step {now.step} of {now.steps}, loss {now.loss:.3f}"
             ),
         )
     try:

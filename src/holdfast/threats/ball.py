@@ -160,6 +160,15 @@ class Ball:
             raise DataError(f"example {int(index.max())} has no budget: eps holds only {len(self.eps)}")
         return replace(self, eps=self.eps.to(index.device)[index])
 
+    def scaled(self, share: float | Tensor) -> Self:
+        """The same ball with its budget multiplied by ``share``, one number or ``(N,)``; whole coordinates in L0."""
+        if isinstance(share, float) and share == 1.0:
+            return self
+        eps = self.eps * share
+        if self.norm == "l0":
+            eps = eps.ceil() if isinstance(eps, Tensor) else float(math.ceil(eps))
+        return replace(self, eps=eps)
+
     def near(self, x: Tensor) -> Self:
         """The same ball, quicker at these very inputs: what depends on them alone is worked out once."""
         ball = replace(self)

@@ -72,6 +72,10 @@ class Threat(Protocol):
         """The threat against some of the examples: per-example budgets are looked up by their ``index``."""
         ...
 
+    def scaled(self, share: float | Tensor) -> Self:
+        """The threat with its budgets multiplied by ``share``, one number or ``(N,)``."""
+        ...
+
     def near(self, x: Tensor) -> Self:
         """The same threat, for repeated use at these very inputs: a place to work out once what depends on them."""
         ...

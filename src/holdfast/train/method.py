@@ -4,12 +4,27 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from holdfast.models.query import Query
+from holdfast.train.step import Step
+
 __all__ = ["Method"]
 
 
 class Method(Protocol):
-    """Frozen settings and one function that maps a batch to a loss."""
+    """Frozen settings, and the two halves of a min-max as functions of a batch.
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, *, seed: int) -> Tensor:
-        """The loss of a batch, a scalar to be minimised; ``seed`` is that of the step's random draws."""
+    What a step needs beyond the batch it is told, and what a method has to remember it keeps in ``step.memory``.
+    """
+
+    @property
+    def replays(self) -> int:
+        """How many updates in a row are made with one batch: 1 but for free adversarial training."""
+        ...
+
+    def perturb(self, query: Query, x: Tensor, y: Tensor, step: Step) -> Tensor:
+        """The inner problem: ``(N, ...)`` inputs at which the loss is taken, found by asking the model."""
+        ...
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, step: Step) -> Tensor:
+        """The outer problem: the batch's loss, a scalar, as a function of the model's parameters."""
         ...

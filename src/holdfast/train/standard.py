@@ -1,16 +1,24 @@
 """Ordinary training."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional
+
+from holdfast.models.query import Query
+from holdfast.train.step import Step
 
 __all__ = ["Standard"]
 
 
 @dataclass(frozen=True)
 class Standard:
-    """Mean cross-entropy of the clean batch."""
+    """Mean cross-entropy of the clean batch. A step costs a forward and a backward pass."""
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, *, seed: int) -> Tensor:
-        return functional.cross_entropy(model(x), y)
+    replays: ClassVar[int] = 1
+
+    def perturb(self, query: Query, x: Tensor, y: Tensor, step: Step) -> Tensor:
+        return x
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, step: Step) -> Tensor:
+        return step.cross_entropy(model(x_adv), y).mean()

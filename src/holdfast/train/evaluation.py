@@ -1,0 +1,115 @@
+"""What a model in training is worth on examples it does not learn from."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from holdfast.attacks import climb
+from holdfast.draws import Draws
+from holdfast.models.query import Query
+from holdfast.objectives import cross_entropy
+from holdfast.threats import Threat
+
+__all__ = ["Evaluation", "evaluate"]
+
+# The stages whose random numbers are used here: training draws from the first few.
+_MULTI, _NEAR = 100, 101
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies on held-out examples.
+
+    Parameters
+    ----------
+    clean : float
+        Of clean inputs.
+    single_step, multi_step : float
+        Under one step of the whole budget from the clean input, and under PGD.
+    alignment : float
+        The mean cosine between the loss's gradients at clean inputs and at random inputs within the threat. Where it
+        falls to 0, the loss has become so crooked that single steps no longer find what is worst.
+    per_class : tuple of float
+        ``multi_step`` class by class; NaN for a class without examples.
+    """
+
+    clean: float
+    single_step: float
+    multi_step: float
+    alignment: float
+    per_class: tuple[float, ...]
+
+    @property
+    def gap(self) -> float:
+        """By how much single steps flatter the model."""
+        return self.single_step - self.multi_step
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Self:
+        """What :meth:`to_dict` was made from."""
+        known = (math.nan if value is None else value for value in plain["per_class"])
+        return cls(**{**plain, "per_class": tuple(known)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The accuracies, None for what is not known: JSON has no NaN."""
+        known = [None if value != value else value for value in self.per_class]
+        return {
+            "clean": self.clean,
+            "single_step": self.single_step,
+            "multi_step": self.multi_step,
+            "alignment": self.alignment,
+            "per_class": known,
+        }
+
+
+def evaluate(model: nn.Module, threat: Threat, x: Tensor, y: Tensor, *, seed: int, steps: int = 10) -> Evaluation:
+    """Attack examples with one step and with PGD.
+
+    Costs ``steps + 2`` forward and backward passes and 3 forward passes an example.
+
+    Parameters
+    ----------
+    model : nn.Module
+    threat : Threat
+        Per-example budgets are those of these examples.
+    x, y : Tensor
+        ``(N, ...)`` inputs and ``(N,)`` labels.
+    seed : int
+        Of random starts.
+    steps : int
+        Of PGD, whose steps are 2.5 budgets together.
+    """
+    index = torch.arange(len(x), device=x.device)
+    with Query(model) as query:
+        parts = [
+            _outcomes(query, threat.at(rows).near(x[rows]), x[rows], y[rows], Draws(seed, rows), steps)
+            for rows in index.split(query.batch_size)
+        ]
+    right, alignment, classes = (torch.cat(column) for column in zip(*parts, strict=True))
+    clean, single, multi = right.double().mean(0).tolist()
+    # NaN, not 0, for a class that is not there.
+    per_class = [float(right[y == label, 2].double().mean()) for label in range(int(classes[0]))]
+    return Evaluation(clean, single, multi, float(alignment.double().mean()), tuple(per_class))
+
+
+def _outcomes(
+    query: Query, threat: Threat, x: Tensor, y: Tensor, draws: Draws, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``(N, 3)`` whether the class is right, clean, after one step and after many; ``(N,)`` cosines; classes."""
+    objective = partial(cross_entropy, y=y)
+    start = query.gradient(x, objective)
+    budget = threat.budget(x)
+    near, multi = (threat.sample(x, Draws(draws.seed, draws.index, stage)) for stage in (_NEAR, _MULTI))
+    other = query.gradient(threat.apply(x, near), objective).grad
+    multi = climb(query, threat, x, multi, objective, steps=steps, step_size=2.5 / steps * budget)
+    found = [threat.apply(x, z) for z in (threat.maximize(start.grad, x), multi)]
+    logits = [start.logits, *(query.logits(x_adv) for x_adv in found)]
+    right = torch.stack([row.argmax(1) == y for row in logits], 1)
+    right &= right[:, :1]  # the clean input is one of those that the adversary may choose
+    alignment = functional.cosine_similarity(start.grad.flatten(1), other.flatten(1), dim=1)
+    return right, alignment, torch.tensor([start.logits.shape[1]])

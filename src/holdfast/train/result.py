@@ -1,0 +1,90 @@
+"""What training tells while it goes on, and in the end."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from holdfast.train.evaluation import Evaluation
+
+__all__ = ["Epoch", "Progress", "TrainingResult"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Parameters
+    ----------
+    step, steps : int
+        Updates made, and in all.
+    loss : float
+        Of the last update.
+    evaluation : Evaluation or None
+        Of held-out examples, where one was just made.
+    seconds_left : float
+        By the pace so far.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    evaluation: Evaluation | None
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch came to.
+
+    Parameters
+    ----------
+    number : int
+        Counted from 1.
+    step : int
+        Updates made by its end.
+    loss : float
+        The mean over its updates.
+    evaluation : Evaluation
+        Of held-out examples at its end.
+    """
+
+    number: int
+    step: int
+    loss: float
+    evaluation: Evaluation
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in plain numbers."""
+        return {"number": self.number, "step": self.step, "loss": self.loss, "evaluation": self.evaluation.to_dict()}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Self:
+        """What :meth:`to_dict` was made from."""
+        return cls(**{**plain, "evaluation": Evaluation.from_dict(plain["evaluation"])})
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run went.
+
+    Parameters
+    ----------
+    epochs : tuple of Epoch
+    losses : tuple of float
+        Of every update.
+    best_step : int
+        The updates that had been made in the state of the highest robust accuracy on held-out examples: the one in
+        which the model was left.
+    """
+
+    epochs: tuple[Epoch, ...]
+    losses: tuple[float, ...]
+    best_step: int
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch after which the model was best."""
+        return next(epoch for epoch in self.epochs if epoch.step == self.best_step)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the losses of single updates, in plain numbers."""
+        return {"best_step": self.best_step, "epochs": [epoch.to_dict() for epoch in self.epochs]}
