@@ -46,8 +46,8 @@ def fit(
 ) -> TrainingResult:
     """Train a model in place.
 
-    After every epoch it is attacked on held-out training examples, and the state of the highest accuracy under attack
-    is what the model is left in. Everything random depends on ``seed`` and on the number of the step, so a run that was
+    After every epoch it is attacked on held-out training examples, and the state that is best at what the method is
+    after is what the model is left in. Everything random depends on ``seed`` and on the number of the step, so a run that was
     stopped at any moment ends with the same weights as one that was not.
 
     Parameters
@@ -87,7 +87,7 @@ def fit(
 
 @dataclass
 class _Best:
-    """The state of the highest robust accuracy so far."""
+    """The state of the highest accuracy so far."""
 
     accuracy: float
     step: int
@@ -208,10 +208,11 @@ class _Training:
         found = evaluate(judged, self.threat, x, y, seed=self.seed, steps=_PGD_STEPS)
         losses = self.losses[-self.per_epoch :]
         self.epochs.append(Epoch(state.step // self.per_epoch, state.step, sum(losses) / len(losses), found))
+        accuracy = found.clean if self.method.judged_by == "clean" else found.multi_step
         # Of equals the later one has learned more.
-        if self.best is None or found.multi_step >= self.best.accuracy:
+        if self.best is None or accuracy >= self.best.accuracy:
             weights = {name: value.detach().clone() for name, value in judged.state_dict().items()}
-            self.best = _Best(found.multi_step, state.step, weights)
+            self.best = _Best(accuracy, state.step, weights)
         return found
 
     def save(self) -> None:

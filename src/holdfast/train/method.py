@@ -1,13 +1,16 @@
 """What a training method is."""
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
 from holdfast.models.query import Query
 from holdfast.train.step import Step
 
-__all__ = ["Method"]
+__all__ = ["Criterion", "Method"]
+
+# What the best state of a run is the best at, on held-out examples.
+Criterion = Literal["clean", "robust"]
 
 
 class Method(Protocol):
@@ -19,6 +22,11 @@ class Method(Protocol):
     @property
     def replays(self) -> int:
         """How many updates in a row are made with one batch: 1 but for free adversarial training."""
+        ...
+
+    @property
+    def judged_by(self) -> Criterion:
+        """By which accuracy the best state is chosen: what the method is after."""
         ...
 
     def perturb(self, query: Query, x: Tensor, y: Tensor, step: Step) -> Tensor:

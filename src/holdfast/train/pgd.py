@@ -11,6 +11,7 @@ from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
 from holdfast.threats import Threat
+from holdfast.train.method import Criterion
 from holdfast.train.step import Step
 
 __all__ = ["PGDTraining"]
@@ -38,6 +39,7 @@ class PGDTraining:
     steps: int = 7
     step_size: float | None = None
     replays: ClassVar[int] = 1
+    judged_by: ClassVar[Criterion] = "robust"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or (self.step_size is not None and not self.step_size > 0):

@@ -72,8 +72,7 @@ class TrainingResult:
     losses : tuple of float
         Of every update.
     best_step : int
-        The updates that had been made in the state of the highest robust accuracy on held-out examples: the one in
-        which the model was left.
+        The updates that had been made in the state that was best on held-out examples, in which the model was left.
     """
 
     epochs: tuple[Epoch, ...]

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from holdfast.models.query import Query
+from holdfast.train.method import Criterion
 from holdfast.train.step import Step
 
 __all__ = ["Standard"]
@@ -16,6 +17,7 @@ class Standard:
     """Mean cross-entropy of the clean batch. A step costs a forward and a backward pass."""
 
     replays: ClassVar[int] = 1
+    judged_by: ClassVar[Criterion] = "clean"
 
     def perturb(self, query: Query, x: Tensor, y: Tensor, step: Step) -> Tensor:
         return x
