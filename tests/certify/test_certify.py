@@ -128,7 +128,7 @@ def test_a_network_that_float32_cannot_sum_is_not_certified_wrongly():
 def faulty(spoilt: torch.Tensor, error: Exception):
     """CROWN that fails on any batch with one certain example in it."""
 
-    def bounds(graph, region, y):
+    def bounds(graph, region, y, memory):
         if bool((region.center == spoilt).flatten(1).all(1).any()):
             raise error
         return crown_margins(graph, region, y)
@@ -148,7 +148,7 @@ def test_a_fault_stays_with_its_example(monkeypatch, error, note):
     model = mlp()
     x = uniform(13, 6)
     y = model(x).argmax(1)
-    monkeypatch.setitem(BOUNDS, "ibp", lambda graph, region, y: Margins(*[-torch.ones(len(y))] * 2))
+    monkeypatch.setitem(BOUNDS, "ibp", lambda graph, region, y, **_: Margins(*[-torch.ones(len(y))] * 2))
     honest = certify(model, x, y, Linf(0.001), method="crown")
     monkeypatch.setitem(BOUNDS, "crown", faulty(x[5], error))
     found = certify(model, x, y, Linf(0.001), method="crown")
@@ -165,7 +165,7 @@ def test_other_errors_are_not_swallowed(monkeypatch):
 
 def test_bounds_that_are_no_numbers_prove_nothing(monkeypatch):
     for value in (torch.nan, torch.inf):
-        monkeypatch.setitem(BOUNDS, "ibp", lambda g, r, y, v=value: Margins(*[torch.full((len(y),), v)] * 2))
+        monkeypatch.setitem(BOUNDS, "ibp", lambda g, r, y, v=value, **_: Margins(*[torch.full((len(y),), v)] * 2))
         x = uniform(1, 6)
         (certificate,) = certify(mlp(), x, mlp()(x).argmax(1), Linf(0.1), method="ibp")
         assert certificate.verdict == "undecided"
@@ -300,15 +300,28 @@ def test_networks_without_a_relu_are_bounded_and_left_open(method):
             assert (mine.bound, mine.note) == (theirs.bound, LOOSE)
 
 
-def test_examples_go_in_parts_that_fit_into_memory(monkeypatch):
+def test_memory_bounds_what_is_bounded_together(monkeypatch):
+    """The coefficients of one layer take no more bytes than allowed, and certificates stay the same."""
     model, x = mlp(), uniform(9, 6)
     y = model(x).argmax(1)
-    whole = certify(model, x, y, Linf(0.2), method="complete")
-    module = importlib.import_module("holdfast.certify.certify")  # the name is also that of a function
-    monkeypatch.setattr(module, "_NUMBERS", 2 * 3 * 16)  # two examples, three rivals, sixteen neurons
-    parts = certify(model, x, y, Linf(0.2), method="complete")
-    assert [c.verdict for c in parts] == [c.verdict for c in whole]
-    assert {c.method for c in whole} >= {"crown", "branch and bound"}
+    module, held = importlib.import_module("holdfast.certify.crown"), []  # the name is also that of a function
+    honest = module.lower_bounds
+
+    def counting(*arguments):
+        return honest(*arguments, watch=lambda number, rows: held.append(4 * rows.values.numel()))
+
+    for name in ("crown", "margins"):
+        monkeypatch.setattr(importlib.import_module(f"holdfast.certify.{name}"), "lower_bounds", counting)
+    found = []
+    for memory in (1 << 29, 4 * 2 * 3 * 16):  # the second: two examples, three rivals, sixteen neurons
+        held.clear()
+        found.append(certify(model, x, y, Linf(0.2), method="complete", memory=memory))
+        assert max(held) <= memory
+    assert len(held) > 0
+    assert [c.verdict for c in found[1]] == [c.verdict for c in found[0]]
+    assert {c.method for c in found[0]} >= {"crown", "branch and bound"}
+    with pytest.raises(SettingError, match="memory"):
+        certify(model, x, y, Linf(0.2), memory=0)
 
 
 def test_importing_it_does_not_import_the_slow_parts_of_scipy():

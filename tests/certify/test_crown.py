@@ -19,9 +19,10 @@ from helpers.tiny import (
 from helpers.zoo import convnet, uniform
 from holdfast import L0, L1, L2, Linf
 from holdfast.certify import crown as module
-from holdfast.certify.capture import capture
+from holdfast.certify.capture import capture, tensors, trace
 from holdfast.certify.crown import crown, interval_planes, lower_bounds, refined
 from holdfast.certify.interval import interval_bounds
+from holdfast.certify.operations.relu import ReLU
 from holdfast.certify.region import Region
 from holdfast.certify.rows import Rows
 
@@ -69,9 +70,34 @@ def test_bounds_do_not_depend_on_the_batch_nor_on_chunks(kind, monkeypatch):
         apart = torch.cat([output_bounds(graph, region.take(torch.tensor([i]))) for i in range(4)])
         torch.testing.assert_close(apart, together, rtol=1e-9, atol=1e-9, msg=net.label)
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_CHUNK", {"cpu": 1})
+            patch.setattr(module, "_CACHE", {"cpu": 1})
             patch.setattr(module, "_TILE_ROWS", 1)
             torch.testing.assert_close(output_bounds(graph, region), together, rtol=1e-9, atol=1e-9, msg=net.label)
+
+
+@pytest.mark.parametrize("kind", ["mlp relu", "residual_convolution", "max_pool"])
+def test_coefficients_fit_into_the_memory_allowed(kind):
+    net = tiny(kind, 0)
+    region = random_region(net.shape, 0, count=4)
+    graph = capture(net.model, region.center)
+    rows = Rows.whole(torch.eye(CLASSES, dtype=torch.float64).repeat(4, 1))
+    largest, held = 8 * max(math.prod(node.shape) for node in graph.nodes), []
+
+    def bounds(memory):
+        return lower_bounds(graph, graph.output, rows, crown(graph, region, memory=memory).planes, region)
+
+    honest = module.lower_bounds
+
+    def counting(*arguments):
+        return honest(*arguments, watch=lambda number, rows: held.append(8 * rows.values.numel()))
+
+    whole = bounds(1 << 29)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "lower_bounds", counting)
+        for memory in (largest, 3 * largest):
+            held.clear()
+            torch.testing.assert_close(bounds(memory), whole, rtol=1e-9, atol=1e-9, msg=net.label)
+            assert largest / 16 < max(held) <= memory
 
 
 @pytest.mark.parametrize(
@@ -156,6 +182,22 @@ def test_neurons_of_a_deep_network_are_bounded_better_than_by_intervals():
     assert float((row_bounds(graph, crown(graph, region), region, rows) - by_planes).mean()) > 0.03
 
 
+def test_nothing_is_gained_by_bounding_the_value_of_a_relu():
+    """Bounds of its input say as much, where its readers ask for them."""
+    for kind in ("residual_convolution", "max_pool"):
+        net = tiny(kind, 1)
+        region = random_region(net.shape, 2, count=3)
+        graph = capture(net.model, region.center)
+        bounds = crown(graph, region)
+        for number, node in enumerate(graph.nodes):
+            if isinstance(node.operation, ReLU):
+                found = refined(graph, number, lambda interval: torch.ones_like(interval.lower).bool(), bounds, region)
+                kept, asked = bounds.intervals[number], bounds.intervals[node.inputs[0]]
+                sought = (asked.lower < 0) & (asked.upper > 0)
+                torch.testing.assert_close(found.lower[sought], kept.lower[sought], rtol=1e-9, atol=1e-9)
+                torch.testing.assert_close(found.upper[sought], kept.upper[sought], rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("mask", ["one", "none of the first", "all"])
 def test_any_entries_can_be_refined(mask):
     net = tiny("residual_convolution", 3)
@@ -197,9 +239,10 @@ def test_bounds_are_differentiable_with_respect_to_the_weights(name):
     region = random_region(net.shape, 1)
     net.model.requires_grad_(True)
     rows = torch.randn(2, 2, CLASSES, generator=torch.Generator().manual_seed(0)).double()
+    program = trace(net.model, region.center)
 
     def bound():
-        graph = capture(net.model, region.center, trainable=True)
+        graph = program.graph(tensors(net.model))
         return row_bounds(graph, interval_planes(graph, region), region, rows).sum()
 
     parameters = list(net.model.parameters())

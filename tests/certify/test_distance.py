@@ -1,9 +1,12 @@
 """Exact distances against closed forms, subsets, grids and attacks."""
 
 import sys
+from itertools import product
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 from torch import nn
 
 from helpers.minimum import exact_distance as of_linear
@@ -141,18 +144,75 @@ def test_hidden_layers_against_a_grid_and_an_attack(norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l1", "l0"])
-def test_balls_one_by_one_lead_to_the_same_distance(norm, monkeypatch):
-    model = hidden(seed=1)
-    x = torch.rand(6, 2, generator=torch.Generator().manual_seed(5))
+def test_each_way_leads_to_the_same_distance(norm, monkeypatch):
+    model, threat = hidden(seed=1), BALLS[norm]("inf")
+    module = sys.modules[exact_distance.__module__]
+    x = torch.rand(2, 2, generator=torch.Generator().manual_seed(5))
     y = model(x).argmax(1)
-    programs = exact_distance(model, x, y, BALLS[norm]("inf"))
+    found = exact_distance(model, x, y, threat)
+    monkeypatch.setattr(module, "_descended", lambda example, bracket, until: bracket)
+    programs = exact_distance(model, x, y, threat)
+    monkeypatch.setattr(module, "_MANY", -1)
+    balls = exact_distance(model, x, y, threat)
     assert {one.method for one in programs} == {"mixed-integer programming"}
-    monkeypatch.setattr(sys.modules[exact_distance.__module__], "_MANY", -1)
-    balls = exact_distance(model, x, y, BALLS[norm]("inf"))
-    assert "branch and bound" in {one.method for one in balls}
-    check(model, x, y, BALLS[norm]("inf"), balls)
-    for one, other in zip(programs, balls, strict=True):
-        assert one.upper == pytest.approx(other.upper, rel=3e-4, abs=ROUNDING)
+    for way in [balls, found] if norm != "l0" else [balls]:
+        assert "branch and bound" in {one.method for one in way}
+    check(model, x, y, threat, balls)
+    check(model, x, y, threat, programs)
+    for one, *others in zip(found, programs, balls, strict=True):
+        for other in others:
+            assert one.upper == pytest.approx(other.upper, rel=3e-4, abs=ROUNDING)
+
+
+def nearest_of_all_patterns(model, x, y, norm):
+    """The distance to each wrong class by a linear program for every pattern of signs; the least of them."""
+    layers = [(m.weight.detach().numpy(), m.bias.detach().numpy()) for m in model if isinstance(m, nn.Linear)]
+    hidden_sizes, d = [len(b) for _, b in layers[:-1]], len(x)
+    parts = 1 if norm == "linf" else d
+    # The variables are the input and bounds of its change, of all of it or of each coordinate.
+    spread = -np.ones((d, 1)) if norm == "linf" else -np.eye(d)
+    frame = np.block([[np.eye(d), spread], [-np.eye(d), spread]])
+    best = np.inf
+    for pattern in product([0, 1], repeat=sum(hidden_sizes)):
+        matrix, shift, rows, limits = np.eye(d), np.zeros(d), [], []
+        for (weight, bias), sign in zip(
+            layers[:-1], np.split(np.array(pattern), np.cumsum(hidden_sizes)[:-1]), strict=True
+        ):
+            matrix, shift = weight @ matrix, weight @ shift + bias
+            rows.append(np.where(sign, -1, 1)[:, None] * matrix)
+            limits.append(np.where(sign, 1, -1) * shift)
+            matrix, shift = sign[:, None] * matrix, sign * shift
+        matrix, shift = layers[-1][0] @ matrix, layers[-1][0] @ shift + layers[-1][1]
+        for k in set(range(len(shift))) - {y}:
+            piece = np.concatenate([*rows, matrix[y : y + 1] - matrix[k : k + 1]])
+            result = linprog(
+                np.concatenate([np.zeros(d), np.ones(parts)]),
+                np.concatenate([frame, np.pad(piece, ((0, 0), (0, parts)))]),
+                np.concatenate([x, -x, *limits, shift[k : k + 1] - shift[y : y + 1]]),
+                bounds=[(0, 1)] * d + [(0, None)] * parts,
+                options={"primal_feasibility_tolerance": 1e-10},
+            )
+            best = min(best, result.fun) if result.status == 0 else best
+    return best
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_the_distance_is_that_of_all_activation_patterns_to_a_millionth(norm):
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3))
+    for parameter in model.parameters():
+        parameter.data *= 2
+    model = balanced(model, 3).double()
+    x = torch.rand(3, 3, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    y = model(x).argmax(1)
+    found = exact_distance(model, x, y, BALLS[norm]("inf"))
+    check(model, x, y, BALLS[norm]("inf"), found)
+    assert "branch and bound" in {one.method for one in found}
+    for i, one in enumerate(found):
+        expected = nearest_of_all_patterns(model, x[i].numpy(), int(y[i]), norm)
+        assert one.upper == pytest.approx(expected, rel=1e-6)
+        assert one.lower == pytest.approx(expected, rel=3e-6)
+        assert one.lower <= expected * (1 + 1e-9)
 
 
 def test_a_needle_is_found_or_ruled_out():

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from helpers.tiny import KINDS, points_of, random_region, tiny
-from helpers.zoo import uniform
-from holdfast import Linf
+from helpers.zoo import mlp, uniform
+from holdfast import Linf, certify
 from holdfast.certify.capture import capture
 from holdfast.certify.graph import Interval
 from holdfast.certify.interval import interval_bounds, meet
@@ -82,3 +82,15 @@ def test_meeting_ignores_what_is_no_number():
     found = meet(Interval(nan, nan + 1), Interval(torch.tensor([1.0, -1.0]), torch.tensor([2.0, torch.nan])))
     assert found.lower.tolist() == [1.0, 0.0]
     assert found.upper.tolist() == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown"])
+def test_bounds_that_overflow_prove_nothing(method):
+    net = mlp()
+    with torch.no_grad():
+        net[1].weight *= 1e20
+        net[3].weight *= 1e17
+    x = uniform(3, 6)
+    y = net(x).argmax(1)
+    found = certify(net, x, y, Linf(1e20, None), method=method)
+    assert {(one.verdict, one.note) for one in found} == {("undecided", "no finite bound")}

@@ -138,6 +138,16 @@ def test_max_pooling_of_padding_ignores_it():
     torch.testing.assert_close((before.values * low).sum() + constant.sum(), torch.tensor(-12.0))
 
 
+def test_max_pooling_asks_for_the_inputs_that_may_win():
+    low = torch.tensor([[0.0, 3.0, 0.0, 0.0], [1.0, 1.0, 2.0, 2.0]]).view(1, 1, 2, 4)
+    high = torch.tensor([[2.0, 5.0, 3.0, 1.0], [2.0, 4.0, 2.0, 2.0]]).view(1, 1, 2, 4)
+    asked = MaxPool((2, 2), (2, 2), (0, 0), (1, 1), False).undecided(Interval(low, high))
+    # Left, two may be above 3; right, one alone may be above the 2 that another one is.
+    assert asked.view(2, 4).tolist() == [[False, True, True, False], [False, True, False, False]]
+    settled = Interval(low, high.clamp_max(torch.tensor([9.0, 9.0, 2.0, 9.0])).minimum(torch.tensor(3.0)))
+    assert not MaxPool((2, 2), (2, 2), (0, 0), (1, 1), False).undecided(settled).any()
+
+
 def test_the_product_of_matrices_is_exact_where_one_is_fixed():
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(2, 3, 4, generator=generator)

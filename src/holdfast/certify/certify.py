@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import torch
@@ -17,7 +18,7 @@ from holdfast.attacks import AnnealedPGD, Stage, drive
 from holdfast.certify.branch import branch_and_bound
 from holdfast.certify.capture import capture
 from holdfast.certify.certificate import LOOSE, METHODS, QUICK, SEARCH, TIMEOUT, Certificate, Method, better
-from holdfast.certify.crown import crown
+from holdfast.certify.crown import MEMORY, crown
 from holdfast.certify.domains import Problem
 from holdfast.certify.graph import Graph
 from holdfast.certify.margins import Margins, crown_margins, each_margin, interval_margins, scale, specification
@@ -34,13 +35,13 @@ __all__ = ["BOUNDS", "Certifier", "certify", "normalised", "proven"]
 # in the last place.
 _ROOM = {torch.float32: 1e-4, torch.float64: 1e-4 * 2.0**-29}
 
-# Coefficients of margins that are held at once.
-_NUMBERS = 1 << 27
-
 # Before a search for proofs, a short attack: most of what cannot be proved falls to it.
 _ATTACK = Stage("pgd", AnnealedPGD(steps=9, restarts=3))
 
-BOUNDS: dict[Method, Callable[[Graph, Region, Tensor], Margins]] = {"ibp": interval_margins, "crown": crown_margins}
+BOUNDS: dict[Method, Callable[..., Margins]] = {
+    "ibp": lambda graph, region, y, memory: interval_margins(graph, region, y),
+    "crown": crown_margins,
+}
 
 
 def certify(
@@ -55,6 +56,7 @@ def certify(
     batch_size: int | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    memory: int = MEMORY,
 ) -> list[Certificate]:
     """Prove that no admissible change turns an example into a mistake, or find one that does.
 
@@ -77,6 +79,9 @@ def certify(
         Examples that are bounded together.
     mean, std : tuple of float, optional
         A normalisation to put before the model, so that budgets mean raw inputs.
+    memory : int
+        Bytes that the coefficients of one layer may take; a few times that is held at once. What is bounded together
+        follows from it, and the bounds do not depend on it. A single example's margins are never taken apart.
 
     Returns
     -------
@@ -86,7 +91,7 @@ def certify(
     Raises
     ------
     SettingError
-        When there is no such method.
+        When there is no such method, or no memory.
     DataError
         When inputs, labels and budgets do not fit each other, the box or the model.
     ModelError
@@ -94,6 +99,8 @@ def certify(
     """
     if method not in METHODS:
         raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    if memory < 1:
+        raise SettingError(f"memory: a positive number of bytes is needed, got {memory}")
     if y.shape != (len(x),) or y.is_floating_point():
         raise DataError(f"y must hold {len(x)} class numbers, one an input; got {y.dtype} {tuple(y.shape)}")
     if not len(x):
@@ -109,7 +116,8 @@ def certify(
             )
         right = ~misclassified(logits, y)
         found = {i: Certificate("broken", "clean pass", None, x[i], 0.0) for i in (~right).nonzero()[:, 0].tolist()}
-        certifier = Certifier.of(normalised(model, mean, std), x, method, seconds=seconds, logits=query.bare_logits)
+        network = normalised(model, mean, std)
+        certifier = Certifier.of(network, x, method, seconds=seconds, logits=query.bare_logits, memory=memory)
         if certifier.graph is None:
             raise ModelError(certifier.fault)
         for part in right.nonzero()[:, 0].split(query.batch_size):
@@ -155,6 +163,8 @@ class Certifier:
         What the model itself says of inputs ``(N, *shape)``: the last word on a counterexample.
     fault : str
         Why there is no graph.
+    memory : int
+        Bytes that the coefficients of one layer may take.
     """
 
     graph: Graph | None
@@ -162,17 +172,25 @@ class Certifier:
     seconds: float
     logits: Callable[[Tensor], Tensor]
     fault: str = ""
+    memory: int = MEMORY
 
     @classmethod
     def of(
-        cls, model: nn.Module, x: Tensor, method: Method, *, seconds: float, logits: Callable[[Tensor], Tensor]
+        cls,
+        model: nn.Module,
+        x: Tensor,
+        method: Method,
+        *,
+        seconds: float,
+        logits: Callable[[Tensor], Tensor],
+        memory: int = MEMORY,
     ) -> Self:
         """For a model that takes inputs like ``x``; one that cannot be captured leaves every example open."""
         dtype = next((t.dtype for t in model.parameters() if t.is_floating_point()), x.dtype)
         try:
-            return cls(capture(model, x.to(dtype)).to(x.dtype), method, seconds, logits)
+            return cls(capture(model, x.to(dtype)).to(x.dtype), method, seconds, logits, memory=memory)
         except ModelError as error:
-            return cls(None, method, seconds, logits, str(error))
+            return cls(None, method, seconds, logits, str(error), memory)
 
     def bound(self, x: Tensor, y: Tensor, threat: Ball) -> list[Certificate]:
         """What the quick bounds say of ``N`` examples; those that :meth:`prove` may go on with carry no note.
@@ -192,7 +210,7 @@ class Certifier:
             open_ = torch.tensor(
                 [place for place, c in enumerate(found) if c.verdict == "undecided"], dtype=torch.int64
             )
-            for part in open_.split(_together(self.graph)) if len(open_) else ():
+            for part in open_.split(_together(self.graph, self.memory // x.element_size())) if len(open_) else ():
                 region = Region.around(threat.at(part), x[part])
                 for place, certificate in zip(part.tolist(), self._try(method, region, y[part], final), strict=True):
                     found[place] = better(found[place], certificate)
@@ -205,8 +223,9 @@ class Certifier:
         """
         left = set(range(len(x)))
         if self.graph is not None and left:
+            together = _together(self.graph, self.memory // x.element_size())
             try:
-                for part in torch.arange(len(x), device=x.device).split(_together(self.graph)):
+                for part in torch.arange(len(x), device=x.device).split(together):
                     here = threat.at(part)
                     for place, certificate in self._search(self.graph, Region.around(here, x[part]), y[part], here):
                         left.remove(int(part[place]))
@@ -225,7 +244,7 @@ class Certifier:
             wrong = misclassified(self.logits(x_adv.unsqueeze(0)), y[one])
             return bool(wrong & threat.at(one).contains(x_adv.unsqueeze(0), region.center[one]))
 
-        bounds = crown(graph, region)
+        bounds = crown(graph, region, memory=self.memory)
         margins = each_margin(graph, bounds, region, y)
         room = _ROOM[torch.float32] * scale(bounds.intervals).float()
         rows = specification(y, margins.shape[1] + 1, margins.dtype)
@@ -260,7 +279,7 @@ class Certifier:
         assert self.graph is not None
         began = time.perf_counter()
         try:
-            lower = proven(BOUNDS[method], self.graph, region, y)
+            lower = proven(partial(BOUNDS[method], memory=self.memory), self.graph, region, y)
         except (ModelError, torch.OutOfMemoryError, RuntimeError) as error:
             if not isinstance(error, ModelError) and not _is_memory(error):
                 raise
@@ -303,11 +322,11 @@ def _certificate(method: Method, lower: float, seconds: float, note: str) -> Cer
     )
 
 
-def _together(graph: Graph) -> int:
-    """How many examples' margins go back through the network at once, so that memory stays bounded."""
+def _together(graph: Graph, numbers: int) -> int:
+    """How many examples' margins go back through the network at once, with at most that many coefficients."""
     largest = max(torch.Size(node.shape).numel() for node in graph.nodes)
     rivals = graph.nodes[graph.output].shape[0] - 1
-    return max(1, _NUMBERS // (largest * rivals))
+    return max(1, numbers // (largest * rivals))
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -18,21 +18,23 @@ from torch import Tensor
 
 from holdfast.certify.graph import Interval
 from holdfast.certify.interval import meet
+from holdfast.certify.operations.relu import ReLU
 from holdfast.certify.rows import Rows, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from holdfast.certify.graph import Graph, Node, Operation
+    from holdfast.certify.graph import Graph
     from holdfast.certify.region import Region
 
-__all__ = ["Bounds", "Undecided", "crown", "interval_planes", "lower_bounds", "propagate", "refined", "tiles"]
+__all__ = ["MEMORY", "Bounds", "Undecided", "crown", "interval_planes", "lower_bounds", "propagate", "refined", "tiles"]
 
 Undecided = Callable[[Interval], Tensor]
 
-# Numbers in the coefficients of the rows that go back together: more than a processor's cache holds makes it slower.
-_CHUNK = {"cpu": 1 << 20}
-_LARGE_CHUNK = 1 << 28
+# Bytes that the coefficients of the rows that go back together may take at one node; a few times that is held at once.
+MEMORY = 1 << 29
+# More than a processor's cache holds makes it slower.
+_CACHE = {"cpu": 1 << 22}
 # What rounding may do to a bound, in units in the last place of the width of what it bounds: 1e-4 of it in float32.
 _ROUNDING = 840
 # Neurons of a feature map that go back together, so that their windows stay small.
@@ -133,7 +135,7 @@ def lower_bounds(
     return torch.where(found < torch.inf, found, -torch.inf)
 
 
-def crown(graph: Graph, region: Region, known: dict[int, Interval] | None = None) -> Bounds:
+def crown(graph: Graph, region: Region, known: dict[int, Interval] | None = None, *, memory: int = MEMORY) -> Bounds:
     """Bounds of all nodes, those that planes depend on by backward bounds.
 
     Parameters
@@ -144,6 +146,8 @@ def crown(graph: Graph, region: Region, known: dict[int, Interval] | None = None
         Its inputs.
     known : dict, optional
         Intervals known otherwise, by node, such as those of a larger region.
+    memory : int
+        Bytes that coefficients may take at one node, unless a single row needs more.
 
     Returns
     -------
@@ -151,7 +155,7 @@ def crown(graph: Graph, region: Region, known: dict[int, Interval] | None = None
     """
 
     def refine(bounds: Bounds, number: int, undecided: Undecided) -> Interval:
-        return refined(graph, number, undecided, bounds, region)
+        return refined(graph, number, undecided, bounds, region, memory=memory)
 
     return propagate(graph, region, refine, known)
 
@@ -182,10 +186,10 @@ def propagate(
     """
     bounds = Bounds([], {})
     exact = _exact(graph, region)
-    readers: dict[int, list[Node]] = {}
-    for node in graph.nodes:
-        for number in node.inputs:
-            readers.setdefault(number, []).append(node)
+    readers: list[list[int]] = [[] for _ in graph.nodes]
+    for number, node in enumerate(graph.nodes):
+        for source in node.inputs:
+            readers[source].append(number)
     for number, node in enumerate(graph.nodes):
         if node.operation is None:
             interval = Interval(region.lower, region.upper)
@@ -198,21 +202,31 @@ def propagate(
         if known is not None and number in known:
             interval = meet(interval, known[number])
         bounds.intervals.append(interval)
-        undecided = _undecided([n.operation for n in readers.get(number, []) if n.operation is not None])
-        if undecided is not None and number not in exact:
+        undecided = _undecided(graph, readers, number)
+        # What is asked of a ReLU's value was asked of its input: no plane says more than the bounds of that.
+        if undecided is not None and number not in exact and not isinstance(node.operation, ReLU):
             bounds.intervals[number] = meet(interval, refine(bounds, number, undecided))
     return bounds
 
 
-def _undecided(readers: list[Operation]) -> Undecided | None:
-    """Which entries of a value some of its readers would have bounded better; None where all are linear."""
-    nonlinear = [reader for reader in readers if not reader.linear]
-    if not nonlinear:
+def _undecided(graph: Graph, readers: list[list[int]], number: int) -> Undecided | None:
+    """Which entries of a value those who read it would have bounded better; None where all of them are linear."""
+    asking = []
+    for reader in readers[number]:
+        operation = graph.nodes[reader].operation
+        if operation is not None and not operation.linear:
+            behind = _undecided(graph, readers, reader) if isinstance(operation, ReLU) else None
+            asking.append((operation, behind))
+    if not asking:
         return None
 
     def undecided(interval: Interval) -> Tensor:
-        masks = [mask for reader in nonlinear if (mask := reader.undecided(interval)) is not None]
-        return torch.stack(masks).any(0)
+        masks = []
+        for operation, behind in asking:
+            masks.append(operation.undecided(interval))
+            if behind is not None:
+                masks.append(behind(operation.interval(interval)))
+        return torch.stack([mask for mask in masks if mask is not None]).any(0)
 
     return undecided
 
@@ -232,7 +246,9 @@ def _exact(graph: Graph, region: Region) -> set[int]:
     return exact
 
 
-def refined(graph: Graph, number: int, undecided: Undecided, bounds: Bounds, region: Region) -> Interval:
+def refined(
+    graph: Graph, number: int, undecided: Undecided, bounds: Bounds, region: Region, *, memory: int = MEMORY
+) -> Interval:
     """Backward bounds of some entries of a node's value, met with what is known of it.
 
     For many neurons one bound settles their sign and the other is never needed, so the likelier one is found first.
@@ -247,24 +263,32 @@ def refined(graph: Graph, number: int, undecided: Undecided, bounds: Bounds, reg
         Of the nodes before it.
     region : Region
         The inputs.
+    memory : int
+        As :func:`crown` takes it.
     """
     interval = bounds.intervals[number]
     likely = torch.where(interval.lower + interval.upper < 0, -1, 1)
     for side in (likely, -likely):
         mask = undecided(interval)
         if bool(mask.any()):
-            interval = _one_side(graph, number, mask, side, interval, bounds, region)
+            interval = _one_side(graph, number, mask, side, interval, bounds, region, memory)
     return interval
 
 
 def _one_side(
-    graph: Graph, number: int, mask: Tensor, side: Tensor, interval: Interval, bounds: Bounds, region: Region
+    graph: Graph,
+    number: int,
+    mask: Tensor,
+    side: Tensor,
+    interval: Interval,
+    bounds: Bounds,
+    region: Region,
+    memory: int,
 ) -> Interval:
     """An interval with the lower bounds of entries whose side is 1 and the upper bounds of those whose side is -1."""
     lower, upper = (end.flatten(1).clone() for end in interval)
     size = max(torch.Size(node.shape).numel() for node in graph.nodes[:number])
-    most = _CHUNK.get(mask.device.type, _LARGE_CHUNK)
-    for rows, examples, places in starts(mask, side.to(lower.dtype), size, most):
+    for rows, examples, places in starts(mask, side.to(lower.dtype), size, memory):
         part = region if len(examples) == len(region) else region.take(examples)
         planes = bounds.planes if part is region else {i: taken(p, examples) for i, p in bounds.planes.items()}
         found = lower_bounds(graph, number, rows, planes, part).unflatten(0, (len(examples), -1))
@@ -284,7 +308,7 @@ def _each(planes: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return type(planes)(*(part if part is None else change(part) for part in planes))
 
 
-def starts(mask: Tensor, side: Tensor, size: int, most: int) -> Iterator[tuple[Rows, Tensor, Tensor]]:
+def starts(mask: Tensor, side: Tensor, size: int, memory: int) -> Iterator[tuple[Rows, Tensor, Tensor]]:
     """Unit rows for the entries in a mask, as many as go back together.
 
     Parameters
@@ -295,8 +319,8 @@ def starts(mask: Tensor, side: Tensor, size: int, most: int) -> Iterator[tuple[R
         ``(N, *shape)`` the coefficient of each, 1 or -1.
     size : int
         How large the largest value on the way back is.
-    most : int
-        Numbers that the coefficients of the rows may hold.
+    memory : int
+        Bytes that the coefficients of the rows may take, unless one row needs more.
 
     Yields
     ------
@@ -309,6 +333,8 @@ def starts(mask: Tensor, side: Tensor, size: int, most: int) -> Iterator[tuple[R
         others fill up.
     """
     sides = side.flatten(1)
+    quick = _CACHE.get(mask.device.type, memory) // side.element_size()
+    most = max(1, memory // side.element_size() // size)
     for tile, inside, window in tiles(mask):
         flat = tile.flatten(1)
         counts = flat.sum(1)
@@ -321,12 +347,14 @@ def starts(mask: Tensor, side: Tensor, size: int, most: int) -> Iterator[tuple[R
             examples = (counts > start).nonzero()[:, 0]
             # What half of the examples still have: more would fill up the others with entries that nobody asked for.
             half = int((counts[examples] - start).median())
-            step = max(1, min(most // (reach * len(examples)), max(half, width // 8)))
-            chosen = order[examples, start : min(start + step, largest)]
-            places = inside.take(chosen)
-            units = torch.zeros(*chosen.shape, width, dtype=side.dtype, device=mask.device)
-            units.scatter_(2, chosen.unsqueeze(2), sides[examples.unsqueeze(1), places].unsqueeze(2))
-            yield Rows(units.reshape(-1, *tile.shape[1:]), window), examples, places
+            fitting = min(quick // (reach * len(examples)), most // len(examples))
+            step = max(1, min(fitting, max(half, width // 8)))
+            for part in examples.split(most):
+                chosen = order[part, start : min(start + step, largest)]
+                places = inside.take(chosen)
+                units = torch.zeros(*chosen.shape, width, dtype=side.dtype, device=mask.device)
+                units.scatter_(2, chosen.unsqueeze(2), sides[part.unsqueeze(1), places].unsqueeze(2))
+                yield Rows(units.reshape(-1, *tile.shape[1:]), window), part, places
             start += step
 
 

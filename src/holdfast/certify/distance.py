@@ -1,9 +1,12 @@
 """The exact distance to the nearest adversarial input.
 
 An attack goes first: nothing farther than what it finds matters. Where few neurons can have either sign within that
-distance, a mixed-integer program finds the nearest input of each wrong class (Tjeng, Xiao and Tedrake, "Evaluating
-robustness of neural networks with mixed integer programming", ICLR 2019, section 3). Elsewhere, and in L2, which is no
-linear program, complete verification decides ball after ball half-way between what is certified and what is broken.
+distance, in L-infinity and L1, a linear program moves the witness to the nearest input of its linear piece, and
+branch and bound verifies the ball just inside: a counterexample is moved in turn, until there is none. What that leaves
+open, and L0, goes to a mixed-integer program that finds the nearest input of each wrong class (Tjeng, Xiao and Tedrake,
+"Evaluating robustness of neural networks with mixed integer programming", ICLR 2019, section 3). Where many neurons
+can, and in L2, which is no linear program, complete verification decides ball after ball half-way between what is
+certified and what is broken.
 """
 
 from __future__ import annotations
@@ -18,11 +21,14 @@ from torch import Tensor, nn
 
 from holdfast import objectives
 from holdfast.attacks import FMN, craft
+from holdfast.certify.branch import branch_and_bound
 from holdfast.certify.certify import Certifier
 from holdfast.certify.crown import crown, lower_bounds
-from holdfast.certify.encoding import constant, encode
-from holdfast.certify.margins import specification
+from holdfast.certify.domains import Problem
+from holdfast.certify.encoding import constant, encode, largest_change
+from holdfast.certify.margins import scale, specification
 from holdfast.certify.milp import TOLERANCE, margin, solve
+from holdfast.certify.operations.pooling import MaxPool
 from holdfast.certify.region import Region
 from holdfast.certify.rows import Rows
 from holdfast.errors import DataError, ModelError
@@ -31,6 +37,7 @@ from holdfast.models.query import Query
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from holdfast.certify.branch import Proof
     from holdfast.certify.encoding import Encoding
     from holdfast.certify.graph import Graph
     from holdfast.threats import Ball
@@ -41,6 +48,10 @@ __all__ = ["Distance", "exact_distance"]
 _AGREE = (1e-4, 4 * TOLERANCE)
 # Programs with more whole numbers than this are hard: balls are verified first.
 _MANY = 100
+# How much smaller than the distance of a witness the ball is that is to hold none, relatively: at first and at most.
+_GAPS = (1e-6, 1e-5)
+# Of the largest number in the network: what rounding in float64 may do to a bound.
+_ROOM = 1e-4 * 2.0**-29
 # How near to a ball that stays open, relative to its radius, others are tried.
 _CLOSE = 0.01
 # A ball may take this part of the time that is left for all.
@@ -48,7 +59,7 @@ _BALLS = 8
 # In units in the last place of the largest number in the network: how far ahead the wrong class of a witness must be.
 _ROUNDINGS = 4
 # How much farther than the boundary a witness may be moved to be clearly beyond it, relative to the whole way.
-_PUSHES = (0.0, 1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1)
+_PUSHES = (0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +187,10 @@ def _search(example: _Example, attacked: Tensor, seconds: float) -> Distance:
     program = None if threat.norm == "l2" else _program(example, bracket)
     if program is None or program.integers > _MANY:
         bracket = _bisected(example, bracket, began + seconds * (1 if program is None else 0.5))
-        program = None if threat.norm == "l2" or bracket.closed(threat.norm) else _program(example, bracket)
+    elif threat.norm != "l0":
+        bracket = _descended(example, bracket, began + seconds * 0.5)
+    settled = bracket.closed(threat.norm) or bracket.lower >= _budget(example)
+    program = None if threat.norm == "l2" or settled else _program(example, bracket)
     if program is not None:
         method = "mixed-integer programming"
         bracket = _programmed(example, program, bracket, began + seconds)
@@ -191,6 +205,70 @@ def _concluded(example: _Example, bracket: _Bracket, method: str, seconds: float
         status = "none" if bracket.lower >= _budget(example) else "unknown"
     lower = min(bracket.lower, bracket.upper)
     return Distance(status, lower, bracket.upper, bracket.witness, method, seconds)
+
+
+def _descended(example: _Example, bracket: _Bracket, until: float) -> _Bracket:
+    """Complete verification of a ball just smaller than the witness's distance, again from each counterexample."""
+    whole = float(Region.around(example.threat, example.x).eps)
+    gap, reach = _GAPS[0], whole
+    if bracket.witness is not None:
+        reach, bracket = _slid(example, bracket, bracket.witness[None].double(), until)
+    radius = whole if bracket.witness is None else reach * (1 - gap)
+    while (left := until - time.perf_counter()) > 0:
+        proof = _verified(example, radius, left)
+        if proof is not None and proof.status == "proved":
+            return replace(bracket, lower=_budget(example) if radius >= whole else radius)
+        if proof is not None and proof.x is not None:
+            reach, bracket = _slid(example, bracket, proof.x[None].double(), until)
+        elif proof is None or radius >= whole or gap >= _GAPS[1]:
+            break
+        else:
+            gap *= 10
+        radius = reach * (1 - gap)
+    return bracket
+
+
+def _verified(example: _Example, radius: float, seconds: float) -> Proof | None:
+    """Branch and bound over a ball in float64; None where there is nothing to split."""
+    graph, threat = example.graph, replace(example.threat, eps=radius)
+    region = Region.around(threat, example.x.double())
+    bounds = crown(graph, region)
+    problem = Problem(graph, region, bounds, graph.output)
+    if not problem.places:
+        return None
+    (rows,) = specification(torch.tensor([example.y]), graph.nodes[graph.output].shape[0], torch.float64)
+
+    def judge(place: int, point: Tensor) -> bool:
+        admissible = threat.contains(point[None], region.center)
+        return bool(admissible & (rows @ graph(point[None])[0] <= 0).any())
+
+    # A number of units in the last place of the largest number in the network.
+    room = _ROOM * scale(bounds.intervals)
+    (proof,) = branch_and_bound(problem, [rows], [rows.new_zeros(len(rows))], judge, seconds=seconds, room=room)
+    return proof
+
+
+def _slid(example: _Example, bracket: _Bracket, point: Tensor, until: float) -> tuple[float, _Bracket]:
+    """To the nearest misclassified input of the linear piece that a misclassified one is in: a linear program."""
+    graph, x, norm = example.graph, example.x.double(), example.threat.norm
+    reach = float(example.threat.distance(point, x))
+    region = Region.around(replace(example.threat, eps=reach * (1 + _AGREE[0])), x)
+    values = graph.values(point)
+    signs = {
+        number: torch.where(values[node.inputs[0]] >= 0, 1, -1)
+        for number, node in enumerate(graph.nodes)
+        if node.operation is not None and not node.operation.linear and not isinstance(node.operation, MaxPool)
+    }
+    encoding = encode(graph, region, crown(graph, region).intervals, signs)
+    size = largest_change(encoding, region) if norm == "linf" else encoding.size
+    others = values[-1][0].detach().clone()
+    others[example.y] = -torch.inf
+    ahead = -1.0 * margin(encoding, example.y, int(others.argmax()))
+    found = solve(encoding.program, size, ahead, seconds=until - time.perf_counter())
+    if found.variables is None:
+        return reach, bracket
+    bracket = bracket.nearer(*_nearest(example, _pushed(example.x, _input(example.x, found.variables))))
+    return min(reach, found.upper), bracket
 
 
 def _bisected(example: _Example, bracket: _Bracket, until: float) -> _Bracket:
@@ -250,7 +328,10 @@ def _program(example: _Example, bracket: _Bracket) -> _Program:
     margins = lower_bounds(graph, graph.output, Rows.whole(rows), bounds.planes, region)
     others = [k for k in range(count) if k != example.y]
     order = [others[place] for place in margins.argsort().tolist() if float(margins[place]) <= TOLERANCE]
-    return _Program(encode(graph, region, bounds.intervals), order, radius)
+    encoding = encode(graph, region, bounds.intervals)
+    if threat.norm == "linf":
+        encoding = replace(encoding, size=largest_change(encoding, region))
+    return _Program(encoding, order, radius)
 
 
 def _programmed(example: _Example, program: _Program, bracket: _Bracket, until: float) -> _Bracket:

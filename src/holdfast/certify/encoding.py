@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from holdfast.certify.graph import Graph, Interval, Node, Operation
     from holdfast.certify.region import Region
 
-__all__ = ["Affine", "Encoding", "Program", "constant", "encode"]
+__all__ = ["Affine", "Encoding", "Program", "constant", "encode", "largest_change"]
 
 Array = NDArray[np.float64]
 
@@ -121,7 +121,8 @@ class Encoding:
     inputs, output : Affine
         The network's inputs and its output.
     size : Affine
-        One entry: how far the inputs are from the region's centre in its norm, or more.
+        One entry: how far the inputs are from the region's centre in its norm, or more. In L-infinity it is the radius,
+        as the bounds of the inputs say all; see :func:`largest_change`.
     """
 
     program: Program
@@ -190,11 +191,7 @@ def _size(program: Program, region: Region, inputs: Affine) -> Affine:
     change = inputs - constant(_array(region.center))
     low, high = (_array(end) - _array(region.center) for end in (region.lower, region.upper))
     if region.norm == "linf":
-        size = program.variables(np.zeros(1), np.array([max(np.abs(low).max(), np.abs(high).max())]))
-        spread = size.apply(scipy.sparse.csr_matrix(np.ones((d, 1))))
-        program.at_least_zero(spread - change)
-        program.at_least_zero(spread + change)
-        return size
+        return constant(np.array([eps]))
     if region.norm == "l1":
         up, down = program.variables(np.zeros(d), high), program.variables(np.zeros(d), -low)
         program.at_least_zero(change - (up - down))
@@ -208,6 +205,16 @@ def _size(program: Program, region: Region, inputs: Affine) -> Affine:
     else:
         raise SettingError(f"an {region.norm} ball is no polytope: linear programs take linf, l1 and l0")
     program.at_least_zero(constant(np.array([eps])) - size)
+    return size
+
+
+def largest_change(encoding: Encoding, region: Region) -> Affine:
+    """The L-infinity distance from the centre or more, as a new variable with two constraints an input."""
+    change = encoding.inputs - constant(_array(region.center))
+    size = encoding.program.variables(np.zeros(1), np.array([float(region.eps)]))
+    spread = size.apply(scipy.sparse.csr_matrix(np.ones((len(change), 1))))
+    encoding.program.at_least_zero(spread - change)
+    encoding.program.at_least_zero(spread + change)
     return size
 
 

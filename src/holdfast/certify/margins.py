@@ -9,13 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.certify.crown import Bounds, crown, lower_bounds
+from holdfast.certify.crown import MEMORY, Bounds, crown, lower_bounds
 from holdfast.certify.graph import Graph, Interval
 from holdfast.certify.interval import interval_bounds
 from holdfast.certify.region import Region
 from holdfast.certify.rows import Rows
 
-__all__ = ["Margins", "crown_margins", "each_margin", "interval_margins", "scale", "specification"]
+__all__ = [
+    "Margins",
+    "crown_margins",
+    "each_interval_margin",
+    "each_margin",
+    "interval_margins",
+    "scale",
+    "specification",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +52,11 @@ def specification(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 def interval_margins(graph: Graph, region: Region, y: Tensor) -> Margins:
     """By intervals alone."""
     intervals = interval_bounds(graph, region)
+    return Margins(each_interval_margin(graph, intervals, region, y).amin(1), scale(intervals))
+
+
+def each_interval_margin(graph: Graph, intervals: list[Interval], region: Region, y: Tensor) -> Tensor:
+    """``(N, K - 1)`` lower bounds of the margins against all other classes, by the intervals of all nodes."""
     rows = _rows(graph, y, region.lower.dtype)
     number, total = graph.output, rows.values.new_zeros(())
     node = graph.nodes[number]
@@ -53,14 +66,15 @@ def interval_margins(graph: Graph, region: Region, y: Tensor) -> Margins:
         (number,) = node.inputs
         node = graph.nodes[number]
     # The network's input is its region; any other node may be anywhere in its interval.
-    values = Region.box(*intervals[number]) if number else region
-    lower = total + values.crop(rows.index()).minimum(rows.values)
-    return Margins(lower.view(len(y), -1).amin(1), scale(intervals))
+    low, high = intervals[number]
+    values = Region(low, high, low, "linf", region.eps) if number else region
+    lower: Tensor = total + values.crop(rows.index()).minimum(rows.values)
+    return lower.view(len(y), -1)
 
 
-def crown_margins(graph: Graph, region: Region, y: Tensor) -> Margins:
-    """By backward bounds, those of the hidden neurons included."""
-    bounds = crown(graph, region)
+def crown_margins(graph: Graph, region: Region, y: Tensor, *, memory: int = MEMORY) -> Margins:
+    """By backward bounds, those of the hidden neurons included, in as much memory as :func:`crown` is given."""
+    bounds = crown(graph, region, memory=memory)
     return Margins(each_margin(graph, bounds, region, y).amin(1), scale(bounds.intervals))
 
 

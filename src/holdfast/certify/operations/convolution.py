@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from holdfast.certify.graph import Interval
 from holdfast.certify.rows import Rows, Window
-from holdfast.models.gradients import Geometry, by_phases, phases
+from holdfast.models.gradients import Geometry, by_columns, by_phases, phases
 
 if TYPE_CHECKING:
     from holdfast.certify.operations.linear import Shapes
@@ -26,10 +26,13 @@ __all__ = ["Convolution"]
 
 Pair = tuple[int, int]
 
-# How large a dense matrix may be, and how many times the products of the convolution it may take: convolutions of few
-# channels run at a small share of a processor's speed.
+# How large a dense matrix may be, and how many times the products of the convolution it may take: transposed
+# convolutions with a stride, and those to few channels, run at a small share of a processor's speed. All measured.
 _LARGEST = 1 << 22
-_FEW, _WORTH, _WORTH_OF_FEW = 8, 6, 24
+_WORTH, _WORTH_OF_STRIDED, _WORTH_OF_FEW = 3, 14, 24
+_FEW = 8
+# Input channels up to which it is quicker without a stride, too, to sum up the columns of a matrix product.
+_FEWEST = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +90,8 @@ class Convolution:
         shape = (channels, bottom - top, right - left)
         kernel = math.prod(self.weight.shape[1:])
         entries = math.prod(values.shape[1:]) * math.prod(shape)
-        worth = _WORTH_OF_FEW if channels < _FEW else _WORTH
+        worth = _WORTH if self.stride == (1, 1) else _WORTH_OF_STRIDED
+        worth = _WORTH_OF_FEW if channels < _FEW else worth
         dense = entries <= min(_LARGEST, worth * math.prod(values.shape[1:]) * kernel)
         # A matrix pays when enough rows use it; gradients with respect to the weights go the other way.
         if dense and values.device.type == "cpu" and not self.weight.requires_grad:
@@ -111,7 +115,8 @@ class Convolution:
         return matrix
 
     def _spread(self, values: Tensor) -> Tensor:
-        if self.weight.requires_grad or self.groups > 1 or self.dilation != (1, 1) or self.stride == (1, 1):
+        plain = self.groups == 1 and self.dilation == (1, 1) and not self.weight.requires_grad
+        if not plain or (self.stride == (1, 1) and self.weight.shape[1] > _FEWEST):
             return functional.conv_transpose2d(
                 values, self.weight, stride=self.stride, groups=self.groups, dilation=self.dilation
             )
@@ -134,7 +139,7 @@ def _spread(values: Tensor, weight: Tensor, stride: Pair) -> Tensor:
 
 
 class _Spread(torch.autograd.Function):
-    """A transposed convolution with a stride, by its phases; its transpose is the convolution."""
+    """A transposed convolution by the quicker of two ways, as for input gradients; its transpose is the convolution."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, stride: Pair) -> Tensor:
@@ -142,7 +147,10 @@ class _Spread(torch.autograd.Function):
         ctx.stride = stride
         kernel = (weight.shape[2], weight.shape[3])
         height, width = ((n - 1) * s + k for n, s, k in zip(values.shape[2:], stride, kernel, strict=True))
-        return by_phases(values, phases(weight, stride), (height, width), Geometry(kernel, stride, (0, 0)))
+        geometry = Geometry(kernel, stride, (0, 0))
+        if stride == (1, 1) or weight.shape[1] == 1:
+            return by_columns(values, weight.flatten(1).t(), (height, width), geometry)
+        return by_phases(values, phases(weight, stride), (height, width), geometry)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

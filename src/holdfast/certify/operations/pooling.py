@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from holdfast.certify.graph import Interval
-from holdfast.certify.relaxations import Planes, max_pool
+from holdfast.certify.relaxations import Planes, contested, max_pool
 from holdfast.certify.rows import Rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from holdfast.certify.operations.linear import Shapes
 
 __all__ = ["MaxPool"]
@@ -45,21 +47,24 @@ class MaxPool:
         return max_pool(self._windows(x.lower), self._windows(x.upper))
 
     def undecided(self, x: Interval) -> Tensor:
-        return x.lower < x.upper
+        """Those that may be the largest of a window in which another one may be that too."""
+        shape = tuple(x.lower.shape[1:])
+        found = contested(self._windows(x.lower), self._windows(x.upper)).to(x.lower.dtype)
+        return self._scatter(found.unbind(-1), Rows.whole(found[..., 0]), shape).full(shape) > 0
 
     def backward(self, rows: Rows, planes: Planes, shapes: Shapes) -> tuple[tuple[Rows, ...], Tensor | None]:
         assert rows.window is not None  # the value is a feature map
-        lower_slope, lower_intercept, upper_slope, upper_intercept = (
-            rows.cut(plane).unsqueeze(1)
-            for plane in (planes.lower_slope, planes.lower_intercept, planes.upper_slope, planes.upper_intercept)
+        lower, lower_shift, upper, upper_shift = (rows.cut(plane).unsqueeze(1) for plane in planes)
+        values = rows.grouped(len(lower))
+        negative = values.clamp_max(0)
+        positive = values - negative
+        total = torch.linalg.vecdot(positive.flatten(2), lower_shift.flatten(2))
+        total = total + torch.linalg.vecdot(negative.flatten(2), upper_shift.flatten(2))
+        slopes = ((part.contiguous() for part in slope.unbind(-1)) for slope in (lower, upper))
+        parts = (
+            (positive * below).addcmul_(negative, above).flatten(0, 1) for below, above in zip(*slopes, strict=True)
         )
-        values = rows.grouped(len(planes.lower_slope))
-        positive = values.relu()
-        negative = values - positive
-        total = torch.linalg.vecdot(positive.flatten(2), lower_intercept.flatten(2))
-        total = total + torch.linalg.vecdot(negative.flatten(2), upper_intercept.flatten(2))
-        parts = positive.unsqueeze(-1) * lower_slope + negative.unsqueeze(-1) * upper_slope
-        return (self._scatter(parts.flatten(0, 1), rows, shapes[0]),), total.flatten()
+        return (self._scatter(parts, rows, shapes[0]),), total.flatten()
 
     def _windows(self, x: Tensor) -> Tensor:
         """``(N, C, H, W, k)`` the inputs of each window, the lowest number there is for those in the padding."""
@@ -90,8 +95,8 @@ class MaxPool:
             (width - 1) * self.stride[1] + self.dilation[1] * (self.kernel[1] - 1) + 1,
         )
 
-    def _scatter(self, parts: Tensor, rows: Rows, shape: tuple[int, ...]) -> Rows:
-        """The coefficients of windows' inputs, summed into place."""
+    def _scatter(self, parts: Iterable[Tensor], rows: Rows, shape: tuple[int, ...]) -> Rows:
+        """The coefficients ``(R, C, h, w)`` of each of the windows' inputs in turn, summed into place."""
         assert rows.window is not None
         (first, last), (begin, end) = rows.window
         starts = (first * self.stride[0] - self.padding[0], begin * self.stride[1] - self.padding[1])
@@ -101,10 +106,10 @@ class MaxPool:
                 (last - first, end - begin), self.stride, self.dilation, self.kernel, strict=True
             )
         )
-        total = parts.new_zeros(len(parts), shape[0], *size)
-        for number, (i, j) in enumerate(self._places()):
+        total = rows.values.new_zeros(len(rows.values), shape[0], *size)
+        for (i, j), part in zip(self._places(), parts, strict=True):
             total[:, :, i : i + (last - first - 1) * self.stride[0] + 1 : self.stride[0],
-                  j : j + (end - begin - 1) * self.stride[1] + 1 : self.stride[1]] += parts[..., number]  # fmt: skip
+                  j : j + (end - begin - 1) * self.stride[1] + 1 : self.stride[1]] += part  # fmt: skip
         top, left = (max(start, 0) for start in starts)
         bottom, right = (
             min(start + length, limit) for start, length, limit in zip(starts, size, shape[1:], strict=True)

@@ -87,10 +87,9 @@ class Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, lower: Tensor, upper: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(values, lower, upper, shift)
-        positive = values.relu()
-        negative = values - positive
+        negative = values.clamp_max(0)
         total = torch.linalg.vecdot(negative.flatten(2), shift.flatten(2))
-        return positive.mul_(lower).addcmul_(negative, upper), total
+        return (values * lower).addcmul_(negative, upper - lower), total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

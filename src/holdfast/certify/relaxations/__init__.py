@@ -2,6 +2,17 @@
 
 from holdfast.certify.relaxations.activations import ACTIVATIONS, clamp, gelu, leaky_relu, power, silu
 from holdfast.certify.relaxations.planes import Activation, Planes
-from holdfast.certify.relaxations.pooling import max_pool
+from holdfast.certify.relaxations.pooling import contested, max_pool
 
-__all__ = ["ACTIVATIONS", "Activation", "Planes", "clamp", "gelu", "leaky_relu", "max_pool", "power", "silu"]
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Planes",
+    "clamp",
+    "contested",
+    "gelu",
+    "leaky_relu",
+    "max_pool",
+    "power",
+    "silu",
+]

@@ -6,7 +6,19 @@ from torch import Tensor
 from holdfast.certify.relaxations.planes import Planes, rounded_up
 from holdfast.threats.norm import safe_divide
 
-__all__ = ["max_pool"]
+__all__ = ["contested", "max_pool"]
+
+
+def contested(lower: Tensor, upper: Tensor) -> Tensor:
+    """``(..., k)`` bool, the inputs that may be the maximum where it is not known which one is."""
+    top = lower.amax(-1, keepdim=True)
+    return (upper > top) & ~_known(lower, upper)
+
+
+def _known(lower: Tensor, upper: Tensor) -> Tensor:
+    """``(..., 1)`` whether the input with the largest lower bound is the maximum for certain."""
+    top, winner = lower.max(-1, keepdim=True)
+    return (upper.scatter(-1, winner, -torch.inf) <= top).all(-1, keepdim=True)
 
 
 def max_pool(lower: Tensor, upper: Tensor) -> Planes:
@@ -37,8 +49,7 @@ def max_pool(lower: Tensor, upper: Tensor) -> Planes:
     level = torch.maximum(top, third)
     slope = safe_divide((upper - level).clamp_min(0), width).clamp_max(1)
     winner = torch.zeros_like(lower).scatter(-1, lower.argmax(-1, keepdim=True), 1.0)
-    alone = (upper.masked_fill(winner > 0, -torch.inf) <= top).all(-1, keepdim=True)
-    slope = torch.where(alone, winner, slope)
+    slope = torch.where(_known(lower, upper), winner, slope)
     # The least intercept for these slopes: the box's worst corner for each input in turn.
     s, low, high = slope.double(), lower.double(), upper.double()
     intercept = ((1 - s) * high + s * low).amax(-1) - (s * low).sum(-1)
