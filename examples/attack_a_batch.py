@@ -5,14 +5,13 @@ python examples/attack_a_batch.py
 
 import torch
 
-from holdfast import L2, PGD, Linf, load_data
+from holdfast import L2, PGD, Linf, load_data, train
 from holdfast.models.networks import digits_conv
-from holdfast.train import Standard, fit
 
 
 def main() -> None:
     torch.manual_seed(0)
-    model = fit(digits_conv(), load_data("digits", split="train"), Standard(), epochs=5)
+    model = train(digits_conv(), "digits", "linf:0.1", method="standard", settings={"epochs": 5}).model
     batch = next(load_data("digits").batches(64))
     for threat in (Linf(0.1), L2(0.5)):
         result = PGD(steps=40, restarts=2)(model, batch.x, batch.y, threat=threat)

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 
 import holdfast
-from holdfast.train import Standard, fit
 
 
 def my_model() -> nn.Module:
     """Return a trained module that maps inputs (N, ...) to logits (N, K), with its normalisation inside."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
-    return fit(model, holdfast.load_data("digits", split="train"), Standard(), epochs=10)
+    return holdfast.train(model, "digits", "linf:0.1", method="standard", settings={"epochs": 10}).model
 
 
 def my_data() -> tuple[Tensor, Tensor]:

@@ -9,13 +9,12 @@ from torch import nn
 import holdfast
 from holdfast import Linf, load_data
 from holdfast.certify import exact_distance
-from holdfast.train import PGDTraining, fit
 
 
 def main() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    fit(model, load_data("digits", split="train"), PGDTraining(Linf(0.1)), epochs=20)
+    holdfast.train(model, "digits", Linf(0.1), method="pgd", settings={"epochs": 20})
 
     result = holdfast.audit(model, "digits", Linf(0.1), examples="0:200", certify="complete")
     lower, upper = result.bracket

@@ -43,6 +43,8 @@ from holdfast.certify.certificate import METHODS
 from holdfast.certify.output import BoundMethod
 from holdfast.certify.rules import RULES
 from holdfast.cli.main import INTERRUPTED, app
+from holdfast.train import Recipe
+from holdfast.train import methods as training
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -319,11 +321,25 @@ def test_command_line_page_lists_every_attack() -> None:
 
 def test_python_page_names_what_packages_export() -> None:
     listed = section(DOCS / "reference" / "python.md", "In sub-packages")
-    # The names of the last two are also those of functions.
-    for package in (attacks, *map(importlib.import_module, ("holdfast.audit", "holdfast.certify"))):
+    # The names of the others are also those of functions.
+    for package in (attacks, *map(importlib.import_module, ("holdfast.audit", "holdfast.certify", "holdfast.train"))):
         lines = [line for line in listed.splitlines() if line.startswith(f"| `{package.__name__}`: ")]
         named = [name for line in lines for name in re.findall(r"`(\w+)`", line.split("|")[1])]
         assert sorted(named) == sorted(package.__all__), package
+
+
+TRAINING = DOCS / "reference" / "training.md"
+
+
+def test_training_page_lists_every_method() -> None:
+    listed = {row[0]: row[1] for row in rows(section(TRAINING, "Methods"))}
+    known = training.METHODS | {f"{name}:": kind for name, kind in training.WRAPPERS.items()}
+    assert listed == {name: kind.__name__ for name, kind in known.items()}
+
+
+def test_training_page_gives_the_recipe() -> None:
+    table = {row[0]: row[1] for row in rows(section(TRAINING, "Recipe"))}
+    assert table == {f.name: "required" if f.default is MISSING else str(f.default) for f in fields(Recipe)}
 
 
 CERTIFY = DOCS / "reference" / "certify.md"

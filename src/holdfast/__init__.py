@@ -11,7 +11,9 @@ from holdfast.certify import Certificate, certify
 from holdfast.data import Batch, Source, load_data
 from holdfast.errors import DataError, HoldfastError, ModelError, RunError, SettingError
 from holdfast.models import BPDA, Query, load_model
+from holdfast.processes import Processes
 from holdfast.threats import L0, L1, L2, Box, Linf, Threat, parse_threat
+from holdfast.train import TrainingResult, train
 
 __version__ = version("holdfast")
 
@@ -32,15 +34,18 @@ __all__ = [
     "HoldfastError",
     "Linf",
     "ModelError",
+    "Processes",
     "Query",
     "RunError",
     "SettingError",
     "Source",
     "Threat",
+    "TrainingResult",
     "__version__",
     "audit",
     "certify",
     "load_data",
     "load_model",
     "parse_threat",
+    "train",
 ]

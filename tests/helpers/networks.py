@@ -5,16 +5,19 @@ from functools import cache
 import torch
 from torch import nn
 
+from holdfast import Linf
 from holdfast.data import load_data
 from holdfast.models.networks import digits_conv
-from holdfast.train import Standard, fit
+from holdfast.train import Recipe, Standard, fit
 
 
 @cache
 def _weights() -> dict[str, torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return fit(digits_conv(), load_data("digits", split="train"), Standard(), epochs=8).state_dict()
+        network = digits_conv()
+        fit(network, load_data("digits", split="train"), Standard(), Linf(0.1), Recipe(epochs=8))
+        return network.state_dict()
 
 
 def ordinary_digits() -> nn.Sequential:

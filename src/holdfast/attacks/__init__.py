@@ -3,9 +3,9 @@
 from holdfast.attacks.annealed import AnnealedPGD
 from holdfast.attacks.apgd import APGD
 from holdfast.attacks.apgd_l1 import APGDL1
+from holdfast.attacks.ascent import climb
 from holdfast.attacks.attack import Attack, AttackResult, Knowledge
 from holdfast.attacks.bim import BIM
-from holdfast.attacks.climb import climb
 from holdfast.attacks.craft import craft
 from holdfast.attacks.cw import CW
 from holdfast.attacks.ddn import DDN

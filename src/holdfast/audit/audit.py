@@ -1,9 +1,10 @@
 """The audit: attacks over a data set, verdicts kept as they fall, and one honest result."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from holdfast.data import Batch, Source, load_data
 from holdfast.errors import ModelError, RunError, SettingError
 from holdfast.models import load_model
 from holdfast.models.query import Query
+from holdfast.processes import ALONE, Processes
 from holdfast.threats import Threat, parse_threat
 
 __all__ = ["Progress", "audit"]
@@ -55,6 +57,7 @@ def audit(
     certify_seconds: float = 20.0,
     certify_budgets: Sequence[float | str] = (),
     sigma: float | None = None,
+    processes: Processes = ALONE,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> AuditResult:
     """Measure how a model stands up to an adversary.
@@ -103,8 +106,12 @@ def audit(
     sigma : float, optional
         The scale of the noise of ``certify="smoothing"``, which certifies the smoothed classifier: another one than the
         model, and told apart from its bracket.
+    processes : Processes
+        Those that share the examples. Each writes to the run's folder, which all of them must see, and all get the
+        result. A model given by its name is put where its process computes.
     on_progress : callable
-        Called at the start and after every step of the engine or of a proof.
+        Called at the start and after every step of the engine or of a proof; where there are several processes, in the
+        main one, about its share.
 
     Returns
     -------
@@ -122,6 +129,8 @@ def audit(
         raise SettingError(f"batch_size: at least 1 row a call is needed, got {batch_size}")
     if save_inputs and run is None:
         raise SettingError("save_inputs: there is no place to save to; give a run folder")
+    if processes.count > 1 and run is None:
+        raise SettingError(f"the verdicts of {processes.count} processes meet in a run folder; give one, as --run DIR")
     threat = parse_threat(threat) if isinstance(threat, str) else threat
     certification = CertificationPlan.of(certify, certify_seconds, certify_budgets, threat)
     if sigma is not None and certify != "smoothing":
@@ -129,6 +138,8 @@ def audit(
     plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)
     name = model if isinstance(model, str) else str(model) if isinstance(model, Path) else type(model).__name__
     module = load_model(model, weights)
+    if processes.device is not None and not isinstance(model, nn.Module):
+        module.to(processes.device)
     source = load_data(data, split=split, examples=examples)
     smoothing = SmoothingPlan.of(sigma, threat, source.shape) if certify == "smoothing" else None
     folder = None if run is None else Path(run)
@@ -149,46 +160,61 @@ def audit(
         "save_inputs": save_inputs,
         "certify": next((asked.to_dict() for asked in (certification, smoothing) if asked is not None), None),
     }
-    with RunStore(folder, settings) as store, query:
+
+    def batches() -> Iterator[Batch]:
+        """The share of this process, in the batches that there are without others."""
+        return islice(source.batches(query.batch_size), processes.rank, None, processes.count)
+
+    with RunStore(folder, settings, processes) as store, query:
         _check_classes(query, source, first)
         diagnostics = examine_model(query, threat, plan, first)
-        ledger = Ledger(store, query, len(source), save_inputs, on_progress)
+        lengths = [min(query.batch_size, len(source) - start) for start in range(0, len(source), query.batch_size)]
+        told = on_progress if processes.is_main else _say_nothing
+        ledger = Ledger(store, query, sum(processes.deal(lengths)), save_inputs, told)
         ledger.report()
         attack = partial(drive, query, threat, plan.stages, seed=seed, max_forwards=max_forwards, samples=plan.samples)
         if certification is None:
-            for outcomes in attack(_missing(source, query.batch_size, store)):
+            for outcomes in attack(_missing(batches(), store)):
                 ledger.add(outcomes)
                 ledger.report()
         else:
             certifier = certification.certifier(normalised(module, mean, std), query, first.x)
             proofs = Proofs(certifier, query, certification.threat, ledger, seed, plan.samples)
-            for outcomes in attack(proofs.screen(source)):
+            for outcomes in attack(proofs.screen(batches())):
                 proofs.keep(outcomes)
                 ledger.report()
-            proofs.finish(source)
-            proofs.draw_curve(source, certification.budgets)
+            proofs.finish(batches())
+            proofs.draw_curve(batches(), certification.budgets)
         if smoothing is not None:
             smoothed = Smoothed(module, smoothing.sigma, mean=mean, std=std, batch_size=query.batch_size, seed=seed)
-            certify_smoothed(smoothed, smoothing, source, query.batch_size, store, ledger.report)
-        store.commit()
-        result = summarise(
-            store,
-            source,
-            plan,
-            certification,
-            smoothing,
-            diagnostics,
-            attacked=max_forwards is None or max_forwards >= plan.samples,
-            model=name,
-            threat=threat,
-            seed=seed,
-            device=str(query.device),
-        )
-        if folder is not None:
-            if save_inputs:
-                write_inputs(store, folder / "adversarial.npz", source.shape)
-            write_json(folder / "audit.json", result)
+            certify_smoothed(smoothed, smoothing, batches(), store, ledger.report)
+        store.unite()
+        result = None
+        if processes.is_main:
+            result = summarise(
+                store,
+                source,
+                plan,
+                certification,
+                smoothing,
+                diagnostics,
+                attacked=max_forwards is None or max_forwards >= plan.samples,
+                model=name,
+                threat=threat,
+                seed=seed,
+                device=str(query.device),
+            )
+            if folder is not None:
+                if save_inputs:
+                    write_inputs(store, folder / "adversarial.npz", source.shape)
+                write_json(folder / "audit.json", result)
+    result = processes.tell(result)
+    assert result is not None  # the main one has it
     return result
+
+
+def _say_nothing(progress: Progress) -> None:
+    pass
 
 
 def _default(threat: Threat, knowledge: Knowledge) -> str:
@@ -214,9 +240,9 @@ def write_json(path: Path, result: AuditResult) -> None:
         raise RunError(f"{path}: {error.strerror or error}; the verdicts are kept: repeat the command") from error
 
 
-def _missing(source: Source, size: int, store: RunStore) -> Iterator[Batch]:
+def _missing(batches: Iterable[Batch], store: RunStore) -> Iterator[Batch]:
     """The examples that have no verdict yet."""
-    for batch in source.batches(size):
+    for batch in batches:
         places = torch.tensor(store.missing(batch.index.tolist()), dtype=torch.int64)
         if len(places):
             yield Batch(batch.index[places], batch.x[places], batch.y[places])

@@ -2,11 +2,11 @@
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from holdfast.attacks import (
     APGD,
@@ -35,6 +35,7 @@ from holdfast.attacks import (
 )
 from holdfast.audit.protocols import PROTOCOLS, EvaluationProtocol
 from holdfast.errors import SettingError
+from holdfast.settings import build
 from holdfast.threats import Threat
 
 __all__ = ["ATTACKS", "find_protocol", "single"]
@@ -104,15 +105,7 @@ def single(name: str, settings: dict[str, Any]) -> EvaluationProtocol:
 def _attack(name: str, settings: dict[str, Any]) -> Attack:
     if name not in ATTACKS:
         raise SettingError(f"unknown attack {name!r}: choose one of {', '.join(ATTACKS)}")
-    kind: Any = ATTACKS[name]
-    known = [field.name for field in fields(kind)]
-    if unknown := next((key for key in settings if key not in known), None):
-        raise SettingError(f"{name} has no setting {unknown!r}: its settings are {', '.join(known)}")
-    try:
-        attack: Attack = TypeAdapter(kind).validate_python(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SettingError(f"{name}: setting {first['loc'][0]!r}: {first['msg']}") from None
+    attack: Attack = build(ATTACKS[name], name, settings)
     return attack
 
 

@@ -64,7 +64,8 @@ class Ledger:
     def __post_init__(self) -> None:
         self.decided, self.standing, self.certified = next(
             self.store.select(
-                "SELECT count(*), coalesce(sum(verdict IN ('robust', 'undecided')), 0), count(certified) FROM examples"
+                "SELECT count(*), coalesce(sum(verdict IN ('robust', 'undecided')), 0), count(certified) "
+                "FROM main.examples"
             )
         )
 

@@ -1,7 +1,7 @@
 """Certification within an audit: what proves quickly goes before the attacks, what takes long after them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,7 +13,7 @@ from holdfast.audit.ledger import Ledger
 from holdfast.audit.store import contradiction
 from holdfast.certify.certificate import SEARCH, Certificate
 from holdfast.certify.certify import Certifier
-from holdfast.data import Batch, Source
+from holdfast.data import Batch
 from holdfast.models.query import Query
 from holdfast.threats import Ball
 
@@ -51,13 +51,13 @@ class Proofs:
     # What the quick bounds say of examples that are under attack.
     bounds: dict[int, Certificate] = field(default_factory=dict)
 
-    def screen(self, source: Source) -> Iterator[Batch]:
+    def screen(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Decide what the clean pass and the quick bounds decide; the examples that are left need an attack.
 
         Batches are bounded whole, also where a run is resumed in their midst: a bound's last bits depend on what it is
         computed together with.
         """
-        for batch in source.batches(self.query.batch_size):
+        for batch in batches:
             places = self.ledger.store.missing(batch.index.tolist())
             if not places:
                 continue
@@ -80,21 +80,21 @@ class Proofs:
         counted = [replace(outcome, forwards=outcome.forwards + self.samples) for outcome in outcomes]
         self.ledger.add(counted, {outcome.index: self.bounds.pop(outcome.index) for outcome in outcomes})
 
-    def finish(self, source: Source) -> None:
+    def finish(self, batches: Iterable[Batch]) -> None:
         """Prove or break what the attacks left, a batch of examples together."""
-        for batch in self._gathered(source, _UNTRIED):
+        for batch in self._gathered(batches, _UNTRIED):
             for place, certificate in self.certifier.prove(*self._prepared(batch), self.threat.at(batch.index)):
                 self._settle(take(batch, torch.tensor([place])), certificate)
                 self.ledger.report()
 
-    def draw_curve(self, source: Source, budgets: Sequence[float]) -> None:
+    def draw_curve(self, batches: Iterable[Batch], budgets: Sequence[float]) -> None:
         """Find the largest of some budgets at which each example that is not certified is, by the quick bounds.
 
         The sets are nested: what is proved at one budget holds at all smaller ones.
         """
         if not budgets:
             return
-        for batch in self._gathered(source, _NO_CURVE):
+        for batch in self._gathered(batches, _NO_CURVE):
             reached = torch.zeros(len(batch), dtype=torch.float64)
             for budget in sorted(budgets, reverse=True):
                 left = take(batch, reached == 0)
@@ -117,13 +117,13 @@ class Proofs:
         certificates = self.certifier.bound(*self._prepared(batch), threat) if len(batch) else []
         return dict(zip(batch.index.tolist(), certificates, strict=True))
 
-    def _gathered(self, source: Source, where: str) -> Iterator[Batch]:
+    def _gathered(self, batches: Iterable[Batch], where: str) -> Iterator[Batch]:
         """The examples whose row in the store meets a condition, in full batches."""
         if not next(self.ledger.store.select(f"SELECT EXISTS (SELECT 1 FROM examples WHERE {where})"))[0]:
             return
         size = self.query.batch_size
         waiting: Batch | None = None
-        for batch in source.batches(size):
+        for batch in batches:
             places = torch.tensor(self.ledger.store.among(batch.index.tolist(), where), dtype=torch.int64)
             waiting = take(batch, places) if waiting is None else join(waiting, take(batch, places))
             if len(waiting) >= size:

@@ -5,7 +5,7 @@ under noise. What is certified of it is no lower end of the model's bracket, and
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from holdfast.audit.interval import clopper_pearson
 from holdfast.audit.result import SmoothedResult
 from holdfast.audit.store import RunStore
 from holdfast.certify.smoothing import Smoothed
-from holdfast.data import Source
+from holdfast.data import Batch
 from holdfast.errors import SettingError
 from holdfast.threats import Ball, Threat
 
@@ -73,11 +73,11 @@ def _reach(threat: Threat, dimensions: int) -> float:
 
 
 def certify_smoothed(
-    smoothed: Smoothed, plan: SmoothingPlan, source: Source, size: int, store: RunStore, report: Callable[[], None]
+    smoothed: Smoothed, plan: SmoothingPlan, batches: Iterable[Batch], store: RunStore, report: Callable[[], None]
 ) -> None:
     """Certify the examples of which the store knows nothing yet, a batch at a time."""
     known = {index for (index,) in store.select("SELECT idx FROM smoothed")}
-    for batch in source.batches(size):
+    for batch in batches:
         left = torch.tensor([index not in known for index in batch.index.tolist()], dtype=torch.bool)
         if not bool(left.any()):
             continue

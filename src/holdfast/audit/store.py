@@ -4,7 +4,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -12,10 +12,13 @@ from typing import Any, Self
 from holdfast.attacks import Outcome
 from holdfast.certify.certificate import Certificate
 from holdfast.errors import RunError
+from holdfast.processes import ALONE, Processes
 
 __all__ = ["NO_CERTIFICATES", "RunStore", "contradiction"]
 
 FILE = "run.sqlite"
+_PART, _PARTS = "run.{}.sqlite", "run.*.sqlite"
+_TABLES = ("examples", "curve", "smoothed", "inputs")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS examples (
@@ -48,12 +51,18 @@ NO_CERTIFICATES: Mapping[int, Certificate] = MappingProxyType({})
 class RunStore:
     """The verdicts of one audit in ``DIR/run.sqlite``, or in a temporary file where no folder is given.
 
+    Where several processes share an audit, each reads the verdicts that there were and writes those that it reaches to
+    a part of its own, ``DIR/run.RANK.sqlite``, until :meth:`unite`. Parts that a killed audit has left are taken in
+    when the store is opened again, by however many processes.
+
     Parameters
     ----------
     folder : Path or None
         The run's folder, made where it is missing.
     settings : dict
         What the verdicts depend on. A folder that holds a run with other settings is refused.
+    processes : Processes
+        Those that share the audit; with more than one a folder is needed.
 
     Raises
     ------
@@ -61,18 +70,76 @@ class RunStore:
         When the folder cannot be written, is full, or holds another audit.
     """
 
-    def __init__(self, folder: Path | None, settings: dict[str, Any]) -> None:
-        self._where = "a temporary file" if folder is None else str(folder / FILE)
+    def __init__(self, folder: Path | None, settings: dict[str, Any], processes: Processes = ALONE) -> None:
+        self._folder, self._processes = folder, processes
+        self._settings = json.dumps(settings, sort_keys=True)
+        if processes.is_main:
+            self._open_whole()
+        if processes.count > 1:
+            if processes.is_main:
+                self._close()
+            processes.wait()
+            self._open_part()
+
+    def _open_whole(self) -> None:
+        """Open what all processes share, and take in what is left in parts."""
+        # An empty name is sqlite's own temporary file: it is on disk, and gone when closed.
+        self._open("" if self._folder is None else self._folder / FILE)
+        with self._faults():
+            self._check("main")
+            for part in [] if self._folder is None else self._folder.glob(_PARTS):
+                self._take_in(part)
+        self._seconds_before = float(self._meta("seconds") or 0)
+
+    def _open_part(self) -> None:
+        """Open this process's own part, in which the verdicts of the whole can be read too."""
+        assert self._folder is not None
+        if not (self._folder / FILE).exists():
+            raise RunError(f"{self._folder / FILE}: process 0 has made it elsewhere; give a --run folder that all see")
+        self._open(self._folder / _PART.format(self._processes.rank))
+        with self._faults():
+            self._db.execute("ATTACH ? AS whole", (str(self._folder / FILE),))
+            for table in _TABLES:
+                self._db.execute(
+                    f"CREATE TEMP VIEW {table} AS SELECT * FROM main.{table} UNION ALL SELECT * FROM whole.{table} "
+                    f"WHERE idx NOT IN (SELECT idx FROM main.{table})"
+                )
+        self._seconds_before = float(self._meta("seconds", "whole") or 0)
+
+    def _open(self, path: Path | str) -> None:
+        self._where = str(path) or "a temporary file"
         self._started = self._committed = time.perf_counter()
         with self._faults():
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-            # An empty name is sqlite's own temporary file: it is on disk, and gone when closed.
-            self._db = sqlite3.connect("" if folder is None else folder / FILE)
+            if self._folder is not None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path)
             self._db.executescript(SCHEMA)
-            self._check(settings)
-        self._settings = json.dumps(settings, sort_keys=True)
-        self._seconds_before = float(self._meta("seconds") or 0)
+        self._is_open = True
+
+    def _take_in(self, path: Path) -> None:
+        """Bring the verdicts of a part into the whole, and delete the part."""
+        with closing(sqlite3.connect(path)) as part:
+            part.executescript(SCHEMA)  # a kill may have come before it
+        self._db.execute("ATTACH ? AS part", (str(path),))
+        self._check("part")
+        seconds = max(float(self._meta("seconds", schema) or 0) for schema in ("main", "part"))
+        for table in _TABLES:
+            self._db.execute(f"INSERT OR REPLACE INTO main.{table} SELECT * FROM part.{table}")
+        self._db.execute("INSERT OR IGNORE INTO main.meta SELECT * FROM part.meta WHERE key = 'settings'")
+        self._db.execute("INSERT OR REPLACE INTO main.meta VALUES ('seconds', ?)", (str(seconds),))
+        self._db.commit()
+        self._db.execute("DETACH part")
+        path.unlink()
+
+    def unite(self) -> None:
+        """Wait for all processes; the main one then has the verdicts of all, and to the others the store is closed."""
+        self.commit()
+        if self._processes.count == 1:
+            return
+        self._close()
+        self._processes.wait()
+        if self._processes.is_main:
+            self._open_whole()
 
     def __enter__(self) -> Self:
         return self
@@ -81,10 +148,14 @@ class RunStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if not isinstance(error, RunError):
+            if self._is_open and not isinstance(error, RunError):
                 self.commit()
         finally:
-            self._db.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._is_open = False
+        self._db.close()
 
     @property
     def seconds(self) -> float:
@@ -107,17 +178,17 @@ class RunStore:
         """
         rows = [_row(outcome, certificates.get(outcome.index)) for outcome in outcomes]
         with self._writing():
-            self._db.executemany("INSERT OR REPLACE INTO examples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO main.examples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             if inputs:
                 found = [(o.index, o.x_adv.float().cpu().contiguous().numpy().tobytes()) for o in outcomes]
-                self._db.executemany("INSERT OR REPLACE INTO inputs VALUES (?, ?)", found)
+                self._db.executemany("INSERT OR REPLACE INTO main.inputs VALUES (?, ?)", found)
 
     def insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Keep rows of another table, in place of what is known of their examples."""
         if rows:
             marks = ", ".join("?" * len(rows[0]))
             with self._writing():
-                self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)
+                self._db.executemany(f"INSERT OR REPLACE INTO main.{table} VALUES ({marks})", rows)
 
     def commit(self) -> None:
         """Write to disk what was added."""
@@ -147,20 +218,20 @@ class RunStore:
         with self._faults():
             yield from self._db.execute(query, parameters)
 
-    def _meta(self, key: str) -> str | None:
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    def _meta(self, key: str, schema: str = "main") -> str | None:
+        row = self._db.execute(f"SELECT value FROM {schema}.meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def _check(self, settings: dict[str, Any]) -> None:
+    def _check(self, schema: str) -> None:
         """Refuse the run of another audit, naming the first setting that differs."""
-        kept = self._meta("settings")
+        kept = self._meta("settings", schema)
         if kept is None:
             return
-        before, now = _flat(json.loads(kept)), _flat(json.loads(json.dumps(settings)))
+        before, now = _flat(json.loads(kept)), _flat(json.loads(self._settings))
         for key in sorted(before.keys() | now.keys()):
             old, new = before.get(key, "absent"), now.get(key, "absent")
             if old != new:
-                self._db.close()
+                self._close()
                 raise RunError(
                     f"{self._where} holds another audit: {key} was {old} and is now {new}; give another --run folder, "
                     "or the same settings to resume"

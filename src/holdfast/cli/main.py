@@ -15,6 +15,7 @@ from rich.console import Console
 
 from holdfast.cli import options
 from holdfast.errors import HoldfastError, SettingError
+from holdfast.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from holdfast.attacks import Knowledge
@@ -37,12 +38,19 @@ _err = Console(stderr=True, highlight=False)
 
 
 @contextmanager
-def _faults(kept: str) -> Iterator[None]:
-    """Print an error in one line and exit with its code; ``kept`` says what an interruption leaves."""
+def _faults(kept: str) -> Iterator[Processes]:
+    """Print an error in one line and exit with its code; ``kept`` says what an interruption leaves.
+
+    What is done inside may be shared by processes that were launched together, of which the main one speaks.
+    """
+    processes = ALONE
     try:
-        yield
+        with Processes.launched() as processes:
+            _out.quiet = _err.quiet = not processes.is_main
+            yield processes
     except HoldfastError as error:
         _err.print(f"holdfast: {error}", markup=False, soft_wrap=True)
+        processes.part()
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt:
         _err.print(f"holdfast: interrupted; {kept}", markup=False, soft_wrap=True)
@@ -103,7 +111,7 @@ def audit(
     kept = "nothing was kept (give --run DIR to be able to resume)"
     if run is not None:
         kept = f"every verdict so far is kept in {run}: the same command goes on from there"
-    with _faults(kept):
+    with _faults(kept) as processes:
         from holdfast.audit import audit as run_audit
         from holdfast.cli.progress import watching
         from holdfast.report import show_result
@@ -129,6 +137,7 @@ def audit(
                 certify_seconds=certify_seconds,
                 certify_budgets=options.split(certify_budgets),
                 sigma=sigma,
+                processes=processes,
                 on_progress=show,
             )
         show_result(result, _out)
@@ -178,7 +187,7 @@ def certify(
     kept = "nothing was kept (give --out DIR to be able to resume)"
     if out is not None:
         kept = f"what was certified so far is kept in {out}: the same command goes on from there"
-    with _faults(kept):
+    with _faults(kept) as processes:
         from holdfast.cli.certify import prove, smooth
 
         settings: dict[str, Any] = {
@@ -191,6 +200,10 @@ def certify(
             "std": options.parse_numbers(std, "--std"),
         }
         if method == "smoothing":
+            if processes.count > 1:
+                raise SettingError(
+                    "--method smoothing: one process writes the log; share the examples by audit --certify smoothing"
+                )
             if threat is not None or budgets is not None:
                 raise SettingError("--threat, --certify-budgets: smoothing finds the radius itself; leave them out")
             noise: dict[str, Any] = {"sigma": sigma, "alpha": alpha, "samples": samples, "procedure": procedure}
@@ -201,7 +214,8 @@ def certify(
             if sigma is not None:
                 raise SettingError(f"--sigma: {method} proves without noise; leave it out, or choose smoothing")
             limits: dict[str, Any] = {"certify_seconds": seconds, "certify_budgets": options.split(budgets)}
-            prove(model, data, options.read_threat(threat, box), method, out, _out, _err, **limits, **settings)
+            allowed = options.read_threat(threat, box)
+            prove(model, data, allowed, method, out, _out, _err, processes=processes, **limits, **settings)
 
 
 @app.command()
@@ -231,7 +245,7 @@ def attack(
     std: options.Std = None,
 ) -> None:
     """Craft adversarial inputs with one attack and save them."""
-    with _faults(f"every input so far is kept in {out}: the same command goes on from there"):
+    with _faults(f"every input so far is kept in {out}: the same command goes on from there") as processes:
         from holdfast.audit import audit as run_audit
         from holdfast.audit import single
         from holdfast.cli.progress import watching
@@ -252,6 +266,7 @@ def attack(
                 mean=options.parse_numbers(mean, "--mean"),
                 std=options.parse_numbers(std, "--std"),
                 save_inputs=True,
+                processes=processes,
                 on_progress=show,
             )
         broken = result.verdicts["broken"]
@@ -286,6 +301,90 @@ def verify(
         from holdfast.cli.verify import decide
 
         decide(model, weights, prop, timeout, seed, out, _out, _err)
+
+
+@app.command()
+def train(
+    data: options.Data,
+    threat: options.ThreatText,
+    run: Annotated[
+        Path,
+        typer.Option(
+            "--run",
+            help="folder for weights.safetensors, train.json and the audit; the same command resumes it",
+            show_default=False,
+        ),
+    ],
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            "--arch",
+            help="mlp, conv-small, lenet5, preact-resnet18, wide-resnet-28-10, timm:NAME, torchvision:NAME or hf:NAME",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="a network of your own instead: file.py:factory or package.module:factory"),
+    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="pgd, trades, n-fgsm, ibp ...; docs/reference/training.md lists them")
+    ] = "pgd",
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="passes over the examples; the recipe's by default")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="a setting of the method or the recipe, such as steps=10 or lr=0.01; repeatable"),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="weights to start from; random ones otherwise")
+    ] = None,
+    examples: options.Examples = None,
+    box: options.BoxText = "0,1",
+    seed: options.Seed = 0,
+    track: Annotated[
+        list[str] | None, typer.Option("--track", help="tell tensorboard, mlflow or wandb how it goes; repeatable")
+    ] = None,
+    protocol: Annotated[str, typer.Option("--audit", help="the protocol of the audit at the end, or none")] = "fast",
+    audited: Annotated[str, typer.Option("--audit-examples", help="START:STOP, the test examples to audit")] = ":1000",
+    certify: Annotated[
+        str | None,
+        typer.Option(
+            "--certify",
+            help="what the audit proves with; alpha-crown for certified training, else none",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Train a robust model, and audit it."""
+    kept = f"what was learned up to the last checkpoint is kept in {run}: the same command goes on from there"
+    with _faults(kept) as processes:
+        from holdfast.cli.train import run_train
+
+        if (arch is None) == (model is None):
+            raise SettingError("give --arch NAME for a network by name, or --model file.py:factory for your own")
+        settings = dict(_setting(text) for text in set_ or [])
+        if epochs is not None:
+            settings["epochs"] = str(epochs)
+        run_train(
+            cast("str", arch or model),
+            data,
+            options.read_threat(threat, box),
+            run,
+            _out,
+            _err,
+            protocol=protocol,
+            certify=certify,
+            audited=audited,
+            processes=processes,
+            track=track or [],
+            method=method,
+            settings=settings,
+            weights=weights,
+            examples=examples,
+            seed=seed,
+        )
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from holdfast.errors import ModelError
+from holdfast.models.architectures import is_network, make_network
 from holdfast.models.exported import load_exported
 from holdfast.models.factory import call_factory
 from holdfast.models.files import one_line
@@ -26,7 +28,8 @@ _NETWORKS: Mapping[str, Callable[[Path], nn.Module]] = {
     ".pt2": load_exported,
 }
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
-_FORMS = "file.py:factory, package.module:factory, net.onnx or net.pt2"
+TRAINED = "train.json"
+_FORMS = "a folder of holdfast train, file.py:factory, package.module:factory, net.onnx or net.pt2"
 
 
 def load_model(spec: nn.Module | str | Path, weights: str | Path | None = None) -> nn.Module:
@@ -41,7 +44,8 @@ def load_model(spec: nn.Module | str | Path, weights: str | Path | None = None) 
         - ``"path/to/file.py:factory"`` or ``"package.module:factory"``, a function without arguments (or a class) that
           makes one. The folder of the Python file is importable while it runs;
         - ``"net.onnx"`` (or ``"net.onnx.gz"``), see :func:`~holdfast.models.load_onnx`;
-        - ``"net.pt2"``, a program saved by ``torch.export.save`` with its batch dimension left free.
+        - ``"net.pt2"``, a program saved by ``torch.export.save`` with its batch dimension left free;
+        - ``"DIR"``, the folder of a run of :func:`holdfast.train`, which holds the network's weights too.
     weights
         A file of weights for a module or a factory's module, see :func:`~holdfast.models.load_weights`. They go through
         the module's own ``load_state_dict``.
@@ -59,6 +63,8 @@ def load_model(spec: nn.Module | str | Path, weights: str | Path | None = None) 
     if isinstance(spec, nn.Module):
         return spec if weights is None else _with_weights(spec, weights)
     text = str(spec)
+    if (Path(text) / TRAINED).is_file():
+        return _trained(Path(text), weights)
     source, colon, factory = text.rpartition(":")
     if colon and factory.isidentifier():
         module = call_factory(source, factory)
@@ -78,6 +84,18 @@ def load_model(spec: nn.Module | str | Path, weights: str | Path | None = None) 
             "file as its weights"
         )
     raise ModelError(f"{text}: not a kind of model that is known; give {_FORMS}")
+
+
+def _trained(folder: Path, weights: str | Path | None) -> nn.Module:
+    """The network of a training run, as its record describes it."""
+    path = folder / TRAINED
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))["network"]
+        name, shape, classes = str(about["name"]), tuple(about["shape"]), int(about["classes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: not the record of a training run ({one_line(error)}); train again") from error
+    network = make_network(name, shape, classes) if is_network(name) else load_model(name)
+    return _with_weights(network, weights or folder / "weights.safetensors")
 
 
 def _with_weights(module: nn.Module, weights: str | Path) -> nn.Module:

@@ -13,7 +13,9 @@ from holdfast.attacks import climb
 from holdfast.draws import Draws
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
+from holdfast.processes import ALONE, Processes
 from holdfast.threats import Threat
+from holdfast.train.method import Criterion
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -36,6 +38,8 @@ class Evaluation:
         falls to 0, the loss has become so crooked that single steps no longer find what is worst.
     per_class : tuple of float
         ``multi_step`` class by class; NaN for a class without examples.
+    certified : float
+        What backward bounds prove, those of hidden neurons being intervals; NaN where nothing was to be proved.
     """
 
     clean: float
@@ -43,31 +47,53 @@ class Evaluation:
     multi_step: float
     alignment: float
     per_class: tuple[float, ...]
+    certified: float = math.nan
 
     @property
     def gap(self) -> float:
         """By how much single steps flatter the model."""
         return self.single_step - self.multi_step
 
+    def accuracy(self, criterion: Criterion) -> float:
+        """The one by which states are compared."""
+        return {"clean": self.clean, "robust": self.multi_step, "certified": self.certified}[criterion]
+
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Self:
         """What :meth:`to_dict` was made from."""
-        known = (math.nan if value is None else value for value in plain["per_class"])
-        return cls(**{**plain, "per_class": tuple(known)})
+
+        def known(value: float | None) -> float:
+            return math.nan if value is None else value
+
+        per_class = tuple(map(known, plain["per_class"]))
+        return cls(**{**plain, "per_class": per_class, "certified": known(plain["certified"])})
 
     def to_dict(self) -> dict[str, Any]:
         """The accuracies, None for what is not known: JSON has no NaN."""
-        known = [None if value != value else value for value in self.per_class]
+
+        def known(value: float) -> float | None:
+            return None if math.isnan(value) else value
+
         return {
             "clean": self.clean,
             "single_step": self.single_step,
             "multi_step": self.multi_step,
             "alignment": self.alignment,
-            "per_class": known,
+            "per_class": list(map(known, self.per_class)),
+            "certified": known(self.certified),
         }
 
 
-def evaluate(model: nn.Module, threat: Threat, x: Tensor, y: Tensor, *, seed: int, steps: int = 10) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    threat: Threat,
+    x: Tensor,
+    y: Tensor,
+    *,
+    seed: int,
+    steps: int = 10,
+    processes: Processes = ALONE,
+) -> Evaluation:
     """Attack examples with one step and with PGD.
 
     Costs ``steps + 2`` forward and backward passes and 3 forward passes an example.
@@ -83,13 +109,16 @@ def evaluate(model: nn.Module, threat: Threat, x: Tensor, y: Tensor, *, seed: in
         Of random starts.
     steps : int
         Of PGD, whose steps are 2.5 budgets together.
+    processes : Processes
+        Those that share the work: all have the same model and examples, and all get the whole result.
     """
     index = torch.arange(len(x), device=x.device)
     with Query(model) as query:
         parts = [
             _outcomes(query, threat.at(rows).near(x[rows]), x[rows], y[rows], Draws(seed, rows), steps)
-            for rows in index.split(query.batch_size)
+            for rows in processes.deal(index.split(query.batch_size))
         ]
+    parts = processes.collect(parts)
     right, alignment, classes = (torch.cat(column) for column in zip(*parts, strict=True))
     clean, single, multi = right.double().mean(0).tolist()
     # NaN, not 0, for a class that is not there.
@@ -111,5 +140,11 @@ def _outcomes(
     logits = [start.logits, *(query.logits(x_adv) for x_adv in found)]
     right = torch.stack([row.argmax(1) == y for row in logits], 1)
     right &= right[:, :1]  # the clean input is one of those that the adversary may choose
-    alignment = functional.cosine_similarity(start.grad.flatten(1), other.flatten(1), dim=1)
-    return right, alignment, torch.tensor([start.logits.shape[1]])
+    alignment = functional.cosine_similarity(_scaled(start.grad), _scaled(other), dim=1)
+    return right.cpu(), alignment.cpu(), torch.tensor([start.logits.shape[1]])
+
+
+def _scaled(grad: Tensor) -> Tensor:
+    """``(N, D)`` gradients whose largest entry is 1: those of confident examples are too short to have an angle."""
+    flat = grad.flatten(1)
+    return flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)

@@ -10,7 +10,7 @@ from holdfast.train.step import Step
 __all__ = ["Criterion", "Method"]
 
 # What the best state of a run is the best at, on held-out examples.
-Criterion = Literal["clean", "robust"]
+Criterion = Literal["clean", "robust", "certified"]
 
 
 class Method(Protocol):

@@ -49,6 +49,9 @@ class Recipe:
         ``"none"``, or ``"crop-flip"``: shifts of up to 4 pixels and mirror images.
     validation : int
         How many training examples are held out, on which the best state is chosen; at most a fifth of them.
+    guard : bool
+        Whether a model that comes to withstand nothing but single steps is noticed, within some 200 updates, and
+        mended: see :class:`holdfast.train.guard.Guard`.
 
     Raises
     ------
@@ -70,6 +73,7 @@ class Recipe:
     precision: Precision = "float32"
     augmentation: Augmentation = "none"
     validation: int = 1000
+    guard: bool = True
 
     def __post_init__(self) -> None:
         choices = {"optimizer": Optimizer, "schedule": Schedule, "precision": Precision, "augmentation": Augmentation}

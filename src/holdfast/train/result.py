@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+from torch import nn
+
 from holdfast.train.evaluation import Evaluation
+from holdfast.train.guard import Event
 
 __all__ = ["Epoch", "Progress", "TrainingResult"]
 
@@ -18,8 +21,10 @@ class Progress:
         Updates made, and in all.
     loss : float
         Of the last update.
-    evaluation : Evaluation or None
-        Of held-out examples, where one was just made.
+    epoch : Epoch or None
+        What the epoch that just ended came to.
+    event : Event or None
+        What the guard just did; where it went back, ``step`` did.
     seconds_left : float
         By the pace so far.
     """
@@ -27,7 +32,8 @@ class Progress:
     step: int
     steps: int
     loss: float
-    evaluation: Evaluation | None
+    epoch: "Epoch | None"
+    event: Event | None
     seconds_left: float
 
 
@@ -68,16 +74,22 @@ class TrainingResult:
 
     Parameters
     ----------
+    model : nn.Module
+        In its best state, in evaluation mode.
     epochs : tuple of Epoch
     losses : tuple of float
         Of every update.
     best_step : int
-        The updates that had been made in the state that was best on held-out examples, in which the model was left.
+        The updates that had been made in the state that was best on held-out examples.
+    events : tuple of Event
+        What the guard noticed and did.
     """
 
+    model: nn.Module
     epochs: tuple[Epoch, ...]
     losses: tuple[float, ...]
     best_step: int
+    events: tuple[Event, ...]
 
     @property
     def best(self) -> Epoch:
@@ -85,5 +97,9 @@ class TrainingResult:
         return next(epoch for epoch in self.epochs if epoch.step == self.best_step)
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the losses of single updates, in plain numbers."""
-        return {"best_step": self.best_step, "epochs": [epoch.to_dict() for epoch in self.epochs]}
+        """Everything but the model and the losses of single updates, in plain numbers."""
+        return {
+            "best_step": self.best_step,
+            "epochs": [epoch.to_dict() for epoch in self.epochs],
+            "events": [event.to_dict() for event in self.events],
+        }
