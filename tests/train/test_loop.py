@@ -136,6 +136,18 @@ def test_every_example_is_learned_from_once_an_epoch_and_none_that_is_held_out()
     assert not torch.equal(first, second)
 
 
+def test_budgets_of_training_grow_to_their_reach():
+    budgets = []
+
+    class Watching(Standard):
+        def perturb(self, query, x, y, step):
+            budgets.append(float(step.around(Linf(0.1), x).budget(x)[0]))
+            return x
+
+    fit(_small(), _clusters(), Watching(), Linf(0.1), Recipe(1, batch_size=48, warmup=0.5, reach=1.2, validation=48))
+    assert budgets == pytest.approx([0, 0.06, 0.12, 0.12])
+
+
 def test_the_average_is_what_its_formula_says():
     weights = []
 

@@ -1,5 +1,6 @@
 """``holdfast train``: a robust model, what happened on the way, and its audit."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,9 @@ __all__ = ["run_train"]
 
 CURVES, AUDIT = "curves.png", "audit"
 # The gap is that between one step and PGD, in points; alignment is the cosine between gradients a random step apart.
-_HEADER = f"{'epoch':>5}  {'step':>7}  {'loss':>7}  {'clean':>7}  {'PGD':>7}  {'gap':>6}  {'alignment':>9}"
+_HEADER = (
+    f"{'epoch':>5}  {'step':>7}  {'loss':>7}  {'clean':>7}  {'PGD':>7}  {'proved':>7}  {'gap':>6}  {'alignment':>9}"
+)
 
 
 def run_train(
@@ -125,7 +128,8 @@ def _watching(console: Console) -> Iterator[Callable[[TrainingProgress], None]]:
 
 def _line(epoch: Epoch) -> str:
     found = epoch.evaluation
+    proved = "-" if math.isnan(found.certified) else percent(found.certified)
     return (
         f"{epoch.number:5}  {epoch.step:7}  {epoch.loss:7.3f}  {percent(found.clean):>7}  "
-        f"{percent(found.multi_step):>7}  {100 * found.gap:6.1f}  {found.alignment:9.2f}"
+        f"{percent(found.multi_step):>7}  {proved:>7}  {100 * found.gap:6.1f}  {found.alignment:9.2f}"
     )

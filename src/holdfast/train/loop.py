@@ -207,6 +207,7 @@ class _Training:
             recipe.label_smoothing,
             state.memory,
             add=self.processes.add,
+            reach=recipe.reach,
         )
         x, y = self.x[rows], self.y[rows]
         if recipe.augmentation == "crop-flip":

@@ -38,6 +38,9 @@ class Recipe:
     weight_decay : float
     warmup : float
         The part of the training over which budgets grow from 0 to the whole.
+    reach : float
+        The budget of training in units of the one that is to be withstood: a little above 1, robustness gains and clean
+        accuracy loses.
     clip : float, optional
         The most that the norm of a gradient may be; longer ones are shortened to it.
     average : float, optional
@@ -50,7 +53,7 @@ class Recipe:
     validation : int
         How many training examples are held out, on which the best state is chosen; at most a fifth of them.
     guard : bool
-        Whether a model that comes to withstand nothing but single steps is noticed, within some 200 updates, and
+        Whether a model that comes to withstand nothing but single steps is noticed, within some hundred updates, and
         mended: see :class:`holdfast.train.guard.Guard`.
 
     Raises
@@ -67,6 +70,7 @@ class Recipe:
     peak: float = 0.4
     weight_decay: float = 0.0
     warmup: float = 0.0
+    reach: float = 1.0
     clip: float | None = None
     average: float | None = None
     label_smoothing: float = 0.0
@@ -88,6 +92,7 @@ class Recipe:
             "peak": 0 < self.peak < 1,
             "weight_decay": self.weight_decay >= 0,
             "warmup": 0 <= self.warmup <= 1,
+            "reach": self.reach > 0,
             "clip": self.clip is None or self.clip > 0,
             "average": self.average is None or 0 < self.average < 1,
             "label_smoothing": 0 <= self.label_smoothing < 1,

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from holdfast.threats import Ball, Threat
+from holdfast.train.methods import CERTIFIED
 from holdfast.train.recipe import Recipe
 
 __all__ = ["default_recipe", "is_large"]
@@ -25,7 +26,7 @@ _RESIDUAL = Recipe(
 # The part of the training over which a large budget grows.
 _WARMUP = 0.3
 # Bounds of an untrained network say nothing: those who train with them have every budget grow, and for longer.
-_CERTIFIED, _CERTIFIED_WARMUP = ("ibp", "crown-ibp", "sabr", "mtl-ibp"), 0.5
+_CERTIFIED_WARMUP = 0.5
 # A budget is large for the data where it reaches across this share of the box.
 _LARGE = 0.1
 # What small data sets need to be learned at all.
@@ -46,7 +47,7 @@ def default_recipe(network: str, method: str, examples: int, *, large: bool) -> 
     """
     recipe = _RESIDUAL if "resnet" in network else _SMALL
     enough = math.ceil(_FEWEST_UPDATES * recipe.batch_size / examples)
-    certified = method.rpartition(":")[2] in _CERTIFIED
+    certified = method.rpartition(":")[2] in CERTIFIED
     warmup = _CERTIFIED_WARMUP if certified else _WARMUP if large else 0.0
     return replace(recipe, epochs=max(recipe.epochs, enough), warmup=warmup)
 

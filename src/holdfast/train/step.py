@@ -40,6 +40,8 @@ class Step:
         averaged without the method's doing.
     weight : float or Tensor
         What an example's cross-entropy counts for, one number or ``(N,)``.
+    reach : float
+        What budgets are multiplied by besides: above 1 for training against more than has to be withstood.
     """
 
     number: int
@@ -50,6 +52,7 @@ class Step:
     memory: dict[str, Tensor] = field(default_factory=dict)
     add: Callable[[Sequence[Tensor]], None] = ALONE.add
     weight: float | Tensor = 1.0
+    reach: float = 1.0
 
     def draws(self, lane: int = 0) -> Draws:
         """The examples' own random numbers in this step, and others for another ``lane``."""
@@ -61,7 +64,7 @@ class Step:
 
     def around(self, threat: T, x: Tensor) -> T:
         """The threat at these examples, with the budgets that are in force."""
-        return threat.at(self.index).scaled(self.share).near(x)
+        return threat.at(self.index).scaled(self.share * self.reach).near(x)
 
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         """``(N,)`` the loss that is minimised at logits ``(N, K)``: labels smoothed, and examples weighted."""
