@@ -322,10 +322,17 @@ def test_command_line_page_lists_every_attack() -> None:
 def test_python_page_names_what_packages_export() -> None:
     listed = section(DOCS / "reference" / "python.md", "In sub-packages")
     # The names of the others are also those of functions.
-    for package in (attacks, *map(importlib.import_module, ("holdfast.audit", "holdfast.certify", "holdfast.train"))):
+    others = ("audit", "certify", "games", "geometry", "lab", "train")
+    for package in (attacks, *(importlib.import_module(f"holdfast.{name}") for name in others)):
         lines = [line for line in listed.splitlines() if line.startswith(f"| `{package.__name__}`: ")]
         named = [name for line in lines for name in re.findall(r"`(\w+)`", line.split("|")[1])]
         assert sorted(named) == sorted(package.__all__), package
+
+
+def test_lab_page_lists_every_experiment() -> None:
+    from holdfast.lab import EXPERIMENTS
+
+    assert dict(rows(section(DOCS / "how-to" / "use-the-lab.md", "Gallery"))) == EXPERIMENTS
 
 
 TRAINING = DOCS / "reference" / "training.md"

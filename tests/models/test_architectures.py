@@ -32,7 +32,7 @@ def test_networks_take_the_shapes_that_they_are_made_for(name):
 def test_residual_networks_are_as_deep_and_as_wide_as_their_names_say():
     with torch.device("meta"):
         preact, wide = (make_network(name, (3, 32, 32), 10) for name in ("preact-resnet18", "wide-resnet-28-10"))
-    # 18 counts the last linear layer and not the 1x1 convolutions around blocks, 28 counts those and not the linear one.
+    # 18 counts the linear layer and not the 1x1 convolutions around blocks, 28 counts those and not the linear one.
     for net, large, small, parameters in ((preact, 17, 3, 11.17e6), (wide, 25, 3, 36.48e6)):
         kernels = [module.kernel_size for module in net.modules() if isinstance(module, nn.Conv2d)]
         assert (kernels.count((3, 3)), kernels.count((1, 1))) == (large, small)

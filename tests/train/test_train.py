@@ -23,7 +23,7 @@ def _data():
 
 
 def test_a_run_leaves_a_model_that_can_be_audited(tmp_path):
-    found = train("mlp", _data(), "linf:0.05", settings={**SHORT, "steps": 2}, run=tmp_path)
+    found = train("mlp", _data(), "linf:0.05", method="pgd", settings={**SHORT, "steps": 2}, run=tmp_path)
     record = json.loads((tmp_path / "train.json").read_text())
     assert record["network"] == {"name": "mlp", "shape": [1, 4, 4], "classes": 3}
     assert (record["method"], record["settings"], record["threat"]["eps"]) == ("pgd", {"steps": "2"}, 0.05)

@@ -328,8 +328,11 @@ def train(
         typer.Option("--model", help="a network of your own instead: file.py:factory or package.module:factory"),
     ] = None,
     method: Annotated[
-        str, typer.Option("--method", help="pgd, trades, n-fgsm, ibp ...; docs/reference/training.md lists them")
-    ] = "pgd",
+        str,
+        typer.Option(
+            "--method", help="pgd, trades, n-fgsm, ibp, awp:trades ...; docs/reference/training.md lists them"
+        ),
+    ] = "awp:pgd",
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="passes over the examples; the recipe's by default")
     ] = None,
@@ -397,6 +400,25 @@ def quickstart(
         from holdfast.cli.quickstart import run_quickstart
 
         run_quickstart(out, seed, _out, _err)
+
+
+@app.command()
+def lab(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="an experiment, or all; without it they are listed")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder for NAME.png, the figure, and NAME.json, the data")
+    ] = None,
+) -> None:
+    """Run the field's claims as experiments: what is expected, what is measured, and the verdict."""
+    with _faults("the experiments that are finished are kept" if out else "nothing was kept (give --out DIR)"):
+        from holdfast.cli.lab import list_experiments, run_experiments
+
+        if name is None:
+            list_experiments(_out)
+        else:
+            run_experiments(name, out, _out, _err)
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -33,7 +33,8 @@ class AWP:
     inner : Method
         What is minimised.
     gamma : float
-        The move's length in units of each tensor's own.
+        The move's length in units of each tensor's own; the authors' 0.01 and 0.005, around PGD and TRADES, are for
+        CIFAR-10 and 200 epochs.
 
     Raises
     ------
@@ -42,7 +43,7 @@ class AWP:
     """
 
     inner: Method
-    gamma: float = 0.01
+    gamma: float = 0.003
 
     def __post_init__(self) -> None:
         if not self.gamma > 0:

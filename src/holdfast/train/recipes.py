@@ -11,7 +11,7 @@ from holdfast.train.recipe import Recipe
 
 __all__ = ["default_recipe", "is_large"]
 
-_SMALL = Recipe(epochs=8, batch_size=100, lr=5e-3, clip=1.0)
+_SMALL = Recipe(epochs=14, batch_size=100, lr=5e-3, clip=1.0, average=0.995)
 _RESIDUAL = Recipe(
     epochs=30,
     batch_size=128,
@@ -23,8 +23,8 @@ _RESIDUAL = Recipe(
     augmentation="crop-flip",
 )
 
-# The part of the training over which a large budget grows.
-_WARMUP = 0.3
+# The part of the training over which a large budget grows, and by how much small networks exceed it in the end.
+_WARMUP, _REACH = 0.3, 7 / 6
 # Bounds of an untrained network say nothing: those who train with them have every budget grow, and for longer.
 _CERTIFIED_WARMUP = 0.5
 # A budget is large for the data where it reaches across this share of the box.
@@ -45,11 +45,12 @@ def default_recipe(network: str, method: str, examples: int, *, large: bool) -> 
     large : bool
         Whether the budget is large for the data, so that it is better grown into.
     """
+    certified = method.rpartition(":")[2] in CERTIFIED
     recipe = _RESIDUAL if "resnet" in network else _SMALL
     enough = math.ceil(_FEWEST_UPDATES * recipe.batch_size / examples)
-    certified = method.rpartition(":")[2] in CERTIFIED
     warmup = _CERTIFIED_WARMUP if certified else _WARMUP if large else 0.0
-    return replace(recipe, epochs=max(recipe.epochs, enough), warmup=warmup)
+    reach = _REACH if recipe is _SMALL and large and not certified else 1.0
+    return replace(recipe, epochs=max(recipe.epochs, enough), warmup=warmup, reach=reach)
 
 
 def is_large(threat: Threat) -> bool:

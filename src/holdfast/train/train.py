@@ -36,7 +36,7 @@ def train(
     data: Any,
     threat: Threat | str,
     *,
-    method: str = "pgd",
+    method: str = "awp:pgd",
     settings: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     run: str | Path | None = None,
@@ -59,7 +59,8 @@ def train(
     threat : Threat or str
         What the adversary may do.
     method : str
-        The training method, such as ``"pgd"`` or ``"awp:trades"``.
+        The training method, such as ``"pgd"`` or ``"awp:trades"``. The default is adversarial training with PGD and
+        weights perturbed too.
     settings : mapping, optional
         Of the method and of the recipe by name, such as ``{"steps": 10, "epochs": 20}``.
     weights : path, optional

@@ -1,0 +1,85 @@
+"""An experiment: what it finds, how that is drawn, and where both are kept."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import RunError, SettingError
+from holdfast.lab.claim import Claim
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Experiment", "Finding"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an experiment found.
+
+    Parameters
+    ----------
+    claims : tuple of Claim
+        With their measurements.
+    data : dict
+        Numbers, strings, and lists and dicts of them: all that the figure is drawn from.
+    """
+
+    claims: tuple[Claim, ...]
+    data: dict[str, Any]
+
+    @property
+    def refuted(self) -> int:
+        """The number of claims that the measurements do not bear out."""
+        return sum(claim.verdict == "refuted" for claim in self.claims)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A runnable claim.
+
+    Parameters
+    ----------
+    name : str
+        What the command line calls it.
+    title : str
+        What it shows, in a line.
+    run : callable
+        Makes the measurements; the same ones every time.
+    draw : callable
+        Draws the figure from a finding's data.
+    """
+
+    name: str
+    title: str
+    run: Callable[[], Finding]
+    draw: Callable[[dict[str, Any]], "Figure"]
+
+    def save(self, finding: Finding, folder: Path) -> tuple[Path, Path]:
+        """Write ``NAME.json`` and draw ``NAME.png``.
+
+        Raises
+        ------
+        SettingError
+            When matplotlib is not installed.
+        RunError
+            When the folder cannot be written.
+        """
+        figure, data = folder / f"{self.name}.png", folder / f"{self.name}.json"
+        document = {
+            "name": self.name,
+            "title": self.title,
+            "claims": [claim.to_dict() for claim in finding.claims],
+            "data": finding.data,
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            data.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+            self.draw(finding.data).savefig(figure, dpi=150)
+        except ModuleNotFoundError as error:
+            raise SettingError("figures need matplotlib: pip install 'holdfast[figures]'") from error
+        except OSError as error:
+            raise RunError(f"{folder}: {error.strerror or error}; give an --out folder that can be written") from error
+        return figure, data

@@ -1,0 +1,1 @@
+"""One experiment a file: ``run`` measures and ``draw`` draws."""

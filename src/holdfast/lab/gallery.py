@@ -1,0 +1,35 @@
+"""The experiments there are."""
+
+from importlib import import_module
+from typing import Final
+
+from holdfast.errors import SettingError
+from holdfast.lab.experiment import Experiment
+
+__all__ = ["EXPERIMENTS", "load"]
+
+# What each shows; a file of this name in `experiments` holds `run` and `draw`, and is imported only to be run.
+EXPERIMENTS: Final = {
+    "holder": "one step of steepest ascent attains what Hölder's inequality allows; random steps fall far short",
+    "linear-attack": "two Gaussian classes: a logistic model falls to one step, and retraining hardly helps",
+    "eps-min": "the smallest budget that changes a linear model's answer, by formula and by search",
+    "robust-svm": "the robust hinge loss, the soft-margin SVM, and the bound between them",
+    "tsipras": "one robust feature and many weak ones: accuracy and robustness at odds",
+    "dimension": "the budget an adversary needs shrinks with the dimension, at the same accuracy",
+    "gradient-penalty": "adversarial training is a penalty on the gradient's dual norm, to first order",
+    "games": "who converges, cycles and diverges: best responses, gradients, and gradients that look ahead",
+}
+
+
+def load(name: str) -> Experiment:
+    """An experiment by its name.
+
+    Raises
+    ------
+    SettingError
+        When there is none.
+    """
+    if name not in EXPERIMENTS:
+        raise SettingError(f"no experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
+    module = import_module(f"holdfast.lab.experiments.{name.replace('-', '_')}")
+    return Experiment(name, EXPERIMENTS[name], module.run, module.draw)

@@ -1,0 +1,59 @@
+"""The settings that the estimators share, read when they are fitted."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from holdfast.errors import SettingError
+from holdfast.linear.solver import Solution
+from holdfast.threats import L1, L2, Ball, Linf
+from holdfast.threats.box import Bound, Box
+from holdfast.threats.budget import parse_budget
+
+__all__ = ["ball", "budget", "positive", "warn_unless_certified", "weighted"]
+
+_BALLS = {"1": L1, "2": L2, "inf": Linf}
+
+
+def ball(norm: Any, eps: float = 1.0, box: Box | tuple[Bound, Bound] | None = None) -> Ball:
+    """The perturbations of ``eps`` in the norm 1, 2 or inf."""
+    name = f"{norm:g}" if isinstance(norm, (int, float)) else str(norm)
+    if name not in _BALLS:
+        raise SettingError(f"norm: {norm!r} is not a norm of perturbations; use 1, 2 or numpy.inf")
+    return _BALLS[name](eps, box)
+
+
+def budget(eps: Any) -> float:
+    """A finite budget, at least 0."""
+    value = parse_budget(eps)
+    if not isinstance(value, float) or not math.isfinite(value):
+        raise SettingError(f"eps: a linear model is fitted for one finite budget, not {eps!r}")
+    return value
+
+
+def positive(name: str, value: Any, or_zero: bool = False) -> float:
+    """A number above 0, or at least 0; it may be infinite."""
+    if not isinstance(value, (int, float, np.number)) or not (value > 0 or (or_zero and value == 0)):
+        raise SettingError(f"{name}: needs a number {'of at least' if or_zero else 'above'} 0, got {value!r}")
+    return float(value)
+
+
+def warn_unless_certified(solutions: list[Solution], tol: float) -> None:
+    """Say so when a gap is larger than was asked for."""
+    worst = max(s.gap / max(s.objective, np.finfo(float).tiny) for s in solutions)
+    if worst > tol:
+        warnings.warn(
+            f"the certified gap is {worst:.1e} of the objective, not {tol:.1e}: raise max_iter, scale the features, "
+            "or regularise",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+
+def weighted(x: Any, y: Any, s: Any) -> tuple[Any, Any, Any]:
+    """The examples that have a weight: without one an example plays no part."""
+    kept = s > 0
+    return (x, y, s) if kept.all() else (x[kept], y[kept], s[kept])
