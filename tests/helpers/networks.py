@@ -16,7 +16,13 @@ def _weights() -> dict[str, torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = digits_conv()
-        fit(network, load_data("digits", split="train"), Standard(), Linf(0.1), Recipe(epochs=8))
+        fit(
+            network,
+            load_data("digits", split="train"),
+            Standard(),
+            Linf(0.1),
+            Recipe(8, batch_size=64, schedule="cosine", validation=1),
+        )
         return network.state_dict()
 
 

@@ -290,3 +290,8 @@ def test_alignment_is_measured_on_confident_examples_too():
         net[1].bias += torch.tensor([30.0, 0.0])
     found = evaluate(net, Linf(0.01, box=None), uniform(8, 4), torch.zeros(8, dtype=torch.int64), seed=0)
     assert found.alignment == pytest.approx(1, abs=1e-5)
+
+
+def test_one_example_is_enough_to_judge_by():
+    found = fit(_small(), _clusters(), Standard(), Linf(0.05), Recipe(1, batch_size=48, validation=1))
+    assert found.best.evaluation.clean in (0, 1)

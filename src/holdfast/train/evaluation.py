@@ -139,7 +139,7 @@ def _outcomes(
     found = [threat.apply(x, z) for z in (threat.maximize(start.grad, x), multi)]
     logits = [start.logits, *(query.logits(x_adv) for x_adv in found)]
     right = torch.stack([row.argmax(1) == y for row in logits], 1)
-    right &= right[:, :1]  # the clean input is one of those that the adversary may choose
+    right = right & right[:, :1]  # the clean input is one of those that the adversary may choose
     alignment = functional.cosine_similarity(_scaled(start.grad), _scaled(other), dim=1)
     return right.cpu(), alignment.cpu(), torch.tensor([start.logits.shape[1]])
 
