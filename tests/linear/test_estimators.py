@@ -134,7 +134,7 @@ def test_robust_training_wins_where_it_was_trained(two):
     assert losses[0.3] < losses[0.0]
 
 
-def test_a_path_is_the_fits_and_takes_fewer_steps(two):
+def test_a_path_is_the_fits_one_by_one(two):
     x, y = two
     for model in (RobustLogisticRegression(norm=2, tol=1e-8), RobustLinearSVC(tol=1e-8), RobustRidge(tol=1e-8)):
         target = (y == "yes").astype(float)
