@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +112,27 @@ def test_a_process_that_is_killed_leaves_nobody_waiting():
 def test_accelerate_is_imported_only_where_processes_were_launched():
     code = "import sys, holdfast; holdfast.Processes.launched(); assert 'accelerate' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_no_thread_outlives_the_group():
+    code = """
+import os, torch, holdfast
+holdfast.Processes.launched()
+torch.optim.SGD([torch.ones(1, requires_grad=True)], 0.1)  # imports much of torch
+torch.distributed.destroy_process_group()
+names = {open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")}
+assert not [name for name in names if "gloo" in name], names
+os._exit(0)
+"""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    team = [
+        subprocess.Popen([sys.executable, "-c", code], env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank})
+        for rank in "01"
+    ]
+    assert [process.wait(60) for process in team] == [0, 0]
 
 
 @pytest.mark.slow

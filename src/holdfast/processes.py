@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -55,6 +56,9 @@ class Processes:
             return cls()
         from accelerate import PartialState
 
+        # Optimizers import this module, and the defaults of its functions hold on to a group that exists by then: its
+        # threads would outlive its end, and now and then abort a process that has done its work.
+        import_module("torch.distributed.nn.functional")
         if not distributed.is_initialized():
             atexit.register(distributed.destroy_process_group)
         try:
