@@ -29,11 +29,14 @@ def problem_of(seed, hidden=8, eps=0.4):
 def signed(problem, neurons, signs, multiplier, rows):
     """A domain with given signs, and the slopes of CROWN."""
     whole = Domains.whole(problem, torch.zeros(len(rows), dtype=torch.int64), rows)
-    count = len(neurons)
+    count, sign = len(neurons), torch.tensor([signs]).double()
+    lower, upper = whole.lower.clone(), whole.upper.clone()
+    lower[:, neurons] = torch.where(sign > 0, lower[:, neurons].clamp_min(0), lower[:, neurons])
+    upper[:, neurons] = torch.where(sign < 0, upper[:, neurons].clamp_max(0), upper[:, neurons])
     return Domains(
-        whole.example, rows, torch.tensor([neurons]).expand(len(rows), -1),
-        torch.tensor([signs]).double().expand(len(rows), -1), torch.ones(len(rows), count).double(),
-        torch.full((len(rows), count), multiplier).double(), whole.slopes,
+        whole.example, rows, torch.tensor([neurons]).expand(len(rows), -1), sign.expand(len(rows), -1),
+        torch.ones(len(rows), count).double(), torch.full((len(rows), count), multiplier).double(), whole.slopes,
+        lower, upper,
     )  # fmt: skip
 
 

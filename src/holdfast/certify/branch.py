@@ -4,7 +4,8 @@ What optimised bounds leave open is split in two at a neuron, one half for each 
 bounded again (Bunel et al. 2020, "Branch and bound for piecewise linear neural network verification", JMLR 21; bounds
 with multipliers for the signs: Wang et al. 2021, "Beta-CROWN", arXiv 2103.06624). Which neuron is tried out: of those
 whose planes lose most, the one whose worse half comes out best (De Palma et al. 2021, "Improved branch and bound for
-neural network verification via Lagrangian decomposition", arXiv 2104.06718, filtered smart branching). Every bound on
+neural network verification via Lagrangian decomposition", arXiv 2104.06718, filtered smart branching). What is nearly
+proved is looked at again with better bounds of its hidden neurons (:mod:`holdfast.certify.clipping`). Every bound on
 the way also names the input at which it is least, and that input may be a counterexample.
 """
 
@@ -22,8 +23,10 @@ import torch
 from torch import Tensor
 
 from holdfast.certify.alpha import tightened
-from holdfast.certify.domains import Domains, Found, Problem, bound_domains, quick_bounds, signed_ends
+from holdfast.certify.clipping import Lines, clipped, lines_of
+from holdfast.certify.domains import Domains, Found, Problem, bound_domains, quick_bounds
 from holdfast.certify.milp import lp_bound
+from holdfast.certify.witness import outward
 from holdfast.errors import ModelError, RunError, SettingError
 
 __all__ = ["Proof", "branch_and_bound"]
@@ -36,6 +39,8 @@ _AT_ONCE = 16
 _ROOT_STEPS, _STEPS = 20, 4
 # Steps of the slopes that bound hidden neurons, and how much of the time they may take.
 _HIDDEN_STEPS, _HIDDEN_SHARE = 5, 0.3
+# How near to 0 a bound must be, by how much its bounding function varies, for hidden neurons to be worth another look.
+_NEAR = 0.3
 # From how many of a batch's worst domains counterexamples are sought, and for how many steps.
 _TRIED, _DOWNHILL = 16, 5
 
@@ -84,6 +89,7 @@ class _Leaf:
     unit: Tensor = field(compare=False)
     multiplier: Tensor = field(compare=False)
     slopes: Tensor = field(compare=False)
+    ends: tuple[Tensor, Tensor] = field(compare=False)
     candidates: Tensor = field(compare=False)
     sizes: Tensor = field(compare=False)
 
@@ -207,6 +213,7 @@ class _Search:
     judge: Judge
     room: Tensor
     order: itertools.count[int] = field(default_factory=itertools.count)
+    lines: dict[int, Lines] = field(default_factory=dict)
 
     @classmethod
     def of(cls, problem: Problem, part: Tensor, judge: Judge, room: Tensor, names: Tensor | None = None) -> _Search:
@@ -229,7 +236,7 @@ class _Search:
             for part in torch.arange(len(owners)).split(_BATCH):
                 began = time.perf_counter()
                 domains = Domains.whole(self.problem, owners[part], everything[part])
-                self._sort(domains, offsets[part], works, _ROOT_STEPS)
+                self._sort(self._bounded(domains, offsets[part], _ROOT_STEPS), offsets[part], works)
                 self._charge(works, owners[part], began)
         return list(works.values())
 
@@ -247,8 +254,8 @@ class _Search:
         offsets = torch.tensor([leaf.offset for _, leaf in chosen], dtype=parents.rows.dtype)
         best = self._choose(parents, candidates, sizes)
         neuron, unit = (t.gather(1, best.unsqueeze(1)) for t in (candidates, sizes))
-        children = _halves(parents, neuron, unit)
-        self._sort(children, offsets.repeat(2), works, _STEPS)
+        children, offsets = _halves(parents, neuron, unit), offsets.repeat(2)
+        self._sort(self._clipped(self._bounded(children, offsets, _STEPS), offsets), offsets, works)
         self._charge(works, parents.example, began)
 
     def _choose(self, parents: Domains, candidates: Tensor, sizes: Tensor) -> Tensor:
@@ -265,10 +272,31 @@ class _Search:
         worse = torch.minimum(low, high).masked_fill(candidates >= self._none, -torch.inf)
         return (worse + 1e-3 * torch.maximum(low, high).clamp(max=0)).argmax(1)
 
-    def _sort(self, domains: Domains, offsets: Tensor, works: Mapping[int, _Work], steps: int) -> None:
-        """Bound domains; drop what is proved, try what might be a counterexample, and keep the rest."""
-        found = bound_domains(self.problem, domains, steps, enough=float((self.room.max() - offsets).max()))
-        bound = found.bound + offsets
+    def _bounded(self, domains: Domains, offsets: Tensor, steps: int) -> Found:
+        return bound_domains(self.problem, domains, steps, enough=float((self.room.max() - offsets).max()))
+
+    def _clipped(self, found: Found, offsets: Tensor) -> Found:
+        """The same with what is nearly proved bounded once more, with better bounds of its neurons."""
+        domains, region = found.domains, self.problem.region.take(found.domains.example)
+        ceiling = self.room[domains.example] - offsets
+        least, most = region.minimum(found.slope), -region.minimum(-found.slope)
+        excess = ceiling - found.constant - least
+        near = ((found.bound <= ceiling) & (excess < _NEAR * (most - least))).nonzero()[:, 0]
+        if not len(near):
+            return found
+        for example in domains.example[near].unique().tolist():
+            if example not in self.lines:
+                self.lines[example] = lines_of(self.problem, example)
+        some = found.take(near)
+        narrow = clipped(self.problem, self.lines, some, excess[near], self._losses(some))
+        again = bound_domains(self.problem, narrow, 0)
+        empty = (narrow.lower > narrow.upper).any(1)
+        bound = torch.fmax(again.bound, some.bound).masked_fill(empty, torch.inf)
+        return found.put(near, replace(again, bound=bound))
+
+    def _sort(self, found: Found, offsets: Tensor, works: Mapping[int, _Work]) -> None:
+        """Drop what is proved, try what might be a counterexample, and keep the rest."""
+        domains, bound = found.domains, found.bound + offsets
         done = bound > self.room[domains.example]
         near = ((bound > 0) & ~done).nonzero()[:, 0]
         if len(near):
@@ -288,6 +316,7 @@ class _Search:
                 leaf = _Leaf(
                     value, next(self.order), reached.rows[place], float(offsets[place]), reached.split[place],
                     reached.sign[place], reached.unit[place], reached.multiplier[place], reached.slopes[place].half(),
+                    outward(reached.lower[place], reached.upper[place], torch.half),
                     candidates[place], sizes[place],
                 )  # fmt: skip
                 heapq.heappush(work.leaves, leaf)
@@ -329,8 +358,7 @@ class _Search:
     def _signs(self, domain: Domains) -> dict[int, Tensor]:
         """The signs of split neurons, by their ReLUs, 0 for the others."""
         signs = torch.zeros(self.problem.planes.lower.shape[1])
-        given = domain.split[0] < self._none
-        signs[self.problem.unstable[domain.split[0][given]]] = domain.sign[0][given].float()
+        signs[self.problem.unstable] = (domain.lower[0] >= 0).float() - (domain.upper[0] <= 0).float()
         shapes = {number: self.problem.graph.nodes[number].shape for number in self.problem.places}
         return {number: signs[place].reshape(shapes[number]) for number, place in self.problem.places.items()}
 
@@ -340,16 +368,20 @@ class _Search:
         room = self.room[domains.example].double() * 2.0**-29
         return quick_bounds(self.precise, wide) + offsets.double() > room
 
-    def _candidates(self, found: Found) -> tuple[Tensor, Tensor]:
-        """``(M, k)`` the unstable neurons whose planes lose most, and the sizes of their coefficients."""
-        lower, upper = signed_ends(self.problem, found.domains)
+    def _losses(self, found: Found) -> Tensor:
+        """``(M, U)`` what the planes of neurons without a sign cost the bound; -1 for the others."""
+        lower, upper = found.domains.lower, found.domains.upper
         free = (lower < 0) & (upper > 0)
         coefficients, slopes = found.coefficients, found.domains.slopes
         shift = -lower * upper / (upper - lower).clamp_min(torch.finfo(upper.dtype).tiny)
         below = coefficients.clamp_min(0) * torch.minimum(-lower * slopes, upper * (1 - slopes))
-        score = (-coefficients.clamp_max(0) * shift + below).masked_fill(~free, -1)
+        return (-coefficients.clamp_max(0) * shift + below).masked_fill(~free, -1)
+
+    def _candidates(self, found: Found) -> tuple[Tensor, Tensor]:
+        """``(M, k)`` the unstable neurons whose planes lose most, and the sizes of their coefficients."""
+        lower, upper, coefficients = found.domains.lower, found.domains.upper, found.coefficients
         # A neuron that the bound does not depend on is better than none.
-        score = score + free * 1e-9 * (upper - lower)
+        score = self._losses(found) + ((lower < 0) & (upper > 0)) * 1e-9 * (upper - lower)
         if not self._none:
             nothing = score.new_zeros(len(score), 1)
             return nothing.long(), nothing
@@ -367,14 +399,19 @@ class _Search:
             return torch.stack([torch.nn.functional.pad(part, (0, depth - len(part)), value=value) for part in parts])
 
         rows = torch.stack([leaf.rows for leaf in leaves])
+        example = torch.tensor([example for example, _ in chosen])
+        # What was rounded to half may have become infinite.
+        lower, upper = (end.index_select(0, example) for end in self.problem.ends)
         domains = Domains(
-            torch.tensor([example for example, _ in chosen]),
+            example,
             rows,
             padded("split", self._none),
             padded("sign", 1),
             padded("unit", 0),
             padded("multiplier", 0),
             torch.stack([leaf.slopes for leaf in leaves]).to(rows.dtype),
+            torch.maximum(torch.stack([leaf.ends[0] for leaf in leaves]).to(rows.dtype), lower),
+            torch.minimum(torch.stack([leaf.ends[1] for leaf in leaves]).to(rows.dtype), upper),
         )
         return domains, torch.stack([leaf.candidates for leaf in leaves]), torch.stack([leaf.sizes for leaf in leaves])
 
@@ -389,6 +426,9 @@ def _halves(parents: Domains, neuron: Tensor, unit: Tensor) -> Domains:
     """Each domain twice, first with its neuron, ``(M, 1)``, at least 0 and then with it at most 0."""
     sign = torch.cat([torch.ones_like(unit), -torch.ones_like(unit)])
     twice = parents.take(torch.arange(len(parents)).repeat(2))
+    lower, upper = (torch.nn.functional.pad(end, (0, 1)) for end in (parents.lower, parents.upper))
+    raised = lower.scatter(1, neuron, lower.gather(1, neuron).clamp_min(0))
+    lowered = upper.scatter(1, neuron, upper.gather(1, neuron).clamp_max(0))
     return Domains(
         twice.example,
         twice.rows,
@@ -397,4 +437,6 @@ def _halves(parents: Domains, neuron: Tensor, unit: Tensor) -> Domains:
         torch.cat([twice.unit, unit.repeat(2, 1)], 1),
         torch.cat([twice.multiplier, torch.zeros_like(sign)], 1),
         twice.slopes,
+        torch.cat([raised, lower])[:, :-1],
+        torch.cat([upper, lowered])[:, :-1],
     )

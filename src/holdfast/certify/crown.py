@@ -27,7 +27,18 @@ if TYPE_CHECKING:
     from holdfast.certify.graph import Graph
     from holdfast.certify.region import Region
 
-__all__ = ["MEMORY", "Bounds", "Undecided", "crown", "interval_planes", "lower_bounds", "propagate", "refined", "tiles"]
+__all__ = [
+    "MEMORY",
+    "ROUNDING",
+    "Bounds",
+    "Undecided",
+    "crown",
+    "interval_planes",
+    "lower_bounds",
+    "propagate",
+    "refined",
+    "tiles",
+]
 
 Undecided = Callable[[Interval], Tensor]
 
@@ -36,7 +47,7 @@ MEMORY = 1 << 29
 # More than a processor's cache holds makes it slower.
 _CACHE = {"cpu": 1 << 22}
 # What rounding may do to a bound, in units in the last place of the width of what it bounds: 1e-4 of it in float32.
-_ROUNDING = 840
+ROUNDING = 840
 # Neurons of a feature map that go back together, so that their windows stay small.
 _TILE_ROWS = 128
 
@@ -66,7 +77,7 @@ class Bounds:
 
         Backward bounds in float32 have been seen to be off by up to 3e-5 of the width of what they bound.
         """
-        share = _ROUNDING * torch.finfo(self.intervals[0].lower.dtype).eps
+        share = ROUNDING * torch.finfo(self.intervals[0].lower.dtype).eps
         intervals = self.intervals[:1]
         for lower, upper in self.intervals[1:]:
             room = share * (upper - lower) + share / 100 * torch.maximum(lower.abs(), upper.abs())

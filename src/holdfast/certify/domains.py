@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from holdfast.certify.graph import Graph
     from holdfast.certify.region import Region
 
-__all__ = ["Domains", "Found", "Problem", "bound_domains", "improved_bounds", "quick_bounds", "signed_ends"]
+__all__ = ["Domains", "Found", "Problem", "bound_domains", "improved_bounds", "quick_bounds"]
 
 Watch = Callable[[int, Rows], None]
 
@@ -124,6 +124,8 @@ class Domains:
         ``(M, D)`` of at least 0.
     slopes : Tensor
         ``(M, U)`` lower slopes of unstable neurons, in [0, 1].
+    lower, upper : Tensor
+        ``(M, U)`` bounds of what those are given, wherever the function may be negative.
     """
 
     example: Tensor
@@ -133,20 +135,27 @@ class Domains:
     unit: Tensor
     multiplier: Tensor
     slopes: Tensor
+    lower: Tensor
+    upper: Tensor
 
     @classmethod
     def whole(cls, problem: Problem, example: Tensor, rows: Tensor) -> Domains:
         """All inputs of some examples, with the slopes of CROWN."""
         nothing = rows.new_zeros(len(rows), 0)
         slopes = problem.planes.lower.index_select(1, problem.unstable).index_select(0, example)
-        return cls(example, rows, nothing.long(), nothing, nothing, nothing, slopes)
+        ends = (end.index_select(0, example) for end in problem.ends)
+        return cls(example, rows, nothing.long(), nothing, nothing, nothing, slopes, *ends)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, rows: Tensor) -> Domains:
         """Some of them."""
-        return Domains(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+        return Domains(*(part[rows] for part in vars(self).values()))
+
+    def put(self, rows: Tensor, others: Domains) -> Domains:
+        """The same with others, of as many splits, in the places of some."""
+        return Domains(*map(partial(_put, rows), vars(self).values(), vars(others).values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,12 +172,33 @@ class Found:
         ``(M, U)`` those of unstable neurons' values, at the last look.
     x : Tensor
         ``(M, *shape)`` the inputs at which the bounding function is least.
+    slope : Tensor
+        ``(M, *shape)`` the bounding function itself, at the last look: it lies below the one bounded by
+        ``<slope, x> + constant``.
+    constant : Tensor
+        ``(M,)``.
     """
 
     domains: Domains
     bound: Tensor
     coefficients: Tensor
     x: Tensor
+    slope: Tensor
+    constant: Tensor
+
+    def take(self, rows: Tensor) -> Found:
+        """Of some domains."""
+        domains, *parts = vars(self).values()
+        return Found(domains.take(rows), *(part[rows] for part in parts))
+
+    def put(self, rows: Tensor, others: Found) -> Found:
+        """The same with others in the places of some."""
+        (domains, *parts), (new, *changes) = vars(self).values(), vars(others).values()
+        return Found(domains.put(rows, new), *map(partial(_put, rows), parts, changes))
+
+
+def _put(rows: Tensor, values: Tensor, others: Tensor) -> Tensor:
+    return values.index_copy(0, rows, others)
 
 
 def quick_bounds(problem: Problem, domains: Domains) -> Tensor:
@@ -202,18 +232,20 @@ def bound_domains(problem: Problem, domains: Domains, steps: int, enough: float 
     frame = _Frame.of(problem, domains)
     best, slopes, multiplier = _improved(frame, steps, enough)
     seen = slopes.new_zeros(len(slopes), problem.planes.lower.shape[1])
-    x: list[Tensor] = []
+    slope: list[Tensor] = []
 
     def watch(number: int, rows: Rows) -> None:
         if number in problem.places:
             seen[:, problem.places[number]] = rows.full(problem.graph.nodes[number].shape).flatten(1)
         if number == 0:
-            x.append(frame.region.minimiser(rows.full(problem.graph.nodes[0].shape)))
+            slope.append(rows.full(problem.graph.nodes[0].shape))
 
     with torch.no_grad():
         bound = frame.bound(slopes, multiplier, watch)
     reached = replace(domains, multiplier=multiplier, slopes=slopes)
-    return Found(reached, torch.fmax(best, bound), seen.index_select(1, problem.unstable), x[0])
+    coefficients, x = seen.index_select(1, problem.unstable), frame.region.minimiser(slope[0])
+    constant = bound - frame.region.minimum(slope[0])
+    return Found(reached, torch.fmax(best, bound), coefficients, x, slope[0], constant)
 
 
 def _improved(frame: _Frame, steps: int, enough: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -261,7 +293,7 @@ class _Frame:
 
     @classmethod
     def of(cls, problem: Problem, domains: Domains) -> _Frame:
-        lower, upper = signed_ends(problem, domains)
+        lower, upper = domains.lower, domains.upper
         cut, whole = relu_planes(lower, upper), taken(problem.planes, domains.example)
         planes = ReLUPlanes(
             whole.lower,
@@ -304,14 +336,3 @@ class _Frame:
         local = torch.where((local >= 0) & (local < size), local, size)
         force = -self.domains.sign * self.domains.unit * multiplier
         return force.new_zeros(len(force), size + 1).scatter_add(1, local, force)[:, :-1]
-
-
-def signed_ends(problem: Problem, domains: Domains) -> tuple[Tensor, Tensor]:
-    """``(M, U)`` bounds of what unstable neurons are given, cut where the sign of one is."""
-    lower, upper = (functional.pad(end.index_select(0, domains.example), (0, 1)) for end in problem.ends)
-    if domains.split.shape[1]:
-        low, high = lower.gather(1, domains.split), upper.gather(1, domains.split)
-        positive = domains.sign > 0
-        lower = lower.scatter(1, domains.split, torch.where(positive, low.clamp_min(0), low))
-        upper = upper.scatter(1, domains.split, torch.where(positive, high, high.clamp_max(0)))
-    return lower[:, :-1], upper[:, :-1]

@@ -1,0 +1,112 @@
+"""Neurons' bounds over a slice of the inputs: against samples in it, and against linear programs."""
+
+import numpy as np
+import pytest
+import scipy
+import torch
+from torch import nn
+
+from helpers.zoo import uniform
+from holdfast import L1, L2, Linf
+from holdfast.certify import clipping
+from holdfast.certify.capture import capture
+from holdfast.certify.clipping import clipped, lines_of
+from holdfast.certify.crown import crown
+from holdfast.certify.domains import Domains, Problem, bound_domains
+from holdfast.certify.region import Region
+
+INPUTS = 5
+
+
+def problem_of(seed, threat):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(INPUTS, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 3)).double()
+    x = uniform(2, INPUTS, seed=seed, dtype=torch.float64)
+    graph, region = capture(model, x), Region.around(threat, x)
+    return Problem(graph, region, crown(graph, region), graph.output)
+
+
+def sliced(problem, share):
+    """Domains that are whole examples, how far from their least values their bounding functions may be, and clips."""
+    rows = torch.eye(3).double().repeat(2, 1)
+    found = bound_domains(problem, Domains.whole(problem, torch.arange(2).repeat_interleave(3), rows), 5)
+    region = problem.region.take(found.domains.example)
+    excess = share * (-region.minimum(-found.slope) - region.minimum(found.slope))
+    lines = {example: lines_of(problem, example) for example in range(2)}
+    return found, excess, lines, clipped(problem, lines, found, excess, torch.ones_like(found.coefficients))
+
+
+def inputs_of_relus(problem, x):
+    values = problem.graph.values(x)
+    given = [values[problem.graph.nodes[number].inputs[0]].flatten(1) for number in problem.places]
+    return torch.cat(given, 1).index_select(1, problem.unstable)
+
+
+@pytest.mark.parametrize("threat", [Linf(0.4, None), Linf(0.5), L2(0.6), L1(1.0, None)], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_what_neurons_are_given_in_the_slice_lies_within(seed, threat):
+    problem = problem_of(seed, threat)
+    generator = torch.Generator().manual_seed(seed)
+    inside = 0
+    for share in (0.05, 0.3, 0.8):
+        found, excess, _, narrow = sliced(problem, share)
+        region = problem.region.take(found.domains.example)
+        least = region.minimum(found.slope)
+        for m in range(len(excess)):
+            # Points between the one at which the function is least and others.
+            corners = torch.rand(4000, INPUTS, generator=generator, dtype=torch.float64)
+            corners = region.lower[m] + corners * (region.upper[m] - region.lower[m])
+            x = torch.lerp(found.x[m], corners, torch.rand(4000, 1, generator=generator, dtype=torch.float64))
+            x = x[threat.contains(x, region.center[m].expand_as(x))]
+            x = x[x @ found.slope[m] <= least[m] + excess[m]]
+            given = inputs_of_relus(problem, x)
+            assert bool((given >= narrow.lower[m] - 1e-9).all()), f"seed {seed}, share {share}"
+            assert bool((given <= narrow.upper[m] + 1e-9).all()), f"seed {seed}, share {share}"
+            inside += len(x)
+        assert bool((narrow.lower >= found.domains.lower).all())
+        assert bool((narrow.upper <= found.domains.upper).all())
+    assert inside > 2000
+
+
+def test_bounds_come_near_the_linear_program():
+    """The dual at one multiplier never passes the program's minimum, and wins most of what that does."""
+    exact, mine = [], []
+    for seed in range(3):
+        problem = problem_of(seed, Linf(0.4, None))
+        found, excess, lines, narrow = sliced(problem, 0.15)
+        ends = torch.cat([narrow.lower, -narrow.upper], 1)
+        known = torch.cat([found.domains.lower, -found.domains.upper], 1)
+        for m, example in enumerate(found.domains.example.tolist()):
+            low, high = (end[example].numpy() for end in (problem.region.lower, problem.region.upper))
+            least = float(problem.region.take(torch.tensor([example])).minimum(found.slope[m : m + 1]))
+            for row, (g, constant) in enumerate(zip(lines[example].slope, lines[example].constant, strict=True)):
+                limit = [least + float(excess[m])]
+                program = scipy.optimize.linprog(
+                    g.numpy(), A_ub=found.slope[m].numpy()[None], b_ub=limit, bounds=np.stack([low, high], 1)
+                )
+                best = program.fun + float(constant)
+                assert float(ends[m, row]) <= max(best, float(known[m, row])) + 1e-9
+                exact.append(max(0.0, best - float(known[m, row])))
+                mine.append(float(ends[m, row] - known[m, row]))
+    assert sum(exact) > 0
+    assert sum(mine) >= 0.75 * sum(exact)
+
+
+def test_an_empty_slice_is_seen():
+    """Where the neurons say that the function cannot be so low, ends cross or the bound becomes positive."""
+    problem = problem_of(1, Linf(0.4, None))
+    found, excess, _, narrow = sliced(problem, 1e-3)
+    again = bound_domains(problem, narrow, 0).bound
+    crossed = (narrow.lower > narrow.upper).any(1)
+    assert bool((crossed | (again > found.bound + 2 * excess)).any())
+
+
+def test_few_neurons_are_clipped_where_memory_is_short(monkeypatch):
+    problem = problem_of(0, Linf(0.4, None))
+    monkeypatch.setattr(clipping, "_HELD", 4 * INPUTS * 8 * 3)
+    found, _, lines, narrow = sliced(problem, 0.1)
+    assert lines[0].first == len(problem.unstable) - 3
+    assert len(lines[0].slope) == 6
+    changed = ((narrow.lower > found.domains.lower) | (narrow.upper < found.domains.upper)).any(0)
+    assert bool(changed[-3:].any())
+    assert not bool(changed[:-3].any())
