@@ -8,11 +8,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from holdfast import objectives
+from holdfast.certify import Gaussian
 from holdfast.cli.main import app
 from holdfast.errors import SettingError
 from holdfast.games import gradient
 from holdfast.lab import EXPERIMENTS, Experiment, Finding, between, gallery, load, near
-from holdfast.threats import linf
+from holdfast.threats import l2, linf
+from holdfast.train import guard, trades
 
 # As small as they can be and still tell.
 SMALL = {
@@ -22,8 +25,17 @@ SMALL = {
     "robust-svm": {"planes": 50},
     "tsipras": {"samples": 4000, "learned_from": 4000},
     "dimension": {"dimensions": (4, 16, 64), "samples": 4000, "networks": 5},
+    "regions": {"units": 6, "width": 3, "depth": 4, "inputs": 2, "epochs": 3},
+    "curvature": {"points": 40, "examples": 200, "epochs": 10, "looked_at": 40},
+    "saturation": {"points": 40, "examples": 200, "looked_at": 60, "doublings": 9},
     "gradient-penalty": {"examples": 40, "updates": 5, "halvings": 3},
     "games": {"curvatures": 3, "games": 2},
+    "catastrophic-overfitting": {"seeds": 1, "epochs": 24, "images": 50},
+    "trade-off": {"betas": (0, 1, 8), "seeds": 1, "epochs": 12},
+    "distillation": {"temperatures": (1, 100), "examples": 60, "learned_from": 300, "epochs": 10, "budgets": 2},
+    "smoothing": {"points": 20, "votes": 2000, "examples": 20, "ballots": 200, "learned_from": 400, "epochs": 8},
+    "transfer": {"samples": 200, "angles": 3, "examples": 80, "learned_from": 300},
+    "fairness": {"samples": 10_000},
 }
 
 
@@ -40,8 +52,17 @@ BREAKS = {
     "robust-svm": (linf, "dual", lambda g: g.flatten(1).norm(dim=1)),
     "tsipras": scaled(linf, "maximize", 0.9),
     "dimension": (linf, "dual", lambda g: g.flatten(1).norm(dim=1)),
+    "regions": scaled(l2, "to_plane", 1.01),
+    "curvature": scaled(linf, "dual", 1.01),
+    "saturation": scaled(linf, "dual", 1.01),
     "gradient-penalty": scaled(linf, "dual", 1.05),
     "games": (gradient, "along", lambda strategy, slopes, lr: (strategy[0] - 1.01 * lr * slopes[0],)),
+    "catastrophic-overfitting": (guard, "_GAP", 2.0),
+    "trade-off": (trades, "kl_divergence", lambda *logits, **clean: 0.01 * objectives.kl_divergence(*logits, **clean)),
+    "distillation": (objectives, "_UNTARGETED", dict.fromkeys(("ce", "margin", "dlr"), objectives.cross_entropy)),
+    "smoothing": scaled(Gaussian, "radius", 1.02),
+    "transfer": scaled(l2, "steepest", 0.95),
+    "fairness": (linf, "dual", lambda g: g.flatten(1).norm(dim=1)),
 }
 
 
@@ -119,7 +140,7 @@ def test_the_command_exits_with_0_only_when_all_is_confirmed(toy, tmp_path):
     assert good.exit_code == 0
     for words in ("one is 1", "arithmetic", "confirmed"):
         assert words in good.output
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {"good.png", "good.json"}
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"good.png", "good.json", "index.md"}
     bad = holdfast("all")
     assert bad.exit_code == 1
     assert "refuted" in bad.output

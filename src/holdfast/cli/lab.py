@@ -52,7 +52,8 @@ def run_experiments(name: str, out: Path | None, console: Console, progress: Con
         console.print(f"{experiment.title} ({seconds:.1f} s)\n", markup=False)
         console.print(_claims(finding))
         if out is not None:
-            console.print(f"\n{' and '.join(map(str, experiment.save(finding, out)))}", markup=False, soft_wrap=True)
+            written = [*experiment.save(finding, out), lab.write_page(out, lab.EXPERIMENTS)]
+            console.print(f"\n{', '.join(map(str, written))}", markup=False, soft_wrap=True)
         if finding.refuted:
             refuted[each] = finding.refuted
     if refuted:

@@ -407,9 +407,7 @@ def lab(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="an experiment, or all; without it they are listed")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="folder for NAME.png, the figure, and NAME.json, the data")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for figures, data and a page of them all")] = None,
 ) -> None:
     """Run the field's claims as experiments: what is expected, what is measured, and the verdict."""
     with _faults("the experiments that are finished are kept" if out else "nothing was kept (give --out DIR)"):

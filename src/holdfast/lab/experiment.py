@@ -1,5 +1,6 @@
 """An experiment: what it finds, how that is drawn, and where both are kept."""
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import RunError, SettingError
 from holdfast.lab.claim import Claim
+from holdfast.lab.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +60,7 @@ class Experiment:
     draw: Callable[[dict[str, Any]], "Figure"]
 
     def save(self, finding: Finding, folder: Path) -> tuple[Path, Path]:
-        """Write ``NAME.json`` and draw ``NAME.png``.
+        """Write ``NAME.json`` and draw ``NAME.png``; each is there whole or not at all.
 
         Raises
         ------
@@ -76,10 +78,20 @@ class Experiment:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            data.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-            self.draw(finding.data).savefig(figure, dpi=150)
+            write_whole(data, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+            write_whole(figure, _png(self.draw(finding.data)))
         except ModuleNotFoundError as error:
             raise SettingError("figures need matplotlib: pip install 'holdfast[figures]'") from error
         except OSError as error:
             raise RunError(f"{folder}: {error.strerror or error}; give an --out folder that can be written") from error
         return figure, data
+
+
+def _png(figure: "Figure") -> bytes:
+    """Drawings get by with few colours, and a palette is a third of the bytes."""
+    from PIL import Image
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=150)
+    Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    return small.getvalue()

@@ -16,8 +16,17 @@ EXPERIMENTS: Final = {
     "robust-svm": "the robust hinge loss, the soft-margin SVM, and the bound between them",
     "tsipras": "one robust feature and many weak ones: accuracy and robustness at odds",
     "dimension": "the budget an adversary needs shrinks with the dimension, at the same accuracy",
+    "regions": "the linear pieces of a ReLU network, counted, and three distances that one piece tells",
+    "curvature": "when a loss reaches a threshold, and when its tangent says: convex ones early, linear ones on time",
+    "saturation": "what a gradient step promises as confidence grows: cross-entropy falls silent, the margin does not",
     "gradient-penalty": "adversarial training is a penalty on the gradient's dual norm, to first order",
     "games": "who converges, cycles and diverges: best responses, gradients, and gradients that look ahead",
+    "catastrophic-overfitting": "training on single steps: one step withstood, many steps not, and the guard's rescue",
+    "trade-off": "TRADES: what its weight beta buys in robustness, and costs in accuracy and margins",
+    "distillation": "defensive distillation blinds attacks on cross-entropy, and no others",
+    "smoothing": "votes under noise: what they prove, as sigma grows, beside the truth and beside attacks",
+    "transfer": "examples made on one model and tried on others: who falls, and what it has to do with gradients",
+    "fairness": "who pays for robustness: the class that is spread out, and the class that is rare",
 }
 
 
