@@ -43,6 +43,7 @@ from holdfast.certify.certificate import METHODS
 from holdfast.certify.output import BoundMethod
 from holdfast.certify.rules import RULES
 from holdfast.cli.main import INTERRUPTED, app
+from holdfast.lab import EXPERIMENTS, write_page
 from holdfast.train import Recipe
 from holdfast.train import methods as training
 
@@ -330,9 +331,18 @@ def test_python_page_names_what_packages_export() -> None:
 
 
 def test_lab_page_lists_every_experiment() -> None:
-    from holdfast.lab import EXPERIMENTS
-
     assert dict(rows(section(DOCS / "how-to" / "use-the-lab.md", "Gallery"))) == EXPERIMENTS
+
+
+def test_gallery_is_what_the_lab_wrote(tmp_path: Path) -> None:
+    gallery = DOCS / "gallery"
+    for name, title in EXPERIMENTS.items():
+        document = json.loads((gallery / f"{name}.json").read_text())
+        assert document["title"] == title
+        assert {claim["verdict"] for claim in document["claims"]} == {"confirmed"}, name
+        assert (gallery / f"{name}.png").exists()
+    copy = shutil.copytree(gallery, tmp_path / "gallery")
+    assert write_page(copy, EXPERIMENTS).read_text() == (gallery / "index.md").read_text()
 
 
 TRAINING = DOCS / "reference" / "training.md"

@@ -1,10 +1,12 @@
 """Robust linear models as scikit-learn estimators."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
@@ -151,6 +153,20 @@ def test_they_work_in_pipelines_and_searches(two):
     grid = {"robustlogisticregression__eps": [0.0, 0.1], "robustlogisticregression__norm": [1, np.inf]}
     found = GridSearchCV(make_pipeline(StandardScaler(), RobustLogisticRegression()), grid, cv=3).fit(x, y)
     assert found.best_score_ > 0.7
+
+
+def test_separable_data_without_regularisation_are_named_as_the_cause():
+    x = np.array([[-2.0], [-1.5], [1.5], [2.0]])
+    with pytest.warns(ConvergenceWarning) as caught:
+        RobustLogisticRegression(1.0, C=np.inf).fit(x, [0, 0, 1, 1])
+    assert [("separated" in str(w.message), "C" in str(w.message), w.filename) for w in caught] == [
+        (True, True, __file__)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RobustLogisticRegression(1.6, C=np.inf).fit(x, [0, 0, 1, 1])  # no room for eps
+        assert RobustLinearSVC(1.0, C=np.inf).fit(x, [0, 0, 1, 1]).objective_ == pytest.approx(0)
+        assert RobustRidge(0.0, alpha=0).fit(x, x[:, 0]).coef_ == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,30 @@ from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MaxAbsScaler, StandardScaler
+from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 
 import holdfast
 from holdfast.errors import ModelError
 from holdfast.linear import RobustLinearSVC, RobustLogisticRegression, as_module
+
+SCALERS = (
+    StandardScaler(),
+    StandardScaler(with_mean=False),
+    StandardScaler(with_std=False),
+    RobustScaler(),
+    RobustScaler(with_centering=False, unit_variance=True),
+    RobustScaler(with_scaling=False),
+    MinMaxScaler((-2, 3)),
+    MaxAbsScaler(),
+    "passthrough",
+)
 
 
 @pytest.mark.parametrize("load", [load_iris, load_breast_cancer])
 def test_the_layer_is_the_pipeline_in_input_units(load):
     x, y = load(return_X_y=True)
     for last in (RobustLinearSVC(0.05), LogisticRegression()):
-        for scaler in (StandardScaler(), StandardScaler(with_mean=False), MaxAbsScaler(), "passthrough"):
+        for scaler in SCALERS:
             pipeline = make_pipeline(MaxAbsScaler(), scaler, last).fit(x, y)
             logits = as_module(pipeline)(torch.from_numpy(x)).detach().numpy()
             scores = pipeline.decision_function(x)
@@ -51,6 +63,7 @@ def test_what_is_no_linear_layer_is_refused():
     x, y = load_iris(return_X_y=True)
     for model, match in (
         (make_pipeline(PCA(), RobustLogisticRegression()).fit(x, y), "PCA"),
+        (make_pipeline(MinMaxScaler(clip=True), RobustLogisticRegression()).fit(x, y), "clip=True"),
         (make_pipeline(StandardScaler(), RobustLogisticRegression()), "RobustLogisticRegression"),
         (LinearRegression().fit(x, y), "LinearRegression"),
     ):

@@ -86,7 +86,7 @@ def test_a_gap_is_certified_wherever_the_method_stops(norm):
     x, y = rng.normal(size=(40, 6)), rng.choice([-1.0, 1.0], 40)
     for kind, model in KINDS.items():
         best = model(0.05, norm=norm, tol=1e-9).fit(x, y).objective_
-        for steps in (1, 2, 4):
+        for steps in (1, 2):
             with pytest.warns(UserWarning, match="certified gap"):
                 early = model(0.05, norm=norm, max_iter=steps, tol=1e-9).fit(x, y)
             assert early.objective_ - early.gap_ <= best * (1 + 1e-9), (kind, steps)

@@ -41,6 +41,10 @@ def run_experiments(name: str, out: Path | None, console: Console, progress: Con
     HoldfastError
         When a claim is refuted.
     """
+    import torch
+
+    # Networks this small gain nothing from threads, and on busy cores lose a great deal.
+    torch.set_num_threads(1)
     lab = _lab()
     refuted: dict[str, int] = {}
     for each in lab.EXPERIMENTS if name == ALL else [name]:
