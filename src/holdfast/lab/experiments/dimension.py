@@ -1,18 +1,18 @@
 """The same accuracy, ever more coordinates, an ever smaller budget."""
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor, nn
+from torch import Tensor
 
 from holdfast.draws import Draws
 from holdfast.lab.canvas import BLUE, GREEN, GREY, INK, PURPLE, RED, canvas, label
 from holdfast.lab.claim import near
 from holdfast.lab.experiment import Finding
+from holdfast.lab.networks import dense
 from holdfast.threats import L1, L2, Linf
 
 if TYPE_CHECKING:
@@ -89,16 +89,8 @@ def _network_gradient(d: int, networks: int) -> float:
     """The mean L1 norm of the input gradient of networks with He's random weights."""
     lengths = []
     for seed in range(networks):
-        sizes = (d, 128, 128, 1)
-        layers: list[nn.Module] = []
-        for layer, (before, after) in enumerate(pairwise(sizes)):
-            linear = nn.Linear(before, after, bias=False, dtype=torch.float64, device="meta").to_empty(device="cpu")
-            scale = (2 / before) ** 0.5
-            with torch.no_grad():
-                linear.weight.copy_(scale * Draws(seed, torch.arange(after), stage=layer).normal(before))
-            layers += [linear, nn.ReLU()]
         x = Draws(seed, torch.arange(64), stage=9).normal(d).requires_grad_()
-        (grad,) = torch.autograd.grad(nn.Sequential(*layers[:-1])(x).sum(), x)
+        (grad,) = torch.autograd.grad(dense(d, 128, 128, 1, seed=seed).double()(x).sum(), x)
         lengths.append(Linf(1.0, box=None).dual_norm(grad).mean())
     return float(torch.stack(lengths).mean())
 

@@ -1,6 +1,5 @@
 """Adversarial training and a penalty on the gradient are the same to first order."""
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import load_data
-from holdfast.draws import Draws
 from holdfast.lab.canvas import BLUE, GREEN, GREY, RED, canvas, label
 from holdfast.lab.claim import near
 from holdfast.lab.experiment import Finding
+from holdfast.lab.networks import dense
 from holdfast.models import Query
 from holdfast.threats import L2, Linf
 from holdfast.train import GradientPenalty, Method, PGDTraining, Standard, Step
@@ -60,15 +59,7 @@ def run(examples: int = 100, updates: int = 20, halvings: int = 5, ascent: int =
 
 def _network() -> nn.Module:
     """A smooth network, always with the same random weights."""
-    sizes = (64, 24, 10)
-    layers: list[nn.Module] = []
-    for layer, (before, after) in enumerate(pairwise(sizes)):
-        linear = nn.Linear(before, after, dtype=torch.float64, device="meta").to_empty(device="cpu")
-        with torch.no_grad():
-            linear.weight.copy_(Draws(0, torch.arange(after), stage=layer).normal(before) / before**0.5)
-            linear.bias.zero_()
-        layers += [linear, nn.Tanh()]
-    return nn.Sequential(*layers[:-1])
+    return dense(64, 24, 10, unit=nn.Tanh, gain=1.0).double()
 
 
 def _loss(method: Method, network: nn.Module, x: Tensor, y: Tensor, number: int) -> Tensor:
