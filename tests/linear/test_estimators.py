@@ -66,7 +66,7 @@ def corners(norm, d):
     if norm == 1:
         return np.vstack((np.eye(d), -np.eye(d)))
     if norm == 2:
-        points = np.random.default_rng(0).normal(size=(4000, d))
+        points = np.random.default_rng(0).normal(size=(1000, d))
         return points / np.linalg.norm(points, axis=1, keepdims=True)
     return np.array(list(itertools.product((-1.0, 1.0), repeat=d)))
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from holdfast.linear.decision import Decision
 from holdfast.linear.design import Design
 from holdfast.linear.losses import Hinge, Logistic, Loss
-from holdfast.linear.settings import ball, budget, positive, warn_unless_certified, weighted
+from holdfast.linear.settings import ball, budget, positive, warn_if_separable, warn_unless_certified, weighted
 from holdfast.linear.solver import Problem, Solution, solve
 from holdfast.threats.box import Bound, Box
 
@@ -117,6 +117,7 @@ class RobustLinearClassifier(ClassifierMixin, BaseEstimator):
             problem = Problem(design, loss, unit, eps, 1.0, ridge, bool(self.fit_intercept))
             self._solutions.append(solve(problem, tol, self.max_iter, start[number] if start else None))
         warn_unless_certified(self._solutions, tol)
+        warn_if_separable(self._solutions)
         self.coef_ = np.stack([solution.w for solution in self._solutions])
         self.intercept_ = np.array([solution.b for solution in self._solutions])
         self.objective_ = mass * sum(solution.objective for solution in self._solutions)

@@ -239,7 +239,9 @@ def _product(a: Array, b: Array) -> float:
 
 
 def _mirror(v: Array) -> Array:
-    return np.asarray(np.r_[v[0], -v[1:]])
+    mirrored = -v
+    mirrored[0] = v[0]
+    return mirrored
 
 
 def _depth(v: Array) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-__all__ = ["Design"]
+__all__ = ["Design", "Gram"]
 
 Array = NDArray[np.float64]
 
@@ -30,8 +30,8 @@ class Design:
         return np.asarray(self.x @ w.astype(self.x.dtype), np.float64)
 
     def gather(self, v: Array) -> Array:
-        """``(d,)`` of ``x^T v``."""
-        return np.asarray(self.x.T @ v.astype(self.x.dtype), np.float64)
+        """``(d,)`` of ``x^T v``, or ``(k, d)`` for the rows of ``v`` ``(k, n)``."""
+        return np.asarray(v.astype(self.x.dtype) @ self.x, np.float64)
 
     def spread(self, weight: Array) -> Array:
         """``(d,)`` the standard deviations of the columns, for weights that sum to 1."""
@@ -52,3 +52,16 @@ class Design:
             rows = self.x[start : start + chunk] * root[start : start + chunk, None]
             total += rows.T @ rows
         return total
+
+
+class Gram:
+    """``x^T diag(v) x`` for weights ``v`` that change from step to step, summed anew only when they changed enough."""
+
+    def __init__(self, design: Design) -> None:
+        n, d = design.shape
+        self.design, self.matrix, self.weights = design, np.zeros((d, d)), np.zeros(n)
+
+    def follow(self, weights: Array, stale: float) -> None:
+        """Take up new weights, of at least 0, unless they are within the share ``stale`` of those at hand."""
+        if np.abs(weights - self.weights).sum() > stale * self.weights.sum():
+            self.matrix, self.weights = self.design.gram(weights), weights

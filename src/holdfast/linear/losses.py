@@ -20,11 +20,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curvature:
-    """Second derivatives in ``f`` and in ``f`` and ``t``, both ``(n,)``, and in ``t``, summed over examples."""
+    """Second derivatives of every example in ``f``, in ``f`` and ``t``, and in ``t``, each ``(n,)``."""
 
     ff: Array
     ft: Array
-    tt: float
+    tt: Array
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ class Loss(Protocol):
     """One number for all examples, with weights ``s`` that sum to 1."""
 
     @property
+    def y(self) -> Array:
+        """``(n,)`` targets, or labels -1 and 1."""
+        ...
+
+    @property
     def s(self) -> Array:
         """``(n,)`` weights."""
         ...
@@ -88,8 +93,8 @@ class Loss(Protocol):
         """The best intercept when ``w`` is 0."""
         ...
 
-    def interior(self, f: Array, t: float, room: float) -> Interior:
-        """Open the interior-point method, with slacks of at least about ``room``."""
+    def interior(self, f: Array, t: float) -> Interior:
+        """Open the interior-point method, with slacks as large as losses are."""
         ...
 
 
@@ -107,7 +112,7 @@ class Logistic:
     def constant(self) -> float:
         return float(np.log(self.s[self.y > 0].sum() / self.s[self.y < 0].sum()))
 
-    def interior(self, f: Array, t: float, room: float) -> Interior:
+    def interior(self, f: Array, t: float) -> Interior:
         return _Smooth(self, f, t)
 
 
@@ -119,20 +124,20 @@ class _Smooth:
     f: Array
     t: float
     degree: float = 0
+    share: Array = field(init=False)
 
-    def _shares(self) -> Array:
-        return np.asarray(expit(self.loss.eps * self.t - self.loss.y * self.f))
+    def __post_init__(self) -> None:
+        self.share = expit(self.loss.eps * self.t - self.loss.y * self.f)
 
     def complementarity(self, step: float = 0.0) -> float:
         return 0.0
 
     def curvature(self) -> Curvature:
-        share = self._shares()
-        ff = self.loss.s * share * (1 - share)
-        return Curvature(ff, -self.loss.eps * self.loss.y * ff, self.loss.eps**2 * float(ff.sum()))
+        ff = self.loss.s * self.share * (1 - self.share)
+        return Curvature(ff, -self.loss.eps * self.loss.y * ff, self.loss.eps**2 * ff)
 
     def force(self, target: float, corrected: bool) -> tuple[Array, float]:
-        a = self.loss.s * self._shares()
+        a = self.loss.s * self.share
         return -self.loss.y * a, self.loss.eps * float(a.sum())
 
     def direct(self, df: Array, dt: float) -> float:
@@ -142,7 +147,7 @@ class _Smooth:
         curve, before = self.curvature(), self.loss.value(self.f, self.t)
         first = float(rise @ df) + slope * dt
         second = float(curve.ff @ (self.loss.y * df - self.loss.eps * dt) ** 2)
-        allowed, step = 1e-13 * before, 2.0
+        allowed, step = 1e-13 * before, 1.02
         while step > 1e-6:
             model = before + step * first + 0.75 * step**2 * second
             if self.loss.value(self.f + step * df, self.t + step * dt) <= model + allowed:
@@ -153,9 +158,10 @@ class _Smooth:
     def move(self, step: float) -> None:
         self.f = self.f + step * self.df
         self.t = self.t + step * self.dt
+        self.share = expit(self.loss.eps * self.t - self.loss.y * self.f)
 
     def multipliers(self, balanced: bool) -> Multipliers:
-        a = self.loss.s * self._shares()
+        a = self.loss.s * self.share
         if balanced:
             a = _balance(a, self.loss.y)
         share = a / self.loss.s
@@ -177,10 +183,10 @@ class Hinge:
     def constant(self) -> float:
         return float(np.sign(self.s @ self.y))
 
-    def interior(self, f: Array, t: float, room: float) -> Interior:
+    def interior(self, f: Array, t: float) -> Interior:
         zero = np.zeros_like(self.y)
         in_f, in_t, offset = np.stack((zero, self.y)), np.array([[0.0], [-self.eps]]), np.array([[0.0], [-1.0]])
-        return _Pairs(self, in_f, in_t, offset, self.s, zero, room - np.minimum(0, self.y * f - self.eps * t - 1), f, t)
+        return _Pairs(self, in_f, in_t, offset, self.s, zero, 1 - np.minimum(0, self.y * f - self.eps * t - 1), f, t)
 
     def dual(self, z: Array, balanced: bool) -> Multipliers:
         """``s max(0, 1 - m)`` is at least ``a (1 - m)`` for every ``0 <= a <= s``."""
@@ -204,10 +210,10 @@ class Squared:
     def constant(self) -> float:
         return float(self.s @ self.y / self.s.sum())
 
-    def interior(self, f: Array, t: float, room: float) -> Interior:
+    def interior(self, f: Array, t: float) -> Interior:
         sides = np.array([[1.0], [-1.0]])
         error = np.abs(self.y - f)
-        c = error + self.eps * t + room * (float(self.s @ error) or 1.0)
+        c = error + self.eps * t + (float(self.s @ error) or 1.0)
         return _Pairs(
             self, sides, np.full((2, 1), -self.eps), -sides * self.y, np.zeros_like(self.y), 2 * self.s, c, f, t
         )
@@ -245,7 +251,7 @@ class _Pairs:
 
     def __post_init__(self) -> None:
         self.s = self.c + self.in_f * self.f + self.in_t * self.t + self.offset
-        self.z = (self.linear + self.quadratic * self.c) * self.s[::-1] / self.s.sum(0)
+        self.z = (self.linear / self.s.sum(0) + self.quadratic / 2) * self.s[::-1]
         self.share = self.loss.s / 2
 
     def complementarity(self, step: float = 0.0) -> float:
@@ -260,7 +266,7 @@ class _Pairs:
         ff = (self.weight * self.in_f**2).sum(0) - self.wf**2 / self.total
         ft = (self.weight * self.in_f * self.in_t).sum(0) - self.wf * self.wt / self.total
         tt = (self.weight * self.in_t**2).sum(0) - self.wt**2 / self.total
-        return Curvature(ff, ft, float(tt.sum()))
+        return Curvature(ff, ft, tt)
 
     def force(self, target: float, corrected: bool) -> tuple[Array, float]:
         self.pull = (target * self.share - (self.ds * self.dz if corrected else 0.0)) / self.s - self.z

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import MaxAbsScaler, StandardScaler
+from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from torch import nn
 
 from holdfast.errors import ModelError
@@ -27,8 +27,7 @@ def as_module(model: Any) -> nn.Linear:
     ----------
     model : estimator or Pipeline
         Anything with ``coef_`` and ``intercept_``, scikit-learn's own included, after any number of
-        ``StandardScaler`` and
-        ``MaxAbsScaler``.
+        ``StandardScaler``, ``RobustScaler``, ``MinMaxScaler`` and ``MaxAbsScaler``, without ``clip``.
 
     Returns
     -------
@@ -53,20 +52,28 @@ def as_module(model: Any) -> nn.Linear:
     for step in reversed(steps):
         if step in (None, "passthrough"):
             continue
-        centre, scale = _scaling(step)
-        weight = weight / scale
-        bias = bias - weight @ centre
+        factor, shift = _scaling(step)
+        bias = bias + weight @ shift
+        weight = weight * factor
     layer = nn.Linear(weight.shape[1], len(weight), dtype=torch.float64)
     layer.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(np.ascontiguousarray(bias))})
     return layer
 
 
 def _scaling(step: Any) -> tuple[Array, Array]:
-    """What a scaler subtracts from each feature, and then divides it by."""
-    if not isinstance(step, (StandardScaler, MaxAbsScaler)) or not hasattr(step, "n_features_in_"):
-        raise ModelError(f"{type(step).__name__} cannot be folded into a linear layer: use a fitted StandardScaler")
+    """What a scaler multiplies each feature by, and then adds to it."""
+    known = isinstance(step, (StandardScaler, RobustScaler, MinMaxScaler, MaxAbsScaler))
+    if not known or not hasattr(step, "n_features_in_") or getattr(step, "clip", False):
+        raise ModelError(
+            f"{step} cannot be folded into a linear layer: use a fitted StandardScaler, RobustScaler, MinMaxScaler or "
+            "MaxAbsScaler that does not clip"
+        )
     none = np.zeros(step.n_features_in_)
-    centre, scale = getattr(step, "mean_", None), step.scale_
-    if not getattr(step, "with_mean", False):
-        centre = None
-    return none if centre is None else centre, none + 1 if scale is None else scale
+    if isinstance(step, MinMaxScaler):
+        return none + step.scale_, none + step.min_
+    factor = none + 1 if step.scale_ is None else 1 / step.scale_
+    if isinstance(step, StandardScaler) and step.with_mean:
+        return factor, -step.mean_ * factor
+    if isinstance(step, RobustScaler) and step.with_centering:
+        return factor, -step.center_ * factor
+    return factor, none

@@ -13,7 +13,7 @@ from holdfast.threats import L1, L2, Ball, Linf
 from holdfast.threats.box import Bound, Box
 from holdfast.threats.budget import parse_budget
 
-__all__ = ["ball", "budget", "positive", "warn_unless_certified", "weighted"]
+__all__ = ["ball", "budget", "positive", "warn_if_separable", "warn_unless_certified", "weighted"]
 
 _BALLS = {"1": L1, "2": L2, "inf": Linf}
 
@@ -42,14 +42,25 @@ def positive(name: str, value: Any, or_zero: bool = False) -> float:
 
 
 def warn_unless_certified(solutions: list[Solution], tol: float) -> None:
-    """Say so when a gap is larger than was asked for."""
-    worst = max(s.gap / max(s.objective, np.finfo(float).tiny) for s in solutions)
+    """Say so when a gap is larger than was asked for; nothing is left to certify where the objective vanished."""
+    worst = max(0.0 if s.vanished else s.gap / max(s.objective, np.finfo(float).tiny) for s in solutions)
     if worst > tol:
         warnings.warn(
             f"the certified gap is {worst:.1e} of the objective, not {tol:.1e}: raise max_iter, scale the features, "
             "or regularise",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
+        )
+
+
+def warn_if_separable(solutions: list[Solution]) -> None:
+    """Say so when the weights of a classifier grew until its loss was nothing, but not 0."""
+    if any(s.vanished and s.objective > 0 for s in solutions):
+        warnings.warn(
+            "the data can be separated with room for eps and C hardly bounds the weights: the loss falls to 0 as they "
+            "grow; set a smaller C",
+            ConvergenceWarning,
+            stacklevel=4,
         )
 
 

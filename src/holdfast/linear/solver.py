@@ -7,7 +7,6 @@ with ``t``, so the problem is one over the cone ``||w||_q <= t``: Mehrotra's pre
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from holdfast.linear.cones import Cone, Free, LargestCone, LengthCone, SumCone
-from holdfast.linear.design import Design
+from holdfast.linear.design import Design, Gram
 from holdfast.linear.losses import Interior, Loss, Multipliers
 from holdfast.threats import Ball
 
@@ -28,7 +27,9 @@ _CONES: dict[str, type[SumCone] | type[LengthCone] | type[LargestCone]] = {
     "l2": LengthCone,
     "l1": LargestCone,
 }
-_STALE = 0.03  # a Gram matrix is used again while its weights have changed by less than this share
+_DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
+# A Gram matrix is used again while its weights have changed by less than this share: without slacks, and with them.
+_STALE, _SAME = 0.03, 1e-9
 _STEP = 0.99  # of the longest step
 # A path that has come to the edge of its cone far from the solution creeps along it: after so many steps, where so
 # little of the gap is complementarity, another is begun inside.
@@ -53,10 +54,14 @@ class Problem:
         return self.spread / (self.eps + float(self.unit.distance(spread, torch.zeros_like(spread))[0]) or 1.0)
 
     def dual_norm(self, w: Array) -> float:
-        return float(self.unit.dual_norm(torch.from_numpy(w)[None])[0])
+        return float(np.linalg.norm(w, _DUAL[self.unit.norm]))
+
+    def value(self, w: Array, f: Array) -> float:
+        """The objective at ``w`` and the predictions ``f = x w + b``."""
+        return self.loss.value(f, self.dual_norm(w)) + self.ridge * float(w @ w) / 2
 
     def objective(self, w: Array, b: float) -> float:
-        return self.loss.value(self.design.times(w) + b, self.dual_norm(w)) + self.ridge * float(w @ w) / 2
+        return self.value(w, self.design.times(w) + b)
 
     def bound(self, dual: Multipliers) -> "Bound":
         """A lower bound on the objective, by weak duality.
@@ -66,9 +71,8 @@ class Problem:
         """
         g = torch.from_numpy(self.design.gather(dual.force))[None]
         none = torch.zeros_like(g)
-        excess = float(self.unit.distance(g, none)[0]) - dual.slope
-        if self.ridge == 0 or excess <= 0:
-            return Bound(dual.value, excess)
+        if self.ridge == 0:
+            return Bound(dual.value, float(self.unit.distance(g, none)[0]) - dual.slope)
         near = self.unit.scaled(dual.slope).project(g, none)
         return Bound(dual.value - float(((g - near) ** 2).sum()) / (2 * self.ridge), 0.0)
 
@@ -96,13 +100,17 @@ class Bound:
 
 @dataclass(frozen=True)
 class Solution:
-    """A point, its objective, and how far below that the minimum can lie at most."""
+    """A point, its objective, and how far below that the minimum can lie at most.
+
+    ``vanished``: the objective came down to nothing, the share ``tol`` of what it is at weights of 0.
+    """
 
     w: Array
     b: float
     objective: float
     gap: float
     iterations: int
+    vanished: bool = False
 
 
 def solve(problem: Problem, tol: float, max_iter: int, near: Solution | None = None) -> Solution:
@@ -110,26 +118,46 @@ def solve(problem: Problem, tol: float, max_iter: int, near: Solution | None = N
     constant = problem.loss.constant() if problem.intercept else 0.0
     zero = np.zeros(problem.design.shape[1])
     best = Solution(zero, constant, problem.objective(zero, constant), np.inf, 0)
-    scale = problem.scale()
-    path = _Path(problem, zero, constant, scale, room=1.0) if near is None else _Path.near(problem, near.w, near.b)
-    at_zero, bound, anchor, opened = best.objective, 0.0, Bound(-np.inf, np.inf), 0
+    gram = Gram(problem.design)
+    path = _Path(problem, gram, *((near.w, near.b) if near else _start(problem, gram, constant)))
+    nothing, bound, anchor, opened = tol * best.objective, 0.0, Bound(-np.inf, np.inf), 0
     for iteration in range(max_iter + 1):
-        value = problem.objective(path.w, path.b)
+        value = problem.value(path.w, path.f)
         here = problem.bound(path.inner.multipliers(problem.intercept))
         anchor = min(anchor, here, key=lambda point: point.cost(value))
         bound = max(bound, here.mended(anchor))
         if value < best.objective:
             best = replace(best, w=path.w, b=path.b, objective=value)
         best = replace(best, gap=best.objective - bound, iterations=iteration)
-        if best.gap <= tol * best.objective or best.objective <= tol * at_zero or iteration == max_iter:
+        if best.gap <= tol * best.objective or best.objective <= nothing or iteration == max_iter:
             break
         if iteration - opened >= _PATIENCE and path.complementarity() < _LOST * best.gap:
-            path, opened = _Path.near(problem, path.w, path.b), iteration
+            path, opened = _Path(problem, gram, path.w, path.b), iteration
         try:
             path.advance()
-        except linalg.LinAlgError:  # as near the solution as rounding allows
+        except (linalg.LinAlgError, ZeroDivisionError):  # as near the solution as rounding allows
             break
+    objective = problem.objective(best.w, best.b)  # predictions were added up, step by step
+    best = replace(best, objective=objective, gap=objective - bound, vanished=objective <= nothing)
     return _sparse(problem, best, tol) if problem.unit.norm == "linf" else best
+
+
+def _start(problem: Problem, gram: Gram, constant: float) -> tuple[Array, float]:
+    """Weights and intercept to begin with: least squares, scaled to be best along its ray."""
+    design, s, y, d = problem.design, problem.loss.s, problem.loss.y, problem.design.shape[1]
+    mean = np.zeros(d)
+    if problem.intercept:
+        y, mean = y - s @ y, design.gather(s)
+    gram.follow(2 * s, 0.0)
+    h = gram.matrix / 2 - np.outer(mean, mean)
+    h[range(d), range(d)] += problem.ridge / 2 + (problem.eps * problem.dual_norm(np.ones(d))) ** 2 / d
+    try:
+        w = linalg.cho_solve(linalg.cho_factor(h, lower=True, overwrite_a=True), design.gather(s * y))
+    except linalg.LinAlgError:
+        return np.zeros(d), constant
+    f = design.times(w) - mean @ w
+    best = min((0.0, 0.25, 0.5, 1.0, 2.0, 4.0), key=lambda share: problem.value(share * w, share * f + constant))
+    return best * w, constant - best * float(mean @ w)
 
 
 def _sparse(problem: Problem, found: Solution, tol: float) -> Solution:
@@ -146,20 +174,20 @@ def _sparse(problem: Problem, found: Solution, tol: float) -> Solution:
 class _Path:
     """A point near the central path."""
 
-    def __init__(self, problem: Problem, w: Array, b: float, t: float, room: float) -> None:
-        self.problem, self.w, self.b, self.t = problem, w, b, t
-        self.inner: Interior = problem.loss.interior(problem.design.times(w) + b, t, room)
+    def __init__(self, problem: Problem, gram: Gram, w: Array, b: float) -> None:
+        """Begin inside the cone, close to a point."""
+        self.problem, self.gram, self.w, self.b = problem, gram, w, b
+        size, scale = problem.dual_norm(w), problem.scale()
+        self.t = 1.3 * size + 0.01 * scale if size > 0 else scale
+        self.f = problem.design.times(w) + b
+        self.inner: Interior = problem.loss.interior(self.f, self.t)
         slope = self.inner.multipliers(False).slope
-        self.cone: Cone = _CONES[problem.unit.norm].start(w, t, slope) if problem.eps > 0 else Free()
-        self.weights: Array | None = None
+        self.cone: Cone = _CONES[problem.unit.norm].start(w, self.t, slope) if problem.eps > 0 else Free()
         # Where nothing but the norm penalises w, only a point strictly inside the dual constraint can be certified: the
         # constraint must come to hold faster than complementarity.
-        self.least_centring, self.stale = (0.0, _STALE) if problem.ridge > 0 else (0.1, 0.0)
-
-    @classmethod
-    def near(cls, problem: Problem, w: Array, b: float) -> Self:
-        """A path that begins a little inside the cone, close to a point."""
-        return cls(problem, w, b, 1.1 * problem.dual_norm(w) + 0.01 * problem.scale(), room=0.1)
+        self.least_centring = 0.0 if problem.ridge > 0 else 0.1
+        # With slacks the dual point is feasible only as far as steps are exact.
+        self.stale = _STALE if problem.ridge > 0 and self.inner.degree == 0 else _SAME
 
     def advance(self) -> None:
         """One step: where would full speed lead, then a step centred and corrected accordingly."""
@@ -168,11 +196,11 @@ class _Path:
         gap = self.complementarity()
         reach = min(1.0, self._direct(factor, 0.0, corrected=False))
         ahead = self.complementarity(reach)
-        # Where full speed does not lead far, the second order term says little, and asking for more gap is no way out.
-        centring = min(max((ahead / gap) ** 3, self.least_centring), 0.5) if gap > 0 else 0.0
+        centring = min(max((ahead / gap) ** 4, self.least_centring), 0.5) if gap > 0 else 0.0
         target = centring * gap / degree
-        step = min(1.0, _STEP * self._direct(factor, target, corrected=reach > 0.5))
+        step = min(1.0, _STEP * self._direct(factor, target, corrected=True))
         self.w, self.t, self.b = self.w + step * self.dw, self.t + step * self.dt, self.b + step * self.db
+        self.f = self.f + step * self.df
         self.inner.move(step)
         self.cone.move(step)
 
@@ -184,19 +212,18 @@ class _Path:
         """The Hessian in ``(w, t, b)``."""
         design, d = self.problem.design, len(self.w)
         curve = self.inner.curvature()
-        if self.weights is None or np.abs(curve.ff - self.weights).sum() > self.stale * self.weights.sum():
-            self.weights, self.gram = curve.ff, design.gram(curve.ff)
-            self.rows = design.gather(curve.ff), design.gather(curve.ft)
-            self.curve = curve
-        curve = self.curve
+        self.gram.follow(curve.ff, self.stale)
+        ff = self.gram.weights
+        # An example whose weight was left as it was is in all of the matrix with that weight, which stays convex.
+        kept = np.divide(ff, curve.ff, out=np.ones_like(ff), where=curve.ff > 0)
+        ft, tt = kept * curve.ft, kept * curve.tt
+        by_f, by_t = design.gather(np.stack((ff, ft)))
         h = np.empty((d + 2, d + 2))
-        h[:d, :d] = self.gram
+        h[:d, :d] = self.gram.matrix
         h[range(d), range(d)] += self.problem.ridge
-        h[:d, d] = h[d, :d] = self.rows[1]
-        h[d, d] = curve.tt
-        h[:d, -1] = h[-1, :d] = self.rows[0]
-        h[d, -1] = h[-1, d] = curve.ft.sum()
-        h[-1, -1] = curve.ff.sum()
+        h[:d, d] = h[d, :d] = by_t
+        h[:d, -1] = h[-1, :d] = by_f
+        h[d:, d:] = (tt.sum(), ft.sum()), (ft.sum(), ff.sum())
         self.cone.hessian(h[: d + 1, : d + 1])
         if not self.problem.intercept:
             h[-1, :-1] = h[:-1, -1] = 0
@@ -214,5 +241,5 @@ class _Path:
         right[-1] = by_f.sum() if self.problem.intercept else 0.0
         move = -linalg.cho_solve(factor, right, check_finite=False)
         self.dw, self.dt, self.db = move[:d], float(move[d]), float(move[-1])
-        inner = self.inner.direct(design.times(self.dw) + self.db, self.dt)
-        return min(inner, self.cone.direct(self.dw, self.dt))
+        self.df = design.times(self.dw) + self.db
+        return min(self.inner.direct(self.df, self.dt), self.cone.direct(self.dw, self.dt))
