@@ -18,17 +18,17 @@ from holdfast.certify.region import Region
 INPUTS = 5
 
 
-def problem_of(seed, threat):
+def problem_of(seed, threat, dtype=torch.float64):
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(INPUTS, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 3)).double()
-    x = uniform(2, INPUTS, seed=seed, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(INPUTS, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 3)).to(dtype)
+    x = uniform(2, INPUTS, seed=seed, dtype=dtype)
     graph, region = capture(model, x), Region.around(threat, x)
     return Problem(graph, region, crown(graph, region), graph.output)
 
 
 def sliced(problem, share):
     """Domains that are whole examples, how far from their least values their bounding functions may be, and clips."""
-    rows = torch.eye(3).double().repeat(2, 1)
+    rows = torch.eye(3, dtype=problem.region.lower.dtype).repeat(2, 1)
     found = bound_domains(problem, Domains.whole(problem, torch.arange(2).repeat_interleave(3), rows), 5)
     region = problem.region.take(found.domains.example)
     excess = share * (-region.minimum(-found.slope) - region.minimum(found.slope))
@@ -42,26 +42,36 @@ def inputs_of_relus(problem, x):
     return torch.cat(given, 1).index_select(1, problem.unstable)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("threat", [Linf(0.4, None), Linf(0.5), L2(0.6), L1(1.0, None)], ids=str)
 @pytest.mark.parametrize("seed", range(3))
-def test_what_neurons_are_given_in_the_slice_lies_within(seed, threat):
-    problem = problem_of(seed, threat)
+def test_the_slice_lies_within(seed, threat, dtype):
+    """What neurons are given there, and with them the output: outside of it the function is above its ceiling."""
+    single = problem_of(seed, threat, dtype)
+    # Sampled in float64, without any allowance: what float32 has room for must be enough.
+    problem = single.to(torch.float64)
     generator = torch.Generator().manual_seed(seed)
     inside = 0
     for share in (0.05, 0.3, 0.8):
-        found, excess, _, narrow = sliced(problem, share)
-        region = problem.region.take(found.domains.example)
-        least = region.minimum(found.slope)
+        found, excess, _, narrow = sliced(single, share)
+        region, slope = problem.region.take(found.domains.example), found.slope.double()
+        least = region.minimum(slope)
+        ceiling = least + excess + found.constant
+        # Rounding of the bounding function itself is a matter of the ceiling.
+        allowed = 1e-9 if dtype == torch.float64 else 1e-5
+        bound = bound_domains(single, narrow, 0).bound
         for m in range(len(excess)):
             # Points between the one at which the function is least and others.
             corners = torch.rand(4000, INPUTS, generator=generator, dtype=torch.float64)
             corners = region.lower[m] + corners * (region.upper[m] - region.lower[m])
-            x = torch.lerp(found.x[m], corners, torch.rand(4000, 1, generator=generator, dtype=torch.float64))
+            x = torch.lerp(found.x[m].double(), corners, torch.rand(4000, 1, generator=generator, dtype=torch.float64))
             x = x[threat.contains(x, region.center[m].expand_as(x))]
-            x = x[x @ found.slope[m] <= least[m] + excess[m]]
+            value = problem.graph(x) @ found.domains.rows[m].double()
+            assert bool((value >= torch.minimum(bound[m].double(), ceiling[m]) - allowed).all())
+            x = x[x @ slope[m] <= least[m] + excess[m]]
             given = inputs_of_relus(problem, x)
-            assert bool((given >= narrow.lower[m] - 1e-9).all()), f"seed {seed}, share {share}"
-            assert bool((given <= narrow.upper[m] + 1e-9).all()), f"seed {seed}, share {share}"
+            assert bool((given >= narrow.lower[m] - 1e-12).all()), f"seed {seed}, share {share}"
+            assert bool((given <= narrow.upper[m] + 1e-12).all()), f"seed {seed}, share {share}"
             inside += len(x)
         assert bool((narrow.lower >= found.domains.lower).all())
         assert bool((narrow.upper <= found.domains.upper).all())

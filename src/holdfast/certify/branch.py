@@ -308,7 +308,7 @@ class _Search:
             work.domains += 1
             value = float(bound[place])
             if bool(done[place]):
-                work.proved = min(work.proved, value)
+                work.proved = min(work.proved, self._sure(value, domains.take(torch.tensor([place]))))
             elif int(candidates[place, 0]) >= self._none:
                 self._solve(found.domains.take(torch.tensor([place])), float(offsets[place]), value, work)
             else:
@@ -351,9 +351,13 @@ class _Search:
             if work.x is None and self.judge(work.example, x):
                 work.x = x
         if leaf is not None and leaf.bound > float(self.room[domain.example]):
-            work.proved = min(work.proved, leaf.bound)
+            work.proved = min(work.proved, self._sure(leaf.bound, domain))
         else:
             work.stuck = min(work.stuck, bound if leaf is None else max(bound, leaf.bound))
+
+    def _sure(self, bound: float, domain: Domains) -> float:
+        """What a bound proves: where neurons may have been clipped, no more than that the function has its room."""
+        return min(bound, float(self.room[domain.example])) if domain.split.shape[1] else bound
 
     def _signs(self, domain: Domains) -> dict[int, Tensor]:
         """The signs of split neurons, by their ReLUs, 0 for the others."""

@@ -3,12 +3,13 @@
 Bounding a domain leaves a linear function of the input below the one that is bounded. A counterexample in the domain
 lies where that linear function is not positive: once the bound is near 0, in a thin slice of the inputs, over which
 hidden neurons vary less than over all of them. The least value of a neuron's own linear bound ``<g, x> + h`` there is
-found through its dual (Zhou et al. 2025, "Clip-and-Verify: linear constraint-driven domain clipping", arXiv 2512.11087,
-section 3; Kotha et al. 2023, "Provably bounding neural network preimages", arXiv 2302.01404),
+found through its dual (Zhou et al. 2025, "Clip-and-Verify: linear constraint-driven domain clipping", arXiv 2512.11087;
+Kotha et al. 2023, "Provably bounding neural network preimages", arXiv 2302.01404),
 
     h + multiplier * c + min over all inputs of <g + multiplier * a, x>,
 
-which is a bound for any multiplier of at least 0.
+which is a bound for any multiplier of at least 0. A bound of the output that comes of them says nothing of inputs
+outside the slice: what is proved is that the function is at least that bound, or above the ceiling of the slice.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Lines:
         ``(2K, n)`` the inputs at which they are least.
     width : Tensor
         ``(2K,)`` how much they vary over the inputs.
+    room : Tensor
+        ``(2K,)`` what rounding may do to a bound of them.
     """
 
     first: int
@@ -59,6 +62,7 @@ class Lines:
     constant: Tensor
     x: Tensor
     width: Tensor
+    room: Tensor
 
 
 def lines_of(problem: Problem, example: int) -> Lines:
@@ -87,7 +91,10 @@ def lines_of(problem: Problem, example: int) -> Lines:
     rows = slope.flatten(0, 1)
     least = one.region.minimum(rows)
     width = -one.region.minimum(-rows) - least
-    return Lines(first, rows.flatten(1), constant.flatten(), one.region.minimiser(rows).flatten(1), width)
+    lower, upper = (end[example, first:].repeat(2) for end in problem.ends)
+    # Of a function that hardly varies the constant is as inexact as the neuron's value.
+    room = ROUNDING * torch.finfo(inputs.dtype).eps * (width + upper - lower)
+    return Lines(first, rows.flatten(1), constant.flatten(), one.region.minimiser(rows).flatten(1), width, room)
 
 
 def clipped(problem: Problem, lines: dict[int, Lines], found: Found, excess: Tensor, loss: Tensor) -> Domains:
@@ -102,7 +109,8 @@ def clipped(problem: Problem, lines: dict[int, Lines], found: Found, excess: Ten
     found : Found
         What bounding the ``M`` domains found.
     excess : Tensor
-        ``(M,)`` how far above its least value a bounding function may be: no further down does a counterexample lie.
+        ``(M,)`` how far above its least value a bounding function may be where a counterexample lies, and with it what
+        rounding may do to it.
     loss : Tensor
         ``(M, U)`` what the neurons' planes cost the bound: neurons with much of it come first.
 
@@ -126,11 +134,8 @@ def clipped(problem: Problem, lines: dict[int, Lines], found: Found, excess: Ten
             chosen = best.indices[row][best.values[row] > 0]
             multiplier = _MULTIPLIER * mine.width[chosen] / excess[place]
             rows = torch.addcmul(mine.slope[chosen], multiplier.unsqueeze(1), slope[place])
+            # Rounding of the term with the multiplier is that of the bounding function, for which `excess` has room.
             least = mine.constant[chosen] - multiplier * (excess[place] + floor[place]) + one.minimum(rows)
-            known[row, chosen] = torch.fmax(known[row, chosen], least - ROUNDING * _eps(least) * mine.width[chosen])
+            known[row, chosen] = torch.fmax(known[row, chosen], least - mine.room[chosen])
         ends[here, :, mine.first :] = known.unflatten(1, (2, -1))
     return replace(found.domains, lower=ends[:, 0], upper=-ends[:, 1])
-
-
-def _eps(values: Tensor) -> float:
-    return torch.finfo(values.dtype).eps

@@ -167,7 +167,7 @@ class Found:
     domains : Domains
         With the slopes and multipliers that were reached.
     bound : Tensor
-        ``(M,)`` the best lower bounds seen.
+        ``(M,)`` the best lower bounds seen, of the function where the domains' bounds of neurons hold.
     coefficients : Tensor
         ``(M, U)`` those of unstable neurons' values, at the last look.
     x : Tensor
