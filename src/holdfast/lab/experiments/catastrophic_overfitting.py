@@ -24,7 +24,7 @@ EPS = 0.28
 EVERY = 40
 STEPS = APGD(10, objective="dlr")
 CURVES = {"single": (BLUE, "one step"), "multi": (RED, "ten steps"), "alignment": (PURPLE, "gradient alignment")}
-WONG, ALIGNMENT = "Wong et al., ICLR 2020", "Andriushchenko & Flammarion, NeurIPS 2020"
+WONG, ALIGNMENT = "Wong et al., ICLR 2020", "Andriushchenko and Flammarion, NeurIPS 2020"
 LINEAR, GUARD = "Goodfellow et al., ICLR 2015", "the guard of holdfast.train"
 
 
@@ -40,15 +40,20 @@ def run(seeds: int = 2, epochs: int = 36, images: int = 100) -> Finding:
     claims = (
         *_linear(),
         between("FGSM training: accuracy under one step, at the end", WONG, end["single"], 0.55, 1),
-        between("the same networks under an audit", WONG, float(np.mean(withstood)), 0, 0.2),
-        between("what one step hides: the first less the second, the least of all runs", WONG, min(hidden), 0.35),
-        between("gradient alignment at its best, the least of all runs", ALIGNMENT, min(straight), 0.85, 1),
+        between("FGSM training: accuracy under an audit, at the end", WONG, float(np.mean(withstood)), 0, 0.2),
+        between("what one step hides: the first less the second, least of all runs", WONG, min(hidden), 0.35),
+        between("gradient alignment at its highest, least of all runs", ALIGNMENT, min(straight), 0.85, 1),
         between("gradient alignment at the end", ALIGNMENT, end["alignment"], 0, 0.45),
         between("collapses that the guard notices", GUARD, len(mended["events"]), 1, 5),
         between("with the guard: accuracy under an audit", GUARD, mended["audited"], 0.25, 1),
-        between("by how much that is more than without, same seed", GUARD, mended["audited"] - withstood[0], 0.15),
         between(
-            "by how much less one step flatters", GUARD, hidden[0] - mended["single"][-1] + mended["audited"], 0.15
+            "accuracy under an audit, gained by the guard, same seed", GUARD, mended["audited"] - withstood[0], 0.15
+        ),
+        between(
+            "what one step hides, reduced by the guard, same seed",
+            GUARD,
+            hidden[0] - mended["single"][-1] + mended["audited"],
+            0.15,
         ),
     )
     return Finding(claims, {"bare": bare, "mended": mended})
@@ -66,7 +71,7 @@ def _linear() -> list[Claim]:
     found = evaluate(network, Linf(EPS), x, y, seed=0)
     return [
         near("a linear model of two classes: gradient alignment", ALIGNMENT, found.alignment, 1, 1e-5),
-        near("its accuracy under one step less that under PGD", LINEAR, found.gap, 0, 0),
+        near("the linear model: accuracy under one step less that under PGD", LINEAR, found.gap, 0, 0),
     ]
 
 

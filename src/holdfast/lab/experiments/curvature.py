@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TANGENT, TAYLOR, CURE = "tangents of convex functions", "Taylor's theorem", "Moosavi-Dezfooli et al., CVPR 2019"
-LOGISTIC = "inverse of the logistic function"
+LOGISTIC, PIECES = "closed forms of the logistic function", "a ReLU network is linear within a region"
 REACHES = ((Linf, 4.0), (L2, 40.0), (L1, 400.0))
 UNIT, BUDGET = Linf(1.0, box=None), Linf(0.1)
 NEARLY = 0.999
@@ -45,19 +45,26 @@ def run(points: int = 200, examples: int = 600, epochs: int = 20, looked_at: int
     }
     flatter = np.mean(bends["adversarial"]) / np.mean(bends["standard"])
     claims += [
-        between("logistic regression on digits, cross-entropy in linf, l2 and l1: latest r", TANGENT, late, high=1),
-        near("r = 1 - t_lin curvature / (2 slope) + rest: exponent of the rest", TAYLOR, _order(x), 2, 0.05),
+        between("logistic regression on digits, cross-entropy in linf, l2 and l1: largest r", TANGENT, late, high=1),
         near(
-            "margin of a ReLU network: |r - 1| on ways within one region", TAYLOR, np.abs(straight - 1).max(), 0, 1e-9
+            "r = 1 - t_lin curvature / (2 slope) + rest: order of the rest in the threshold", TAYLOR, _order(x), 2, 0.05
+        ),
+        near(
+            "margin of a ReLU network: |r - 1| on ways within one region", PIECES, np.abs(straight - 1).max(), 0, 1e-9
         ),
         between(
-            "across creases it comes early and late: share of r > 1",
+            "on ways across creases it comes early and late: share of r > 1",
             "neither convex nor concave",
             (bent > 1).mean(),
             0.05,
             0.95,
         ),
-        between("adversarial training bends the loss less: mean |curvature|, times", CURE, flatter, high=0.6),
+        between(
+            "adversarial training bends the loss less: mean |curvature| over that of standard training",
+            CURE,
+            flatter,
+            high=0.6,
+        ),
     ]
     return Finding(tuple(claims), {"lines": lines, "pieces": pieces, "bends": bends})
 
@@ -87,15 +94,16 @@ def _two_classes(points: int) -> tuple[list[Claim], dict[str, Any]]:
     }
     bend = curvature(model, x, y, UNIT) / (p * (1 - p) * rate**2)
     early, late = found["error probability"].r, found["beyond one half"].r
+    ratios = {name: _worst(found[name].r / r) for name, r in exact.items()}
     claims = [
         *(
-            near(f"two linear classes, {name}: r over its closed form", LOGISTIC, _worst(found[name].r / r), 1, 1e-9)
-            for name, r in exact.items()
+            near(f"two linear classes, {name}: r = t_act / t_lin over its closed form", LOGISTIC, ratio, 1, 1e-9)
+            for name, ratio in ratios.items()
         ),
         near("two linear classes: curvature over p (1 - p) ||w||_1^2", LOGISTIC, _worst(bend), 1, 1e-9),
-        between("the probability of error is convex below 1/2: latest r", TANGENT, float(early.max()), high=1),
-        between("and concave above: earliest r", TANGENT, float(late.min()), low=1),
-    ]  # fmt: skip
+        between("the probability of error is convex below 1/2: largest r", TANGENT, float(early.max()), high=1),
+        between("and concave above: smallest r", TANGENT, float(late.min()), low=1),
+    ]
     return claims, {name: [each.t_lin.tolist(), each.t_act.tolist()] for name, each in found.items()}
 
 

@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 EPS = 0.15
 GOODFELLOW = "Goodfellow et al., ICLR 2015"
 PAPERNOT, CARLINI = "Papernot et al., S&P 2016", "Carlini and Wagner, S&P 2017"
-ATHALYE, CROCE = "Athalye et al., ICML 2018, section 3.1", "Croce and Hein, ICML 2020, equation 6"
+ATHALYE, CROCE = "Athalye et al., ICML 2018", "Croce and Hein, ICML 2020, equation 6"
 SOFTMAX, FLOAT = "1 - p = exp(-margin) where one class leads", "float32 holds nothing below 2^-149"
 # Beyond this margin the probability of another class is less than float32 can say.
 VANISHED = 149 * np.log(2)
@@ -114,15 +114,29 @@ def _claims(temperatures: tuple[int, ...], found: list[dict[str, Any]]) -> list[
     return [
         between(f"accuracy at T = {t} less that at T = 1", PAPERNOT, cost, -0.08),
         between(f"a step on cross-entropy: accuracy at T = {t}", PAPERNOT, hot["one step"], 0.7),
-        between("and at T = 1", GOODFELLOW, plain["one step"], high=0.5),
+        between("a step on cross-entropy: accuracy at T = 1", GOODFELLOW, plain["one step"], high=0.5),
         between(f"steps on the margin: accuracy at T = {t}", CARLINI, hot["margin"], high=0.2),
-        near("steps on cross-entropy of logits / T: less that", CARLINI, hot["cooled"] - hot["margin"], 0, 0.1),
-        near("steps on ratios of logits do not notice T: apart", CROCE, hot["ratio"] - hot["cooled ratio"], 0, 0.03),
-        between("errors that cross-entropy misses and another model finds", ATHALYE, blind, 0.2),
-        between(f"median L2 distance to an error: T = {t} / T = 1", CARLINI, stretch, 0.5, 1.5),
-        between("margins grow nearly as T: exponent", CARLINI, growth, 0.6, 1.1),
-        near("the gradient dies as exp(-margin): exponent", SOFTMAX, fall, -1, 0.05),
-        near("share of dead gradients less that of margins above 149 log 2", FLOAT, dead, 0, 0.02),
+        near(
+            "steps on cross-entropy of logits / T: accuracy less that under steps on the margin",
+            CARLINI,
+            hot["cooled"] - hot["margin"],
+            0,
+            0.1,
+        ),
+        near(
+            "steps on DLR do not notice T: accuracy of logits less that of logits / T",
+            CROCE,
+            hot["ratio"] - hot["cooled ratio"],
+            0,
+            0.03,
+        ),
+        between(
+            "accuracy under steps on cross-entropy less that under examples from another model", ATHALYE, blind, 0.2
+        ),
+        between(f"median L2 distance to an error: T = {t} over T = 1", CARLINI, stretch, 0.5, 1.5),
+        between("margins grow nearly in proportion to T: exponent", CARLINI, growth, 0.6, 1.1),
+        near("the gradient dies as exp(-margin): slope of its logarithm", SOFTMAX, fall, -1, 0.05),
+        near("share of gradients that are 0 less that of margins above 149 ln 2", FLOAT, dead, 0, 0.02),
     ]
 
 

@@ -76,12 +76,22 @@ def run(units: int = 12, width: int = 5, depth: int = 8, inputs: int = 24, epoch
         near(f"{2 * depth} units in one layer: linear pieces", "a unit adds one", pieces[-1][1], 2 * depth + 1, 0),
         *(
             near(
-                f"l2: {text}, worked out and taken from the picture: apart", source, _apart(told, drawn, name), 0, 1e-9
+                f"l2: {text}, computed and measured on polygons: relative difference",
+                source,
+                _apart(told, drawn, name),
+                0,
+                1e-9,
             )
             for name, (text, source) in DISTANCES.items()
         ),
-        between("min(facet, D_in) <= exact <= D_in <= D_facet: excess", CROCE, excess, high=1e-9),
-        near("linf: nearest adversarial input, by regions and by branch and bound: apart", TJENG, apart, 0, 1e-4),
+        between("min(facet, D_in) <= exact <= D_in <= D_facet: largest excess", CROCE, excess, high=1e-9),
+        near(
+            "linf: nearest adversarial input, by regions and by branch and bound: relative difference",
+            TJENG,
+            apart,
+            0,
+            1e-4,
+        ),
     )
     data = {
         "regions": len(plane.cells),
@@ -174,8 +184,14 @@ def _counted(units: int, width: int) -> list[Claim]:
     whole = 1 + units + units * (units - 1) // 2
     return [
         near(f"{units} units cut a plane into 1 + n + n(n-1)/2 regions", ZASLAVSKY, counts[0], whole, 0),
-        near("a window of it: 1 + lines + crossings inside", ZASLAVSKY, counts[1], expected[1], 0),
-        near(f"two layers of {width}: as many as patterns that a linear program finds", BRUTE, len(cells), patterns, 0),
+        near("a window of that plane: 1 + lines + crossings inside", ZASLAVSKY, counts[1], expected[1], 0),
+        near(
+            f"two layers of {width} units: regions, one for each sign pattern that a linear program finds room for",
+            BRUTE,
+            len(cells),
+            patterns,
+            0,
+        ),
     ]
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SOFTMAX, IEEE = "gradient of the softmax", "IEEE 754"
-CARLINI, CROCE = "Carlini and Wagner, S&P 2017", "Croce and Hein, ICML 2020, section 4"
+CARLINI, CROCE = "Carlini and Wagner, S&P 2017", "Croce and Hein, ICML 2020, equation 6"
 THREAT = Linf(0.08)
 OBJECTIVES: tuple[ObjectiveName, ...] = ("ce", "margin", "dlr")
 LN2 = math.log(2)
@@ -48,10 +48,7 @@ def run(points: int = 200, examples: int = 600, epochs: int = 20, looked_at: int
     verdicts = {name: torch.stack([_broken(network, scale, name, x, y) for scale in scales]) for name in OBJECTIVES}
     broken = {name: each.double().mean(1) for name, each in verdicts.items()}
     lead = -margin(network(x), y).detach() * torch.tensor(scales).unsqueeze(1)
-    rounded, least, zero = FORMATS[torch.float32]
-    silent = verdicts["ce"][lead > zero].double().mean()
-    halved = (lead > 1.1 * rounded) & (lead < least)
-    raised = _raised(network, x, y).expand_as(halved)
+    rounded, _, zero = FORMATS[torch.float32]
     promises = _promises(network, x, y)
     wrong, ratios = np.array(promises["wrong"]), np.array(promises["ratio"])
     power = np.polyfit(np.log(wrong), np.log(ratios), 1)[0]
@@ -59,18 +56,7 @@ def run(points: int = 200, examples: int = 600, epochs: int = 20, looked_at: int
         *_two_classes(points),
         *_ends(),
         near("digits: first-order increase, cross-entropy over margin: power of 1 - p", SOFTMAX, power, 1, 0.05),
-        near(
-            "FGSM on the margin: most that scaling logits changes its success", CARLINI, _spread(broken["margin"]), 0, 0
-        ),
-        near("FGSM on DLR: the same", CROCE, _spread(broken["dlr"]), 0, 0.01),
-        near("FGSM on cross-entropy beyond 150 ln 2: success", CARLINI, float(silent), 0, 0),
-        near(
-            "from 24 ln 2 on it raises the runner-up alone: verdicts otherwise",
-            IEEE,
-            float((verdicts["ce"] != raised)[halved].double().mean()),
-            0,
-            0.05,
-        ),
+        *_scaled(verdicts, broken, lead, _raised(network, x, y)),
     )
     data = {
         "scales": scales,
@@ -93,8 +79,39 @@ def _two_classes(points: int) -> list[Claim]:
     ratio = step.ratio / (3 * margin(logits, y)).sigmoid()
     rise = step.margin / (3 * THREAT.eps * (weight[1] - weight[0]).abs().sum())
     return [
-        near("two linear classes: cross-entropy over margin, by 1 - p", SOFTMAX, _worst(ratio), 1, 1e-9),
-        near("two linear classes: margin's increase, by eps ||w||_1", "Hölder's inequality", _worst(rise), 1, 1e-9),
+        near(
+            "two linear classes: first-order increase, cross-entropy over margin, over 1 - p",
+            SOFTMAX,
+            _worst(ratio),
+            1,
+            1e-9,
+        ),
+        near(
+            "two linear classes: first-order increase of the margin over eps ||w||_1",
+            "Hölder's inequality",
+            _worst(rise),
+            1,
+            1e-9,
+        ),
+    ]
+
+
+def _scaled(
+    verdicts: dict[ObjectiveName, Tensor], broken: dict[ObjectiveName, Tensor], lead: Tensor, raised: Tensor
+) -> list[Claim]:
+    """FGSM on logits that are scaled up until ``lead`` is their margin; ``raised``: what the runner-up alone does."""
+    rounded, least, zero = FORMATS[torch.float32]
+    silent = verdicts["ce"][lead > zero].double().mean()
+    halved = (lead > 1.1 * rounded) & (lead < least)
+    apart = (verdicts["ce"] != raised)[halved].double().mean()
+    largest = "largest change of success as logits are scaled"
+    return [
+        near(f"FGSM on the margin: {largest}", CARLINI, _spread(broken["margin"]), 0, 0),
+        near(f"FGSM on DLR: {largest}", CROCE, _spread(broken["dlr"]), 0, 0.01),
+        near("FGSM on cross-entropy, margins beyond 150 ln 2: success", CARLINI, float(silent), 0, 0),
+        near(
+            "from 24 ln 2 on it only raises the runner-up: share of verdicts that differ", IEEE, float(apart), 0, 0.05
+        ),
     ]
 
 
@@ -105,8 +122,10 @@ def _ends() -> list[Claim]:
         m, name = torch.arange(1, 800, 1 / 32, dtype=dtype), str(dtype).removeprefix("torch.")
         own, other = (float(m[_increase(m, *weights) > 0].max()) for weights in ((1, 0), (0, -1)))
         claims += [
-            near(f"{name}: the label's logit drops out of cross-entropy, margin", IEEE, own, rounded, LN2),
-            between(f"{name}: the gradient is 0 from where exp(-m) underflows, margin", IEEE, other, least, zero),
+            near(f"{name}: margin from which the label's logit drops out of cross-entropy", IEEE, own, rounded, LN2),
+            between(
+                f"{name}: margin from which exp(-margin) underflows and the gradient is 0", IEEE, other, least, zero
+            ),
         ]
     return claims
 
