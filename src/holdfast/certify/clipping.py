@@ -30,8 +30,8 @@ __all__ = ["Lines", "clipped", "lines_of"]
 
 # How many bounds of neurons are tightened in a domain.
 _CLIPPED = 96
-# The multiplier, in widths of the neuron's bound by what the function is below 0: on trained networks the best ones lie
-# around it, and one try at it wins nine tenths of what they do.
+# The multiplier, in widths of the neuron's bound by the excess: on two trained networks the best ones lay around it,
+# and one try at it won 84 to 95 % of what they did in the last two hidden layers.
 _MULTIPLIER = 0.12
 # Neurons whose linear bounds are made together, and bytes that an example's may take.
 _TOGETHER, _HELD = 128, 1 << 26
