@@ -86,10 +86,10 @@ def timed(run: Any, rounds: int) -> tuple[Tensor, list[float]]:
 
 
 def ours(model: nn.Module, lower: Tensor, upper: Tensor, rows: Tensor, steps: int, rounds: int) -> dict[str, Any]:
-    from holdfast.certify.alpha import tightened
     from holdfast.certify.capture import capture
     from holdfast.certify.crown import crown, lower_bounds
     from holdfast.certify.domains import Domains, Problem, bound_domains
+    from holdfast.certify.hidden import tightened
     from holdfast.certify.region import Region
     from holdfast.certify.rows import Rows
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from helpers.zoo import uniform
 from holdfast import L1, L2, Linf
+from holdfast.certify import branch
 from holdfast.certify.branch import branch_and_bound
 from holdfast.certify.capture import capture
 from holdfast.certify.crown import crown, interval_planes
@@ -90,6 +91,52 @@ def test_verdicts_are_those_of_a_grid_and_of_a_mixed_integer_program(seed, threa
             if abs(exact.upper) > 1e-4:
                 assert proof.status == ("proved" if exact.upper > 0 else "broken"), f"{note}: {exact.upper}"
                 assert proof.bound <= exact.upper + 1e-5, note
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_verdicts_after_a_search_of_hidden_neurons_are_the_same(seed, monkeypatch):
+    """Which is made at once here, and otherwise for what does not fall soon."""
+    model = network(seed, (8, 6))
+    x = uniform(6, 2, seed=seed, dtype=torch.float64)
+    y = model(x).argmax(1)
+    threat = Linf(0.25)
+    usual, _ = decide(model, x, y, threat)
+    (better, share, _), last = branch._PHASES
+    monkeypatch.setattr(branch, "_PHASES", ((better, share, 0.0), (last[0], 0.01, last[2])))
+    proofs, problem = decide(model, x, y, threat)
+    assert [proof.status for proof in proofs] == [proof.status for proof in usual]
+    for proof in proofs:
+        if proof.status == "proved":
+            least = grid_minimum(model, problem.region, proof.example, int(y[proof.example]), threat, x)
+            assert proof.bound <= least + 1e-9
+
+
+def test_what_is_begun_anew_has_each_open_function_once(monkeypatch):
+    """However many parts of it were open."""
+    begun = []
+    begin = branch._Search.begin
+    monkeypatch.setattr(
+        branch._Search,
+        "begin",
+        lambda self, examples: begun.append([len(rows) for _, rows, _ in examples]) or begin(self, examples),
+    )
+    (better, share, _), last = branch._PHASES
+    monkeypatch.setattr(branch, "_PHASES", ((better, share, 0.1), (last[0], 0.01, last[2])))
+    model = network(3, (24, 24))
+    x = uniform(1, 2, seed=3, dtype=torch.float64)
+    graph, region = capture(model, x), Region.around(Linf(0.5), x)
+    problem = Problem(graph, region, crown(graph, region), graph.output)
+    # Functions that can be negative, and a judge who will not have it: they are never decided.
+    rows = [torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=x.dtype)]
+    found = branch_and_bound(
+        problem, rows, [x.new_zeros(2)], lambda n, p: False, seconds=1.0, room=x.new_zeros(1)
+    )  # fmt: skip
+    (proof,) = found
+    assert proof.status == "open"
+    assert proof.domains > 20
+    first, second, third = begun
+    assert first == second == [2]
+    assert third in ([1], [2])
 
 
 def test_verdicts_from_loose_bounds_are_the_same():

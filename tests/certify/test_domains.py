@@ -7,10 +7,10 @@ from torch import nn
 from helpers.tiny import random_region, row_bounds, tiny
 from helpers.zoo import mlp, uniform
 from holdfast import Linf
-from holdfast.certify.alpha import tightened
 from holdfast.certify.capture import capture
 from holdfast.certify.crown import crown
 from holdfast.certify.domains import Domains, Problem, bound_domains
+from holdfast.certify.hidden import tightened
 from holdfast.certify.milp import lp_bound
 from holdfast.certify.region import Region
 

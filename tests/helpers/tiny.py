@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from holdfast import L0, L1, L2, Linf
-from holdfast.certify.alpha import tightened
 from holdfast.certify.capture import capture
 from holdfast.certify.crown import Bounds, crown, interval_planes, lower_bounds
 from holdfast.certify.domains import Domains, Problem, bound_domains
 from holdfast.certify.graph import Graph, Interval
+from holdfast.certify.hidden import tightened
 from holdfast.certify.interval import interval_bounds
 from holdfast.certify.region import Region
 from holdfast.certify.rows import Rows

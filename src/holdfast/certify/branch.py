@@ -17,14 +17,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from holdfast.certify.alpha import tightened
 from holdfast.certify.clipping import Lines, clipped, lines_of
 from holdfast.certify.domains import Domains, Found, Problem, bound_domains, quick_bounds
+from holdfast.certify.hidden import searched, tightened
 from holdfast.certify.milp import lp_bound
 from holdfast.certify.witness import outward
 from holdfast.errors import ModelError, RunError, SettingError
@@ -37,8 +38,9 @@ _BATCH, _IN_FLIGHT, _CANDIDATES = 128, 8, 4
 _AT_ONCE = 16
 # Steps of the slopes before the first split and after each.
 _ROOT_STEPS, _STEPS = 20, 4
-# Steps of the slopes that bound hidden neurons, and how much of the time they may take.
-_HIDDEN_STEPS, _HIDDEN_SHARE = 5, 0.3
+# How hidden neurons are bounded anew: first cheaply, then, for examples that have not fallen by a share of their time,
+# thoroughly. Each with how much of the time that is left it may take, and that share.
+_PHASES = ((partial(tightened, steps=5), 0.3, 0.15), (searched, 0.4, torch.inf))
 # How near to 0 a bound must be, by how much its bounding function varies, for hidden neurons to be worth another look.
 _NEAR = 0.3
 # From how many of a batch's worst domains counterexamples are sought, and for how many steps.
@@ -151,43 +153,48 @@ def branch_and_bound(
                 hard.append(work)
             else:
                 yield proof
-    for start in range(0, len(hard), _IN_FLIGHT):
-        active = hard[start : start + _IN_FLIGHT]
-        part = torch.tensor([work.example for work in active])
-        search = _Search.of(_tightened(problem, part, active, seconds), torch.arange(len(part)), judge, room, part)
-        active = search.begin([_again(work) for work in active])
-        while active:
-            going = []
-            for work in active:
-                proof = _ended(work, seconds)
-                if proof is None:
-                    going.append(work)
-                else:
-                    yield proof
-            active = going
-            if active:
-                search.advance(active)
+    for better, share, enough in _PHASES:
+        waiting: list[_Work] = []
+        for start in range(0, len(hard), _IN_FLIGHT):
+            active = hard[start : start + _IN_FLIGHT]
+            part = torch.tensor([work.example for work in active])
+            few = problem.take(part)
+            began = time.perf_counter()
+            deadline = began + share * sum(seconds - work.seconds for work in active)
+            bounds = better(few.graph, few.region, few.bounds, deadline=deadline)
+            few = replace(few, bounds=bounds.widened(few.graph))
+            _charge(active, began)
+            search = _Search.of(few, torch.arange(len(part)), judge, room, part)
+            active = search.begin([_again(work) for work in active])
+            while active:
+                going = []
+                for work in active:
+                    proof = _ended(work, seconds)
+                    if proof is not None:
+                        yield proof
+                    elif work.seconds > enough * seconds:
+                        waiting.append(work)
+                    else:
+                        going.append(work)
+                active = going
+                if active:
+                    search.advance(active)
+        hard = waiting
 
 
-def _tightened(problem: Problem, part: Tensor, works: list[_Work], seconds: float) -> Problem:
-    """Examples that need splits, with better bounds of hidden neurons: all that follows profits from them."""
-    began = time.perf_counter()
-    few = problem.take(part)
-    spare = min(seconds - work.seconds for work in works) * len(works)
-    bounds = tightened(few.graph, few.region, few.bounds, _HIDDEN_STEPS, began + _HIDDEN_SHARE * spare)
+def _charge(works: list[_Work], began: float) -> None:
+    """Share the time since then among examples."""
     for work in works:
         work.seconds += (time.perf_counter() - began) / len(works)
-    return replace(few, bounds=bounds.widened(few.graph))
 
 
 def _again(work: _Work) -> tuple[_Work, Tensor, Tensor]:
     """An example with the functions that are still open, to be begun anew."""
     leaves, work.leaves = work.leaves, []
-    return (
-        work,
-        torch.stack([leaf.rows for leaf in leaves]),
-        leaves[0].rows.new_tensor([leaf.offset for leaf in leaves]),
-    )
+    rows = torch.stack([leaf.rows for leaf in leaves])
+    offsets = rows.new_tensor([leaf.offset for leaf in leaves])
+    functions = torch.cat([rows, offsets.unsqueeze(1)], 1).unique(dim=0)
+    return work, functions[:, :-1], functions[:, -1]
 
 
 def _ended(work: _Work, seconds: float) -> Proof | None:
@@ -253,18 +260,16 @@ class _Search:
         parents, candidates, sizes = self._stack(chosen)
         offsets = torch.tensor([leaf.offset for _, leaf in chosen], dtype=parents.rows.dtype)
         best = self._choose(parents, candidates, sizes)
-        neuron, unit = (t.gather(1, best.unsqueeze(1)) for t in (candidates, sizes))
-        children, offsets = _halves(parents, neuron, unit), offsets.repeat(2)
+        neuron, unit = (t.gather(1, best.unsqueeze(1))[:, 0] for t in (candidates, sizes))
+        children, offsets = parents.halved(neuron, unit), offsets.repeat(2)
         self._sort(self._clipped(self._bounded(children, offsets, _STEPS), offsets), offsets, works)
         self._charge(works, parents.example, began)
 
     def _choose(self, parents: Domains, candidates: Tensor, sizes: Tensor) -> Tensor:
         """``(M,)`` which candidate to split at."""
         count = candidates.shape[1]
-        if count == 1:
-            return torch.zeros(len(parents), dtype=torch.int64)
-        repeated = parents.take(torch.arange(len(parents)).repeat_interleave(count))
-        halves = _halves(repeated, candidates.reshape(-1, 1), sizes.reshape(-1, 1))
+        halves = parents.take(torch.arange(len(parents)).repeat_interleave(count))
+        halves = halves.halved(candidates.flatten(), sizes.flatten())
         parts = torch.arange(len(halves)).split(2 * _BATCH)
         found = torch.cat([quick_bounds(self.problem, halves.take(part)) for part in parts])
         low, high = found.unflatten(0, (2, len(parents), count))
@@ -288,7 +293,7 @@ class _Search:
             if example not in self.lines:
                 self.lines[example] = lines_of(self.problem, example)
         some = found.take(near)
-        narrow = clipped(self.problem, self.lines, some, excess[near], self._losses(some))
+        narrow = clipped(self.problem, self.lines, some, excess[near], some.losses())
         again = bound_domains(self.problem, narrow, 0)
         empty = (narrow.lower > narrow.upper).any(1)
         bound = torch.fmax(again.bound, some.bound).masked_fill(empty, torch.inf)
@@ -302,7 +307,7 @@ class _Search:
         if len(near):
             done[near] = self._precisely(found.domains.take(near), offsets[near])
         self._try(found, offsets, works)
-        candidates, sizes = self._candidates(found)
+        candidates, sizes = found.costliest(_CANDIDATES)
         for place in range(len(domains)):
             work = works[int(domains.example[place])]
             work.domains += 1
@@ -372,28 +377,6 @@ class _Search:
         room = self.room[domains.example].double() * 2.0**-29
         return quick_bounds(self.precise, wide) + offsets.double() > room
 
-    def _losses(self, found: Found) -> Tensor:
-        """``(M, U)`` what the planes of neurons without a sign cost the bound; -1 for the others."""
-        lower, upper = found.domains.lower, found.domains.upper
-        free = (lower < 0) & (upper > 0)
-        coefficients, slopes = found.coefficients, found.domains.slopes
-        shift = -lower * upper / (upper - lower).clamp_min(torch.finfo(upper.dtype).tiny)
-        below = coefficients.clamp_min(0) * torch.minimum(-lower * slopes, upper * (1 - slopes))
-        return (-coefficients.clamp_max(0) * shift + below).masked_fill(~free, -1)
-
-    def _candidates(self, found: Found) -> tuple[Tensor, Tensor]:
-        """``(M, k)`` the unstable neurons whose planes lose most, and the sizes of their coefficients."""
-        lower, upper, coefficients = found.domains.lower, found.domains.upper, found.coefficients
-        # A neuron that the bound does not depend on is better than none.
-        score = self._losses(found) + ((lower < 0) & (upper > 0)) * 1e-9 * (upper - lower)
-        if not self._none:
-            nothing = score.new_zeros(len(score), 1)
-            return nothing.long(), nothing
-        best = score.topk(min(_CANDIDATES, self._none), dim=1)
-        none = best.values < 0
-        sizes = coefficients.gather(1, best.indices).abs().clamp_min(1e-6)
-        return best.indices.masked_fill(none, self._none), sizes.masked_fill(none, 0)
-
     def _stack(self, chosen: list[tuple[int, _Leaf]]) -> tuple[Domains, Tensor, Tensor]:
         leaves = [leaf for _, leaf in chosen]
         depth = max(len(leaf.split) for leaf in leaves)
@@ -424,23 +407,3 @@ class _Search:
         each = (time.perf_counter() - began) / max(1, len(examples))
         for example in examples.tolist():
             works[example].seconds += each
-
-
-def _halves(parents: Domains, neuron: Tensor, unit: Tensor) -> Domains:
-    """Each domain twice, first with its neuron, ``(M, 1)``, at least 0 and then with it at most 0."""
-    sign = torch.cat([torch.ones_like(unit), -torch.ones_like(unit)])
-    twice = parents.take(torch.arange(len(parents)).repeat(2))
-    lower, upper = (torch.nn.functional.pad(end, (0, 1)) for end in (parents.lower, parents.upper))
-    raised = lower.scatter(1, neuron, lower.gather(1, neuron).clamp_min(0))
-    lowered = upper.scatter(1, neuron, upper.gather(1, neuron).clamp_max(0))
-    return Domains(
-        twice.example,
-        twice.rows,
-        torch.cat([twice.split, neuron.repeat(2, 1)], 1),
-        torch.cat([twice.sign, sign], 1),
-        torch.cat([twice.unit, unit.repeat(2, 1)], 1),
-        torch.cat([twice.multiplier, torch.zeros_like(sign)], 1),
-        twice.slopes,
-        torch.cat([raised, lower])[:, :-1],
-        torch.cat([upper, lowered])[:, :-1],
-    )

@@ -157,6 +157,35 @@ class Domains:
         """The same with others, of as many splits, in the places of some."""
         return Domains(*map(partial(_put, rows), vars(self).values(), vars(others).values()))
 
+    def joined(self, others: Domains) -> Domains:
+        """These and others of as many splits."""
+        return Domains(*(torch.cat(parts) for parts in zip(vars(self).values(), vars(others).values(), strict=True)))
+
+    def deeper(self, count: int) -> Domains:
+        """The same with room for so many more splits."""
+        columns = {"split": self.lower.shape[1], "sign": 1, "unit": 0, "multiplier": 0}
+        wide = {name: functional.pad(getattr(self, name), (0, count), value=value) for name, value in columns.items()}
+        return replace(self, **wide)
+
+    def halved(self, neuron: Tensor, unit: Tensor) -> Domains:
+        """Each twice, first all with a neuron of theirs, ``(M,)``, at least 0, and then all with it at most 0."""
+        neuron, unit = neuron.unsqueeze(1), unit.unsqueeze(1)
+        sign = torch.cat([torch.ones_like(unit), -torch.ones_like(unit)])
+        twice = self.take(torch.arange(len(self)).repeat(2))
+        # One column more, for the neuron that is none.
+        lower, upper = (functional.pad(end, (0, 1)) for end in (self.lower, self.upper))
+        raised = lower.scatter(1, neuron, lower.gather(1, neuron).clamp_min(0))
+        lowered = upper.scatter(1, neuron, upper.gather(1, neuron).clamp_max(0))
+        return replace(
+            twice,
+            split=torch.cat([twice.split, neuron.repeat(2, 1)], 1),
+            sign=torch.cat([twice.sign, sign], 1),
+            unit=torch.cat([twice.unit, unit.repeat(2, 1)], 1),
+            multiplier=torch.cat([twice.multiplier, torch.zeros_like(sign)], 1),
+            lower=torch.cat([raised, lower])[:, :-1],
+            upper=torch.cat([upper, lowered])[:, :-1],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -195,6 +224,24 @@ class Found:
         """The same with others in the places of some."""
         (domains, *parts), (new, *changes) = vars(self).values(), vars(others).values()
         return Found(domains.put(rows, new), *map(partial(_put, rows), parts, changes))
+
+    def losses(self) -> Tensor:
+        """``(M, U)`` what the planes of neurons without a sign cost the bound; -1 for the others."""
+        lower, upper, slopes = self.domains.lower, self.domains.upper, self.domains.slopes
+        shift = -lower * upper / (upper - lower).clamp_min(torch.finfo(upper.dtype).tiny)
+        below = self.coefficients.clamp_min(0) * torch.minimum(-lower * slopes, upper * (1 - slopes))
+        lost = -self.coefficients.clamp_max(0) * shift + below
+        return lost.masked_fill((lower >= 0) | (upper <= 0), -1)
+
+    def costliest(self, count: int) -> tuple[Tensor, Tensor]:
+        """``(M, count)`` the neurons whose planes lose most, ``U`` where there are fewer, and sizes of coefficients."""
+        lower, upper, score = self.domains.lower, self.domains.upper, self.losses()
+        # A neuron that the bound does not depend on is better than none.
+        score = functional.pad(score + (score >= 0) * 1e-9 * (upper - lower), (0, count), value=-1)
+        best = score.topk(count, dim=1)
+        neuron = best.indices.masked_fill(best.values < 0, lower.shape[1])
+        sizes = functional.pad(self.coefficients, (0, 1)).gather(1, neuron).abs()
+        return neuron, sizes.clamp_min(1e-6)
 
 
 def _put(rows: Tensor, values: Tensor, others: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from holdfast.certify.alpha import tightened
 from holdfast.certify.capture import capture
 from holdfast.certify.crown import Bounds, crown, interval_planes, lower_bounds
 from holdfast.certify.domains import Domains, Problem, bound_domains
 from holdfast.certify.forward import forward_bounds
+from holdfast.certify.hidden import tightened
 from holdfast.certify.interval import interval_bounds
 from holdfast.certify.region import Region
 from holdfast.certify.rows import Rows
