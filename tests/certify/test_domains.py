@@ -160,3 +160,24 @@ def test_any_network_can_be_optimised(kind):
         found = bound_domains(problem, Domains.whole(problem, torch.arange(2).repeat_interleave(3), rows), 3).bound
         assert bool((found.view(2, 3) <= graph(region.center) + 1e-9).all()), net.label
         assert bool((found >= row_bounds(graph, bounds, region, rows.view(2, 3, 3)).flatten() - 1e-9).all()), net.label
+
+
+def test_a_window_is_bounded_as_the_whole_map():
+    """With no more neurons to be optimised than it sees."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 2, 2)
+    ).double()
+    x = uniform(2, 1, 9, 9, dtype=torch.float64)
+    graph, region = capture(nn.Sequential(model, nn.Flatten()), x), Region.around(Linf(0.3), x)
+    (node,) = (number for number, node in enumerate(graph.nodes) if node.shape == (2, 3, 3))
+    bounds = crown(graph, region)
+    rows = torch.randn(2, 2, 1, 2, dtype=torch.float64)
+    full = nn.functional.pad(rows, (1, 0, 2, 0))
+    part, whole = (Problem(graph, region, bounds, node, window) for window in (((2, 3), (1, 3)), None))
+    found, expected = (
+        bound_domains(problem, Domains.whole(problem, torch.arange(2), functions), 5).bound
+        for problem, functions in ((part, rows), (whole, full))
+    )
+    torch.testing.assert_close(found, expected)
+    assert 0 < len(part.unstable) < 0.7 * len(whole.unstable)

@@ -40,7 +40,7 @@ _AT_ONCE = 16
 _ROOT_STEPS, _STEPS = 20, 4
 # How hidden neurons are bounded anew: first cheaply, then, for examples that have not fallen by a share of their time,
 # thoroughly. Each with how much of the time that is left it may take, and that share.
-_PHASES = ((partial(tightened, steps=5), 0.3, 0.15), (searched, 0.4, torch.inf))
+_PHASES = ((partial(tightened, steps=5), 0.3, 0.1), (searched, 0.5, torch.inf))
 # How near to 0 a bound must be, by how much its bounding function varies, for hidden neurons to be worth another look.
 _NEAR = 0.3
 # From how many of a batch's worst domains counterexamples are sought, and for how many steps.

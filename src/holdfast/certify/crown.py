@@ -49,7 +49,7 @@ _CACHE = {"cpu": 1 << 22}
 # What rounding may do to a bound, in units in the last place of the width of what it bounds: 1e-4 of it in float32.
 ROUNDING = 840
 # Neurons of a feature map that go back together, so that their windows stay small.
-_TILE_ROWS = 128
+_TILE_ROWS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,10 +356,8 @@ def starts(mask: Tensor, side: Tensor, size: int, memory: int) -> Iterator[tuple
         reach = size if window is None else min(size, 16 * size * width // mask[0].numel())
         while start < largest:
             examples = (counts > start).nonzero()[:, 0]
-            # What half of the examples still have: more would fill up the others with entries that nobody asked for.
-            half = int((counts[examples] - start).median())
-            fitting = min(quick // (reach * len(examples)), most // len(examples))
-            step = max(1, min(fitting, max(half, width // 8)))
+            # Examples with fewer entries are filled up: rows that nobody asked for cost less than another pass.
+            step = max(1, min(quick // (reach * len(examples)), most // len(examples)))
             for part in examples.split(most):
                 chosen = order[part, start : min(start + step, largest)]
                 places = inside.take(chosen)

@@ -85,7 +85,26 @@ class Problem:
     def unstable(self) -> Tensor:
         """``(U,)`` the neurons whose sign is open for some example: all that a slope or a split can be about."""
         lower, upper = self._ends
-        return ((lower < 0) & (upper > 0)).any(0).nonzero()[:, 0]
+        return (((lower < 0) & (upper > 0)).any(0) & self._seen).nonzero()[:, 0]
+
+    @cached_property
+    def _seen(self) -> Tensor:
+        """``(neurons,)`` which of them the node's value in the window depends on."""
+        seen = torch.ones_like(self._ends[0][0], dtype=torch.bool)
+        if self.window is None or not len(self.region):
+            return seen
+
+        def watch(number: int, rows: Rows) -> None:
+            if number in self.places:
+                inside = replace(rows, values=torch.ones_like(rows.values))
+                seen[self.places[number]] = inside.full(self.graph.nodes[number].shape).flatten() > 0
+
+        one = self.take(torch.tensor([0]))
+        (top, bottom), (left, right) = self.window
+        row = seen.new_zeros(1, self.graph.nodes[self.node].shape[0], bottom - top, right - left).to(one.region.lower)
+        with torch.no_grad():
+            lower_bounds(self.graph, self.node, Rows(row, self.window), one.bounds.planes, one.region, watch)
+        return seen
 
     @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
