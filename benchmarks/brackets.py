@@ -49,7 +49,6 @@ CASES = (
     Case("mnist_conv_small", "convexadv_linf0.1.pth", MNIST, "l2:0.2", 100, 20),
     Case("fashion_conv_small", "fashion_convexadv_linf0.1.pth", FASHION, "l2:0.2", 100, 20),
     Case("mnist_conv_small", "fast_adv_fgsm_linf0.3.pth", MNIST, "l2:0.3", 100, 20),
-    Case("mnist_conv_small", "fast_adv_fgsm_linf0.3.pth", MNIST, "l2:0.5", 100, 20),
     Case("cifar_conv_small", "abcrown_cifar_conv_small_pgd.pth", CIFAR, "l2:0.1", 100, 20),
     Case("cifar_resnet2b", "abcrown_resnet2b.pth", CIFAR, "l2:0.05", 100, 60),
 )

@@ -33,11 +33,11 @@ from holdfast.errors import ModelError, RunError, SettingError
 __all__ = ["Proof", "branch_and_bound"]
 
 # Domains bounded together, examples worked on at a time, and neurons tried out before a split.
-_BATCH, _IN_FLIGHT, _CANDIDATES = 128, 8, 4
+_BATCH, _IN_FLIGHT, _CANDIDATES = 256, 8, 2
 # Examples that are bounded together before the first split.
 _AT_ONCE = 16
 # Steps of the slopes before the first split and after each.
-_ROOT_STEPS, _STEPS = 20, 4
+_ROOT_STEPS, _STEPS = 20, 3
 # How hidden neurons are bounded anew: first cheaply, then, for examples that have not fallen by a share of their time,
 # thoroughly. Each with how much of the time that is left it may take, and that share.
 _PHASES = ((partial(tightened, steps=5), 0.3, 0.1), (searched, 0.5, torch.inf))
