@@ -1,5 +1,7 @@
 """Branch and bound against mixed-integer programs and dense grids, and counterexamples that are hard to find."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -137,6 +139,29 @@ def test_what_is_begun_anew_has_each_open_function_once(monkeypatch):
     first, second, third = begun
     assert first == second == [2]
     assert third in ([1], [2])
+
+
+def test_what_was_known_before_is_not_forgotten(monkeypatch):
+    """Also where hidden bounds get no better and time is up after the new beginning."""
+    known = []
+    again = branch._again
+    monkeypatch.setattr(branch, "_again", lambda work: known.append(work.bound()) or again(work))
+
+    def loose(graph, region, bounds, deadline):
+        time.sleep(1.0)
+        return interval_planes(graph, region)
+
+    (better, share, _), _ = branch._PHASES
+    monkeypatch.setattr(branch, "_PHASES", ((better, share, 0.3), (loose, 1.0, torch.inf)))
+    model = network(3, (64, 64))
+    x = uniform(1, 2, seed=3, dtype=torch.float64)
+    graph, region = capture(model, x), Region.around(Linf(0.5), x)
+    problem = Problem(graph, region, crown(graph, region), graph.output)
+    rows, room = [torch.tensor([[1.0, -1.0]], dtype=x.dtype)], x.new_zeros(1)
+    (proof,) = branch_and_bound(problem, rows, [x.new_zeros(1)], lambda n, p: False, seconds=1.0, room=room)
+    assert len(known) == 2
+    assert known[0] < known[1]
+    assert proof.bound >= known[1]
 
 
 def test_verdicts_from_loose_bounds_are_the_same():

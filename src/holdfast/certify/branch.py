@@ -4,9 +4,11 @@ What optimised bounds leave open is split in two at a neuron, one half for each 
 bounded again (Bunel et al. 2020, "Branch and bound for piecewise linear neural network verification", JMLR 21; bounds
 with multipliers for the signs: Wang et al. 2021, "Beta-CROWN", arXiv 2103.06624). Which neuron is tried out: of those
 whose planes lose most, the one whose worse half comes out best (De Palma et al. 2021, "Improved branch and bound for
-neural network verification via Lagrangian decomposition", arXiv 2104.06718, filtered smart branching). What is nearly
-proved is looked at again with better bounds of its hidden neurons (:mod:`holdfast.certify.clipping`). Every bound on
-the way also names the input at which it is least, and that input may be a counterexample.
+neural network verification via Lagrangian decomposition", arXiv 2104.06718, filtered smart branching). An example that
+does not fall soon is begun anew after a search for better bounds of its hidden neurons
+(:mod:`holdfast.certify.hidden`), and a part that is nearly proved is looked at again with bounds for the slice of its
+inputs that is left (:mod:`holdfast.certify.clipping`). Every bound on the way also names the input at which it is
+least, and that input may be a counterexample.
 """
 
 from __future__ import annotations
@@ -102,6 +104,7 @@ class _Work:
 
     example: int
     leaves: list[_Leaf] = field(default_factory=list)
+    known: float = -torch.inf
     stuck: float = torch.inf
     proved: float = torch.inf
     domains: int = 0
@@ -109,7 +112,8 @@ class _Work:
     x: Tensor | None = None
 
     def bound(self) -> float:
-        return min(self.leaves[0].bound if self.leaves else torch.inf, self.stuck, self.proved)
+        """What is known of the whole example, also from before it was begun anew."""
+        return max(self.known, min(self.leaves[0].bound if self.leaves else torch.inf, self.stuck, self.proved))
 
 
 def branch_and_bound(
@@ -190,6 +194,7 @@ def _charge(works: list[_Work], began: float) -> None:
 
 def _again(work: _Work) -> tuple[_Work, Tensor, Tensor]:
     """An example with the functions that are still open, to be begun anew."""
+    work.known = work.bound()
     leaves, work.leaves = work.leaves, []
     rows = torch.stack([leaf.rows for leaf in leaves])
     offsets = rows.new_tensor([leaf.offset for leaf in leaves])
