@@ -9,6 +9,7 @@ from torch import nn
 from helpers.tiny import points_of, random_region, tiny, tolerance
 from helpers.zoo import uniform
 from holdfast import L2, Linf
+from holdfast.certify import hidden
 from holdfast.certify.capture import capture
 from holdfast.certify.crown import crown
 from holdfast.certify.hidden import searched, tightened
@@ -42,10 +43,12 @@ def test_no_input_leaves_what_a_search_found(kind):
             assert bool((low >= lower - slack).all() and (high <= upper + slack).all()), note
 
 
-def wide(seed, dtype=torch.float64):
+def wide(seed, dtype=torch.float64, widths=(8, 6)):
     """2-8-6-2 with large weights: single planes lose much on it."""
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)).to(dtype)
+    first, second = widths
+    layers = nn.Linear(2, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 2)
+    model = nn.Sequential(*layers).to(dtype)
     for parameter in model.parameters():
         parameter.data *= 2.5
     x = uniform(2, 2, seed=seed, dtype=dtype) * 0.5 + 0.25
@@ -58,7 +61,7 @@ def test_a_search_that_ends_knows_the_second_layer(seed, threat):
     """Its range over a grid, and the sign of every neuron that has but one; optimised slopes know less."""
     graph, x = wide(seed)
     region = Region.around(threat, x)
-    (hidden,) = {node.inputs[0] for node in graph.nodes if str(node.operation).startswith("ReLU")} - {1}
+    (second,) = {node.inputs[0] for node in graph.nodes if str(node.operation).startswith("ReLU")} - {1}
     bounds = crown(graph, region)
     slopes, found = tightened(graph, region, bounds, 5), searched(graph, region, bounds, torch.inf)
     ticks = torch.linspace(0, 1, 201, dtype=torch.float64)
@@ -66,17 +69,17 @@ def test_a_search_that_ends_knows_the_second_layer(seed, threat):
     for example in range(2):
         points = torch.cartesian_prod(ticks, ticks)
         points = points[threat.contains(points, x[example].expand_as(points))]
-        values = graph.values(points)[hidden]
+        values = graph.values(points)[second]
         least, most = values.amin(0), values.amax(0)
-        low, high = (end[example] for end in found.intervals[hidden])
-        asked = (bounds.intervals[hidden].lower[example] < 0) & (bounds.intervals[hidden].upper[example] > 0)
+        low, high = (end[example] for end in found.intervals[second])
+        asked = (bounds.intervals[second].lower[example] < 0) & (bounds.intervals[second].upper[example] > 0)
         assert bool((low <= least + 1e-9).all() and (high >= most - 1e-9).all()), f"seed {seed}"
         # The grid is coarse by its step times what the network can grow along it.
         allowed = 0.05 * (most - least)
         assert bool((low >= torch.minimum(least - allowed, -allowed))[asked].all()), f"seed {seed}: {low} {least}"
         assert bool((high <= torch.maximum(most + allowed, allowed))[asked].all()), f"seed {seed}: {high} {most}"
         for k, known in enumerate((slopes, found)):
-            low, high = (end[example] for end in known.intervals[hidden])
+            low, high = (end[example] for end in known.intervals[second])
             gaps[k] += float(((high - low) - (most - least))[asked].sum())
     assert gaps[1] < 0.25 * gaps[0], f"seed {seed}: {gaps}"
 
@@ -93,6 +96,19 @@ def test_single_precision_is_within_its_widening():
         for (low, high), value in zip(found.intervals, graph.values(points.flatten(0, 1)), strict=True):
             value = value.unflatten(0, points.shape[:2])
             assert bool((low <= value.amin(1)).all() and (high >= value.amax(1)).all()), f"seed {seed}"
+
+
+def test_memory_ends_a_search(monkeypatch):
+    """Which would go on for very long: what was found until then counts, and more memory finds more."""
+    graph, x = wide(2, widths=(60, 60))
+    region = Region.around(Linf(0.3), x)
+    bounds = crown(graph, region)
+    widths = []
+    for held in (0, 1 << 20, 1 << 22):
+        monkeypatch.setattr(hidden, "_HELD", held)
+        found = searched(graph, region, bounds, torch.inf)
+        widths.append(sum(float((upper - lower).sum()) for lower, upper in found.intervals))
+    assert widths[0] > widths[1] > widths[2]
 
 
 def test_without_time_nothing_changes():

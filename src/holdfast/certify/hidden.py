@@ -32,6 +32,8 @@ _ROWS = 128
 # Steps of the slopes before a neuron's first split and after each: on two trained networks more of the second kind were
 # worth less than the splits that could be made instead.
 _ROOT_STEPS, _STEPS = 5, 1
+# Bytes that the parts of the neurons that are searched together may take.
+_HELD = 1 << 27
 
 # Given a problem, functions of its node and the time by which they should be done: their lower bounds.
 Bounding = Callable[[Problem, Domains, float], Tensor]
@@ -57,8 +59,8 @@ def tightened(graph: Graph, region: Region, bounds: Bounds, steps: int, deadline
 def searched(graph: Graph, region: Region, bounds: Bounds, deadline: float) -> Bounds:
     """Better bounds of hidden nodes, by branch and bound for each neuron.
 
-    Each node has an equal part of the time that is left. Where a neuron's search ends early, since its sign is known or
-    nothing is left to split, the others have more.
+    Each node has an equal part of the time that is left. Where a neuron's search ends early, since its sign is known,
+    nothing is left to split, or it has become too large, the others have more.
 
     Parameters
     ----------
@@ -107,7 +109,8 @@ def _searched(problem: Problem, functions: Domains, until: float) -> Tensor:
     none, parts, bound = len(problem.unstable), found.domains, found.bound
     owner = torch.arange(len(functions), device=bound.device)
     neuron, unit = (column[:, 0] for column in found.costliest(1))
-    while time.perf_counter() < until:
+    most = _HELD // sum(part[0].nbytes for part in vars(functions).values())
+    while len(bound) < most and time.perf_counter() < until:
         worst = _worst(bound, owner, len(functions))
         # A function that is positive decides a sign, and is not worth more.
         some = worst[(bound[worst] < 0) & (neuron[worst] < none)]
