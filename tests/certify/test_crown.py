@@ -276,3 +276,19 @@ def test_the_input_may_be_read_by_anything():
         found = lower_bounds(graph, number, Rows.whole(unit), bounds.planes, region).view(2, -1)
         least = values[number].flatten(1).unflatten(0, points.shape[:2]).amin(1)
         assert bool((found <= least + 1e-9).all())
+
+
+def test_bounds_do_not_depend_on_the_other_examples():
+    """Though rows go back together, and those of one example may fill up what another one needs."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+    model = nn.Sequential(*layers).double()
+    x = uniform(3, 1, 8, 8, dtype=torch.float64)
+    region = Region.around(Linf(torch.tensor([0.01, 0.05, 0.2], dtype=torch.float64)), x)
+    graph = capture(model, x)
+    together = crown(graph, region).intervals
+    for example in range(3):
+        alone = crown(graph, region.take(torch.tensor([example]))).intervals
+        for (low, high), (lower, upper) in zip(alone, together, strict=True):
+            torch.testing.assert_close(low[0], lower[example])
+            torch.testing.assert_close(high[0], upper[example])

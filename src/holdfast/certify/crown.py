@@ -304,9 +304,10 @@ def _one_side(
         planes = bounds.planes if part is region else {i: taken(p, examples) for i, p in bounds.planes.items()}
         found = lower_bounds(graph, number, rows, planes, part).unflatten(0, (len(examples), -1))
         index = (examples.unsqueeze(1), places)
-        positive = side.flatten(1)[index] > 0
-        lower[index] = torch.where(positive, torch.fmax(lower[index], found), lower[index])
-        upper[index] = torch.where(positive, upper[index], torch.fmin(upper[index], -found))
+        # What was bounded to fill up depends on the other examples, and must not change this one's bounds.
+        asked, positive = mask.flatten(1)[index], side.flatten(1)[index] > 0
+        lower[index] = torch.where(asked & positive, torch.fmax(lower[index], found), lower[index])
+        upper[index] = torch.where(asked & ~positive, torch.fmin(upper[index], -found), upper[index])
     return Interval(lower.view_as(mask), upper.view_as(mask))
 
 
