@@ -31,7 +31,7 @@ def network(seed, hidden=(10, 10), dtype=torch.float64):
     return model.to(dtype)
 
 
-def decide(model, x, y, threat, seconds=60.0, bounds=crown, room=1e-9):
+def decide(model, x, y, threat, seconds=60.0, bounds=crown):
     """The proofs of all examples, and which counterexamples were offered."""
     graph, region = capture(model, x), Region.around(threat, x)
     problem = Problem(graph, region, bounds(graph, region), graph.output)
@@ -45,7 +45,7 @@ def decide(model, x, y, threat, seconds=60.0, bounds=crown, room=1e-9):
         inside = bool(threat.contains(one, x[example : example + 1]).all())
         return inside and int(model(one).argmax(1)) != int(y[example])
 
-    found = branch_and_bound(problem, rows, offsets, judge, seconds=seconds, room=x.new_full((len(x),), room))
+    found = branch_and_bound(problem, rows, offsets, judge, seconds=seconds)
     proofs = sorted(found, key=lambda proof: proof.example)
     assert [proof.example for proof in proofs] == list(range(len(x)))
     return proofs, problem
@@ -131,7 +131,7 @@ def test_what_is_begun_anew_has_each_open_function_once(monkeypatch):
     # Functions that can be negative, and a judge who will not have it: they are never decided.
     rows = [torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=x.dtype)]
     found = branch_and_bound(
-        problem, rows, [x.new_zeros(2)], lambda n, p: False, seconds=1.0, room=x.new_zeros(1)
+        problem, rows, [x.new_zeros(2)], lambda n, p: False, seconds=1.0
     )  # fmt: skip
     (proof,) = found
     assert proof.status == "open"
@@ -157,8 +157,8 @@ def test_what_was_known_before_is_not_forgotten(monkeypatch):
     x = uniform(1, 2, seed=3, dtype=torch.float64)
     graph, region = capture(model, x), Region.around(Linf(0.5), x)
     problem = Problem(graph, region, crown(graph, region), graph.output)
-    rows, room = [torch.tensor([[1.0, -1.0]], dtype=x.dtype)], x.new_zeros(1)
-    (proof,) = branch_and_bound(problem, rows, [x.new_zeros(1)], lambda n, p: False, seconds=1.0, room=room)
+    rows = [torch.tensor([[1.0, -1.0]], dtype=x.dtype)]
+    (proof,) = branch_and_bound(problem, rows, [x.new_zeros(1)], lambda n, p: False, seconds=1.0)
     assert len(known) == 2
     assert known[0] < known[1]
     assert proof.bound >= known[1]
@@ -199,7 +199,7 @@ def test_an_example_without_functions_is_proved():
     problem = Problem(graph, region, crown(graph, region), graph.output)
     nothing = [x.new_zeros(0, 2)] * 2
     found = branch_and_bound(
-        problem, nothing, [x.new_zeros(0)] * 2, lambda n, p: True, seconds=1.0, room=x.new_zeros(2)
+        problem, nothing, [x.new_zeros(0)] * 2, lambda n, p: True, seconds=1.0
     )  # fmt: skip
     assert [proof.status for proof in found] == ["proved"] * 2
 
@@ -246,7 +246,7 @@ def test_a_judge_that_refuses_is_believed():
     problem = Problem(graph, region, crown(graph, region), graph.output)
     rows = list(specification(y, 2, x.dtype))
     found = branch_and_bound(
-        problem, rows, [x.new_zeros(1)] * 4, lambda n, p: False, seconds=0.5, room=x.new_zeros(4)
+        problem, rows, [x.new_zeros(1)] * 4, lambda n, p: False, seconds=0.5
     )  # fmt: skip
     assert {proof.status for proof in found} == {"open"}
 
@@ -269,7 +269,7 @@ def test_single_precision():
         model = network(seed, dtype=torch.float32)
         x = uniform(4, 2, seed=seed)
         y = model(x).argmax(1)
-        proofs, problem = decide(model, x, y, Linf(0.15), room=1e-4)
+        proofs, problem = decide(model, x, y, Linf(0.15))
         exact = network(seed)
         for proof in proofs:
             if proof.status == "proved":

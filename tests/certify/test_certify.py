@@ -95,16 +95,13 @@ def test_rounding_proves_nothing():
     model = mlp()
     x = uniform(4, 6)
     graph, region = capture(model, x), Region.around(Linf(0.1), x)
-    # Clear of zero; near zero but positive in truth; near zero and negative in truth; not proved at all.
+    # Proved; lost to rounding, positive in truth; negative in truth; too far from zero to ask again.
     bounds, asked = stub(
-        {torch.float32: [1.0, 0.001, 0.002, -0.001], torch.float64: [1.0, 0.0005, -0.0005, -1.0]}, 100.0
+        {torch.float32: [1.0, -0.001, -0.002, -0.1], torch.float64: [1.0, 0.0005, -0.0005, -1.0]}, 0.01
     )
     lower = proven(bounds, graph, region, torch.arange(4))
-    assert lower.tolist() == pytest.approx([1.0, 0.0005, -0.0005, -0.001])
+    assert lower.tolist() == pytest.approx([1.0, 0.0005, -0.0005, -0.1])
     assert asked == [(torch.float32, [0, 1, 2, 3]), (torch.float64, [1, 2])]
-    # What is near zero in float64 too is no proof.
-    bounds, _ = stub({torch.float32: [0.001], torch.float64: [1e-13]}, 100.0)
-    assert proven(bounds, graph, region.take(torch.tensor([0])), torch.tensor([0])).tolist() == [0.0]
 
 
 def test_a_network_that_float32_cannot_sum_is_not_certified_wrongly():
@@ -202,10 +199,11 @@ def test_the_model_is_given_back_as_it_was():
 def test_half_precision_is_bounded_in_float32():
     model = linear(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.ones(2)).bfloat16()
     x = torch.tensor([[0.75, 0.25]])
-    for eps, verdict in ((0.2, "certified"), (0.3, "undecided")):
+    # The network computes in bfloat16, which rounds its inputs and its sums to a 256th of their sizes.
+    for eps, verdict in ((0.2, "certified"), (0.24, "undecided"), (0.3, "undecided")):
         (certificate,) = certify(model, x, torch.tensor([0]), Linf(eps), method="crown")
         assert certificate.verdict == verdict
-        assert certificate.bound == pytest.approx(0.5 - 2 * eps, abs=1e-6)
+        assert 0.5 - 2 * eps - 0.06 < certificate.bound < 0.5 - 2 * eps
 
 
 class Sorting(nn.Module):
@@ -297,7 +295,7 @@ def test_networks_without_a_relu_are_bounded_and_left_open(method):
     for mine, theirs in zip(found, crown, strict=True):
         assert mine.verdict in (theirs.verdict, "broken")
         if mine.verdict == "undecided":
-            assert (mine.bound, mine.note) == (theirs.bound, LOOSE)
+            assert (mine.bound, mine.note) == (pytest.approx(theirs.bound, abs=1e-6), LOOSE)
 
 
 def test_memory_bounds_what_is_bounded_together(monkeypatch):
@@ -305,13 +303,14 @@ def test_memory_bounds_what_is_bounded_together(monkeypatch):
     model, x = mlp(), uniform(9, 6)
     y = model(x).argmax(1)
     module, held = importlib.import_module("holdfast.certify.crown"), []  # the name is also that of a function
-    honest = module.lower_bounds
+    honest = module.lower_lines
 
-    def counting(*arguments):
-        return honest(*arguments, watch=lambda number, rows: held.append(4 * rows.values.numel()))
+    def counting(graph, start, rows, planes, errors, *_, until=0):
+        watch = lambda number, rows: held.append(4 * rows.values.numel())  # noqa: E731
+        return honest(graph, start, rows, planes, errors, watch, until)
 
     for name in ("crown", "margins"):
-        monkeypatch.setattr(importlib.import_module(f"holdfast.certify.{name}"), "lower_bounds", counting)
+        monkeypatch.setattr(importlib.import_module(f"holdfast.certify.{name}"), "lower_lines", counting)
     found = []
     for memory in (1 << 29, 4 * 2 * 3 * 16):  # the second: two examples, three rivals, sixteen neurons
         held.clear()

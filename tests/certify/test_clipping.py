@@ -27,13 +27,13 @@ def problem_of(seed, threat, dtype=torch.float64):
 
 
 def sliced(problem, share):
-    """Domains that are whole examples, how far from their least values their bounding functions may be, and clips."""
+    """Domains that are whole examples, how large their bounding functions may be, and clips."""
     rows = torch.eye(3, dtype=problem.region.lower.dtype).repeat(2, 1)
     found = bound_domains(problem, Domains.whole(problem, torch.arange(2).repeat_interleave(3), rows), 5)
     region = problem.region.take(found.domains.example)
-    excess = share * (-region.minimum(-found.slope) - region.minimum(found.slope))
+    level = torch.lerp(region.minimum(found.slope), -region.minimum(-found.slope), share).double()
     lines = {example: lines_of(problem, example) for example in range(2)}
-    return found, excess, lines, clipped(problem, lines, found, excess, torch.ones_like(found.coefficients))
+    return found, level, lines, clipped(problem, lines, found, level, torch.ones_like(found.coefficients))
 
 
 def inputs_of_relus(problem, x):
@@ -53,22 +53,19 @@ def test_the_slice_lies_within(seed, threat, dtype):
     generator = torch.Generator().manual_seed(seed)
     inside = 0
     for share in (0.05, 0.3, 0.8):
-        found, excess, _, narrow = sliced(single, share)
+        found, level, _, narrow = sliced(single, share)
         region, slope = problem.region.take(found.domains.example), found.slope.double()
-        least = region.minimum(slope)
-        ceiling = least + excess + found.constant
-        # Rounding of the bounding function itself is a matter of the ceiling.
-        allowed = 1e-9 if dtype == torch.float64 else 1e-5
+        ceiling = level + found.constant
         bound = bound_domains(single, narrow, 0).bound
-        for m in range(len(excess)):
+        for m in range(len(level)):
             # Points between the one at which the function is least and others.
             corners = torch.rand(4000, INPUTS, generator=generator, dtype=torch.float64)
             corners = region.lower[m] + corners * (region.upper[m] - region.lower[m])
             x = torch.lerp(found.x[m].double(), corners, torch.rand(4000, 1, generator=generator, dtype=torch.float64))
             x = x[threat.contains(x, region.center[m].expand_as(x))]
             value = problem.graph(x) @ found.domains.rows[m].double()
-            assert bool((value >= torch.minimum(bound[m].double(), ceiling[m]) - allowed).all())
-            x = x[x @ slope[m] <= least[m] + excess[m]]
+            assert bool((value >= torch.minimum(bound[m].double(), ceiling[m]) - 1e-12).all())
+            x = x[x @ slope[m] <= level[m]]
             given = inputs_of_relus(problem, x)
             assert bool((given >= narrow.lower[m] - 1e-12).all()), f"seed {seed}, share {share}"
             assert bool((given <= narrow.upper[m] + 1e-12).all()), f"seed {seed}, share {share}"
@@ -83,14 +80,13 @@ def test_bounds_come_near_the_linear_program():
     exact, mine = [], []
     for seed in range(3):
         problem = problem_of(seed, Linf(0.4, None))
-        found, excess, lines, narrow = sliced(problem, 0.15)
+        found, level, lines, narrow = sliced(problem, 0.15)
         ends = torch.cat([narrow.lower, -narrow.upper], 1)
         known = torch.cat([found.domains.lower, -found.domains.upper], 1)
         for m, example in enumerate(found.domains.example.tolist()):
             low, high = (end[example].numpy() for end in (problem.region.lower, problem.region.upper))
-            least = float(problem.region.take(torch.tensor([example])).minimum(found.slope[m : m + 1]))
             for row, (g, constant) in enumerate(zip(lines[example].slope, lines[example].constant, strict=True)):
-                limit = [least + float(excess[m])]
+                limit = [float(level[m])]
                 program = scipy.optimize.linprog(
                     g.numpy(), A_ub=found.slope[m].numpy()[None], b_ub=limit, bounds=np.stack([low, high], 1)
                 )
@@ -105,10 +101,10 @@ def test_bounds_come_near_the_linear_program():
 def test_an_empty_slice_is_seen():
     """Where the neurons say that the function cannot be so low, ends cross or the bound becomes positive."""
     problem = problem_of(1, Linf(0.4, None))
-    found, excess, _, narrow = sliced(problem, 1e-3)
+    found, level, _, narrow = sliced(problem, 1e-3)
     again = bound_domains(problem, narrow, 0).bound
     crossed = (narrow.lower > narrow.upper).any(1)
-    assert bool((crossed | (again > found.bound + 2 * excess)).any())
+    assert bool((crossed | (again > 2 * (level + found.constant) - found.bound)).any())
 
 
 def test_few_neurons_are_clipped_where_memory_is_short(monkeypatch):

@@ -1,6 +1,7 @@
 """Backward bounds against samples, closed forms, enumeration, and one another."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,7 +85,8 @@ def test_coefficients_fit_into_the_memory_allowed(kind):
     largest, held = 8 * max(math.prod(node.shape) for node in graph.nodes), []
 
     def bounds(memory):
-        return lower_bounds(graph, graph.output, rows, crown(graph, region, memory=memory).planes, region)
+        bounds = crown(graph, region, memory=memory)
+        return lower_bounds(graph, graph.output, rows, bounds.planes, bounds.errors, region)
 
     honest = module.lower_bounds
 
@@ -140,7 +142,8 @@ def test_one_layer_of_relus_by_hand():
     model[2].weight.data, model[2].bias.data = torch.tensor([[1.0, -1.0], [-1.0, 0.0], [0.0, 1.0]]), torch.zeros(3)
     region = Region.box(torch.tensor([[-1.0, -2.0]]), torch.tensor([[3.0, 2.0]]))
     # -relu(x) is at least -3/4 (x + 1); relu(y), with -l = u, has the plane 0.
-    torch.testing.assert_close(output_bounds(capture(model, region.center), region), torch.tensor([[-3.0, -3.0, 0.0]]))
+    found = output_bounds(capture(model, region.center), region)
+    torch.testing.assert_close(found, torch.tensor([[-3.0, -3.0, 0.0]]), rtol=1e-5, atol=1e-5)
 
 
 def exact_minimum(model, region, row):
@@ -211,7 +214,7 @@ def test_any_entries_can_be_refined(mask):
         chosen[1].view(-1)[-1] = True
     else:
         chosen[0 if mask == "all" else 1 :] = True
-    partial = type(bounds)([*bounds.intervals[:number], loose, *bounds.intervals[number + 1 :]], bounds.planes)
+    partial = replace(bounds, intervals=[*bounds.intervals[:number], loose, *bounds.intervals[number + 1 :]])
     found = refined(graph, number, lambda interval: chosen, partial, region)
     everything = refined(graph, number, lambda interval: torch.ones_like(chosen), partial, region)
     torch.testing.assert_close(found.lower[chosen], everything.lower[chosen])
@@ -273,7 +276,7 @@ def test_the_input_may_be_read_by_anything():
     for number, node in enumerate(graph.nodes):
         size = math.prod(node.shape)
         unit = torch.eye(size, dtype=torch.float64).unflatten(1, node.shape).repeat(2, *[1] * len(node.shape))
-        found = lower_bounds(graph, number, Rows.whole(unit), bounds.planes, region).view(2, -1)
+        found = lower_bounds(graph, number, Rows.whole(unit), bounds.planes, bounds.errors, region).view(2, -1)
         least = values[number].flatten(1).unflatten(0, points.shape[:2]).amin(1)
         assert bool((found <= least + 1e-9).all())
 

@@ -1,5 +1,7 @@
 """Bounds of domains: multipliers against linear programs and samples, slopes against CROWN."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -117,7 +119,7 @@ def test_multipliers_of_0_change_nothing():
     rows = torch.eye(3).double()
     for sign in (1.0, -1.0):
         found = bound_domains(problem, signed(problem, [0], [sign], 0.0, rows), 0).bound
-        intervals = list(problem.bounds.intervals)
+        intervals = problem.bounds.intervals
         flat = int(problem.unstable[0])
         number, place = next((n, p) for n, p in problem.places.items() if p.start <= flat < p.stop)
         before = problem.graph.nodes[number].inputs[0]
@@ -129,7 +131,7 @@ def test_multipliers_of_0_change_nothing():
             high[0, entry] = 0
         planes = dict(problem.bounds.planes)
         planes[number] = problem.graph.nodes[number].operation.relax(type(intervals[before])(low, high))
-        bounds = type(problem.bounds)(intervals, planes)
+        bounds = replace(problem.bounds, planes=planes)
         expected = row_bounds(problem.graph, bounds, problem.region, rows.unsqueeze(0))[0]
         torch.testing.assert_close(found, expected)
 

@@ -9,6 +9,7 @@ from holdfast.certify.capture import capture
 from holdfast.certify.crown import crown
 from holdfast.certify.margins import each_margin
 from holdfast.certify.region import Region
+from holdfast.certify.rounding import REAL
 
 
 def test_every_node_has_the_shape_it_says():
@@ -29,8 +30,8 @@ def test_another_precision():
     region = Region.around(Linf(0.05), x)
     graph = capture(model, x)
     crown(graph, region)  # leaves products behind that are of the old precision
-    wide, wide_region = graph.to(torch.float64), region.to(torch.float64)
-    direct = capture(convnet().double(), x.double())
+    wide, wide_region = graph.to(torch.float64).within(REAL), region.to(torch.float64)
+    direct = capture(convnet().double(), x.double()).within(REAL)
     torch.testing.assert_close(wide(x.double()), direct(x.double()), rtol=1e-12, atol=1e-12)
     found, expected = (each_margin(g, crown(g, wide_region), wide_region, y) for g in (wide, direct))
     assert found.dtype == torch.float64

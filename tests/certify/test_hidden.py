@@ -91,7 +91,7 @@ def test_single_precision_is_within_its_widening():
         single = Region.around(Linf(0.3), x.float())
         region = single.to(torch.float64)
         rough = graph.to(torch.float32)
-        found = searched(rough, single, crown(rough, single), torch.inf).widened(rough)
+        found = searched(rough, single, crown(rough, single), torch.inf)
         points = points_of(region, 20000, torch.Generator().manual_seed(seed))
         for (low, high), value in zip(found.intervals, graph.values(points.flatten(0, 1)), strict=True):
             value = value.unflatten(0, points.shape[:2])

@@ -448,7 +448,8 @@ def tolerance(graph: Graph, intervals: list[Interval]) -> float:
 
 def row_bounds(graph: Graph, bounds: Bounds, region: Region, rows: Tensor) -> Tensor:
     """``(N, S)`` backward bounds of functions of the output, ``(N, S, K)``."""
-    return lower_bounds(graph, graph.output, Rows.whole(rows.flatten(0, 1)), bounds.planes, region).view(rows.shape[:2])
+    whole = Rows.whole(rows.flatten(0, 1))
+    return lower_bounds(graph, graph.output, whole, bounds.planes, bounds.errors, region).view(rows.shape[:2])
 
 
 def check_bounds(net: Tiny, region: Region, seed: int = 0, samples: int = 500, steps: int = 4) -> None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -123,7 +123,6 @@ def branch_and_bound(
     judge: Judge,
     *,
     seconds: float,
-    room: Tensor,
 ) -> Iterator[Proof]:
     """Decide whether functions of the output are positive for all inputs of their examples.
 
@@ -138,18 +137,15 @@ def branch_and_bound(
         Whether an input of an example, ``(*shape)``, is a counterexample: the last word on it.
     seconds : float
         For each example.
-    room : Tensor
-        ``(N,)`` how far a bound must be above 0, so that rounding cannot have made it so.
 
     Yields
     ------
     Proof
         One for each example, as they fall.
     """
-    problem = replace(problem, bounds=problem.bounds.widened(problem.graph))
     hard: list[_Work] = []
     for part in torch.arange(len(rows)).split(_AT_ONCE):
-        search = _Search.of(problem, part, judge, room)
+        search = _Search.of(problem, part, judge)
         works = search.begin([(_Work(n), rows[n], offsets[n]) for n in part.tolist()])
         for work in works:
             proof = _ended(work, seconds)
@@ -166,9 +162,9 @@ def branch_and_bound(
             began = time.perf_counter()
             deadline = began + share * sum(seconds - work.seconds for work in active)
             bounds = better(few.graph, few.region, few.bounds, deadline=deadline)
-            few = replace(few, bounds=bounds.widened(few.graph))
+            few = replace(few, bounds=bounds)
             _charge(active, began)
-            search = _Search.of(few, torch.arange(len(part)), judge, room, part)
+            search = _Search.of(few, torch.arange(len(part)), judge, part)
             active = search.begin([_again(work) for work in active])
             while active:
                 going = []
@@ -220,18 +216,21 @@ class _Search:
     """The work on some examples together: ``examples`` are their names outside."""
 
     problem: Problem
-    precise: Problem
     examples: list[int]
     judge: Judge
-    room: Tensor
     order: itertools.count[int] = field(default_factory=itertools.count)
     lines: dict[int, Lines] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, problem: Problem, part: Tensor, judge: Judge, room: Tensor, names: Tensor | None = None) -> _Search:
+    def of(cls, problem: Problem, part: Tensor, judge: Judge, names: Tensor | None = None) -> _Search:
         names = part if names is None else names
         some = problem.take(part)
-        return cls(some, some.to(torch.float64), names.tolist(), judge, room[names])
+        return cls(some, names.tolist(), judge)
+
+    @cached_property
+    def precise(self) -> Problem:
+        """The same in float64."""
+        return self.problem.to(torch.float64)
 
     @property
     def _none(self) -> int:
@@ -283,22 +282,23 @@ class _Search:
         return (worse + 1e-3 * torch.maximum(low, high).clamp(max=0)).argmax(1)
 
     def _bounded(self, domains: Domains, offsets: Tensor, steps: int) -> Found:
-        return bound_domains(self.problem, domains, steps, enough=float((self.room.max() - offsets).max()))
+        return bound_domains(self.problem, domains, steps, enough=float(-offsets.min()))
 
     def _clipped(self, found: Found, offsets: Tensor) -> Found:
         """The same with what is nearly proved bounded once more, with better bounds of its neurons."""
         domains, region = found.domains, self.problem.region.take(found.domains.example)
-        ceiling = self.room[domains.example] - offsets
+        ceiling = -offsets.double()
         least, most = region.minimum(found.slope), -region.minimum(-found.slope)
-        excess = ceiling - found.constant - least
-        near = ((found.bound <= ceiling) & (excess < _NEAR * (most - least))).nonzero()[:, 0]
+        # Rounded up, since what lies above it is not looked at again.
+        level = ceiling - found.constant + 2.0**-50 * (ceiling.abs() + found.constant.abs())
+        near = ((found.bound <= ceiling) & (level - least < _NEAR * (most - least))).nonzero()[:, 0]
         if not len(near):
             return found
         for example in domains.example[near].unique().tolist():
             if example not in self.lines:
                 self.lines[example] = lines_of(self.problem, example)
         some = found.take(near)
-        narrow = clipped(self.problem, self.lines, some, excess[near], some.losses())
+        narrow = clipped(self.problem, self.lines, some, level[near], some.losses())
         again = bound_domains(self.problem, narrow, 0)
         empty = (narrow.lower > narrow.upper).any(1)
         bound = torch.fmax(again.bound, some.bound).masked_fill(empty, torch.inf)
@@ -307,8 +307,9 @@ class _Search:
     def _sort(self, found: Found, offsets: Tensor, works: Mapping[int, _Work]) -> None:
         """Drop what is proved, try what might be a counterexample, and keep the rest."""
         domains, bound = found.domains, found.bound + offsets
-        done = bound > self.room[domains.example]
-        near = ((bound > 0) & ~done).nonzero()[:, 0]
+        done = bound > 0
+        # What may have been lost to the rounding of float32 alone is asked again.
+        near = (~done & (bound + found.lost > 0)).nonzero()[:, 0]
         if len(near):
             done[near] = self._precisely(found.domains.take(near), offsets[near])
         self._try(found, offsets, works)
@@ -360,14 +361,14 @@ class _Search:
             x = leaf.x.to(domain.rows.dtype)
             if work.x is None and self.judge(work.example, x):
                 work.x = x
-        if leaf is not None and leaf.bound > float(self.room[domain.example]):
+        if leaf is not None and leaf.bound > 0:
             work.proved = min(work.proved, self._sure(leaf.bound, domain))
         else:
             work.stuck = min(work.stuck, bound if leaf is None else max(bound, leaf.bound))
 
     def _sure(self, bound: float, domain: Domains) -> float:
-        """What a bound proves: where neurons may have been clipped, no more than that the function has its room."""
-        return min(bound, float(self.room[domain.example])) if domain.split.shape[1] else bound
+        """What a bound proves: where neurons may have been clipped, no more than that the function is positive."""
+        return min(bound, torch.finfo(torch.float32).tiny) if domain.split.shape[1] else bound
 
     def _signs(self, domain: Domains) -> dict[int, Tensor]:
         """The signs of split neurons, by their ReLUs, 0 for the others."""
@@ -379,8 +380,7 @@ class _Search:
     def _precisely(self, domains: Domains, offsets: Tensor) -> Tensor:
         """Whether bounds that rounding could have made positive are so in float64."""
         wide = Domains(*(v.double() if v.is_floating_point() else v for v in vars(domains).values()))
-        room = self.room[domains.example].double() * 2.0**-29
-        return quick_bounds(self.precise, wide) + offsets.double() > room
+        return quick_bounds(self.precise, wide) + offsets.double() > 0
 
     def _stack(self, chosen: list[tuple[int, _Leaf]]) -> tuple[Domains, Tensor, Tensor]:
         leaves = [leaf for _, leaf in chosen]

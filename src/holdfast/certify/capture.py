@@ -7,13 +7,16 @@ import logging
 import operator
 import warnings
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
 from holdfast.certify.graph import Graph, Node
+from holdfast.certify.rounding import Arithmetic
 from holdfast.certify.rules import RULES, Builder, Symbol
 from holdfast.errors import ModelError
 from holdfast.models.borrow import borrowed
@@ -44,7 +47,8 @@ def capture(model: nn.Module, x: Tensor) -> Graph:
     Returns
     -------
     Graph
-        It holds copies of the weights: what happens to the model afterwards does not reach it.
+        In the network's precision and arithmetic, constants that are folded having been rounded once. It holds copies of
+        the weights: what happens to the model afterwards does not reach it.
 
     Raises
     ------
@@ -52,7 +56,9 @@ def capture(model: nn.Module, x: Tensor) -> Graph:
         When the network cannot be exported (its control flow depends on values, its shapes on the data), when one of
         its operations has no rule, or when the rows of a batch are not independent. The message names the operation.
     """
-    return trace(model, x).graph({name: value.detach().clone() for name, value in tensors(model).items()})
+    program = trace(model, x)
+    values = {name: value.detach().clone() for name, value in tensors(model).items()}
+    return program.graph(values, torch.float64).within(Arithmetic.of(program.dtype)).to(program.dtype)
 
 
 def trace(model: nn.Module, x: Tensor) -> Program:
@@ -97,16 +103,24 @@ class Program:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
-    def graph(self, values: Mapping[str, Tensor]) -> Graph:
+    def graph(self, values: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Graph:
         """The network with parameters and buffers of these values, by their names in the model.
 
         Bounds on it are differentiable with respect to them. What is made of several, such as a folded normalisation,
         is made here, so one graph serves one set of values and one pass of gradients.
+
+        Parameters
+        ----------
+        values : dict
+            Parameters and buffers.
+        dtype : torch.dtype, optional
+            The precision of the graph's constants, if it is not the network's own. What the network computes from
+            constants alone is what it computes, in its own precision.
         """
         signature = self.exported.graph_signature
         if len(signature.user_outputs) != 1:
             raise ModelError(f"the network returns {len(signature.user_outputs)} values; bounds need one tensor (N, K)")
-        builder = Builder(self.dtype)
+        builder = Builder(self.dtype if dtype is None else dtype)
         found: dict[fx.Node, Any] = {}
         for node in self.exported.graph.nodes:
             if node.op == "placeholder":
@@ -183,13 +197,13 @@ def _rule_name(node: fx.Node) -> str:
 
 
 def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
-    args: Any = fx.map_arg(node.args, lambda argument: values[argument])
-    kwargs: Any = fx.map_arg(node.kwargs, lambda argument: values[argument])
+    given: tuple[Any, Any] = fx.map_arg((node.args, node.kwargs), lambda argument: values[argument])
     assert callable(node.target)
     symbols: list[Symbol] = []
     fx.map_arg((node.args, node.kwargs), lambda argument: _collect(values[argument], symbols))
     if not symbols:
-        return node.target(*args, **kwargs)
+        return node.target(*given[0], **given[1])
+    args, kwargs = tree_map(partial(_in_precision, dtype=builder.dtype), given)
     name = _rule_name(node)
     if name not in RULES:
         where = f"node '{node.name}' ({name}){_source(node)}"
@@ -201,6 +215,10 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
         return RULES[name](builder.at(node.name, node.target, shape), *args, **kwargs)
     except ModelError as error:
         raise ModelError(f"node '{node.name}' ({name}){_source(node)}: {error}") from error
+
+
+def _in_precision(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _collect(value: Any, symbols: list[Symbol]) -> Any:
@@ -222,11 +240,15 @@ def _ending_in(nodes: list[Node], last: Symbol) -> Graph:
         number = pending.pop()
         if number not in needed:
             needed.add(number)
-            pending.extend(nodes[number].inputs)
+            pending.extend((*nodes[number].inputs, *nodes[number].also))
     order = sorted(needed | {0})
     place = {number: i for i, number in enumerate(order)}
-    kept = [nodes[number] for number in order]
-    return Graph(tuple(Node(n.name, n.operation, tuple(place[i] for i in n.inputs), n.shape) for n in kept))
+
+    def moved(node: Node) -> Node:
+        reads, further = (tuple(place[i] for i in numbers) for numbers in (node.inputs, node.also))
+        return replace(node, inputs=reads, also=further)
+
+    return Graph(tuple(moved(nodes[number]) for number in order))
 
 
 def _check(graph: Graph, model: nn.Module, x: Tensor) -> None:

@@ -1,13 +1,14 @@
 """Certification of examples: quick bounds first, and thorough ones where those do not settle it.
 
-Each method sees only what the cheaper ones left open. Bounds are computed in the model's precision; one that rounding
-could overturn is computed again in float64, and is a proof only if it is clear of zero there.
+Each method sees only what the cheaper ones left open. A certificate is about the network as it runs, in floating-point
+arithmetic, in whatever order its sums are taken, and bounds give away what their own arithmetic may have got wrong
+(:mod:`holdfast.certify.rounding`). They are computed in the model's precision, and in float64 where that might decide.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
@@ -20,8 +21,9 @@ from holdfast.certify.capture import capture
 from holdfast.certify.certificate import LOOSE, METHODS, QUICK, SEARCH, TIMEOUT, Certificate, Method, better
 from holdfast.certify.crown import MEMORY, crown
 from holdfast.certify.domains import Problem
-from holdfast.certify.graph import Graph
-from holdfast.certify.margins import Margins, crown_margins, each_margin, interval_margins, scale, specification
+from holdfast.certify.graph import Graph, Node
+from holdfast.certify.margins import Margins, crown_margins, each_margin, interval_margins, specification
+from holdfast.certify.operations.linear import Scale
 from holdfast.certify.region import Region
 from holdfast.data import Batch
 from holdfast.errors import DataError, ModelError, SettingError
@@ -29,11 +31,6 @@ from holdfast.models.query import Query
 from holdfast.threats import Ball
 
 __all__ = ["BOUNDS", "Certifier", "certify", "normalised", "proven"]
-
-# Rounding moves a bound by up to about 3e-5 of the width of what it bounds in float32: one that is no larger than this
-# share of the largest number in the network proves nothing in its precision. For float64 it is the same number of units
-# in the last place.
-_ROOM = {torch.float32: 1e-4, torch.float64: 1e-4 * 2.0**-29}
 
 # Before a search for proofs, a short attack: most of what cannot be proved falls to it.
 _ATTACK = Stage("pgd", AnnealedPGD(steps=9, restarts=3))
@@ -188,7 +185,9 @@ class Certifier:
         """For a model that takes inputs like ``x``; one that cannot be captured leaves every example open."""
         dtype = next((t.dtype for t in model.parameters() if t.is_floating_point()), x.dtype)
         try:
-            return cls(capture(model, x.to(dtype)).to(x.dtype), method, seconds, logits, memory=memory)
+            graph = capture(model, x.to(dtype)).to(x.dtype)
+            graph = graph if dtype == x.dtype else rounding_its_input(graph).to(x.dtype)
+            return cls(graph, method, seconds, logits, memory=memory)
         except ModelError as error:
             return cls(None, method, seconds, logits, str(error), memory)
 
@@ -246,9 +245,8 @@ class Certifier:
 
         bounds = crown(graph, region, memory=self.memory)
         margins = each_margin(graph, bounds, region, y)
-        room = _ROOM[torch.float32] * scale(bounds.intervals).float()
         rows = specification(y, margins.shape[1] + 1, margins.dtype)
-        open_ = margins <= room.unsqueeze(1)
+        open_ = ~(margins > 0)
         known = margins.masked_fill(open_, torch.inf).amin(1).tolist()
         functions = [row[keep] for row, keep in zip(rows, open_, strict=True)]
         offsets = [row.new_zeros(len(row)) for row in functions]
@@ -259,7 +257,7 @@ class Certifier:
                 Certificate("undecided", "crown", low, None, 0.0, LOOSE) for low in margins.amin(1).tolist()
             )
             return
-        for proof in branch_and_bound(problem, functions, offsets, judge, seconds=seconds, room=room):
+        for proof in branch_and_bound(problem, functions, offsets, judge, seconds=seconds):
             method = SEARCH if proof.domains > len(functions[proof.example]) else "alpha-crown"
             bound = min(proof.bound, known[proof.example])
             if proof.status == "proved":
@@ -292,19 +290,30 @@ class Certifier:
 
 
 def proven(bounds: Callable[[Graph, Region, Tensor], Margins], graph: Graph, region: Region, y: Tensor) -> Tensor:
-    """``(N,)`` lower bounds of worst margins, positive only where rounding cannot have made them so.
+    """``(N,)`` lower bounds of worst margins, whatever rounding does.
 
-    What is too near to zero is bounded again in float64, and there counts as zero if it is still too near.
+    Where it may be the rounding of float32 bounds that leaves one without a proof, they are made again in float64.
     """
     margins, dtype = bounds(graph, region, y), region.lower.dtype
-    near = (margins.lower > 0) & ~(margins.lower > _ROOM[dtype] * margins.scale)
+    near = ~(margins.lower > 0) & ~(margins.lower + margins.lost <= 0)
     again = near.nonzero()[:, 0]
-    if not len(again):
+    if not len(again) or dtype == torch.float64:
         return margins.lower
-    if dtype == torch.float64:
-        return margins.lower.where(~near, 0.0)
-    exact = proven(bounds, graph.to(torch.float64), region.take(again).to(torch.float64), y[again])
-    return margins.lower.double().index_copy(0, again, exact.double())
+    precise = bounds(graph.to(torch.float64), region.take(again).to(torch.float64), y[again])
+    lower = margins.lower.double()
+    return lower.index_copy(0, again, torch.fmax(lower[again], precise.lower))
+
+
+def rounding_its_input(graph: Graph) -> Graph:
+    """A network in float64 whose inputs are rounded to its own precision first."""
+    given = graph.to(torch.float64).nodes
+    one, nothing = torch.ones(given[0].shape, dtype=torch.float64), torch.zeros(given[0].shape, dtype=torch.float64)
+    rounded = Node("input", Scale(one, nothing, nothing, 1), (0,), given[0].shape)
+    later = [
+        replace(node, inputs=tuple(i + 1 for i in node.inputs), also=tuple(i + 1 for i in node.also))
+        for node in given[1:]
+    ]
+    return Graph((given[0], rounded, *later), graph.arithmetic)
 
 
 def misclassified(logits: Tensor, y: Tensor) -> Tensor:
@@ -314,9 +323,9 @@ def misclassified(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _certificate(method: Method, lower: float, seconds: float, note: str) -> Certificate:
-    if lower > 0:
-        return Certificate("certified", method, lower, None, seconds)
     known = math.isfinite(lower)
+    if known and lower > 0:
+        return Certificate("certified", method, lower, None, seconds)
     return Certificate(
         "undecided", method, lower if known else None, None, seconds, note if known else "no finite bound"
     )

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from holdfast.certify.crown import ROUNDING
 from holdfast.certify.domains import Domains, bound_domains
+from holdfast.certify.rounding import down, gamma, unit
 
 if TYPE_CHECKING:
     from holdfast.certify.domains import Found, Problem
+    from holdfast.certify.region import Region
 
 __all__ = ["Lines", "clipped", "lines_of"]
 
@@ -48,13 +49,13 @@ class Lines:
     slope : Tensor
         ``(2K, n)`` coefficients of the ``n`` numbers of an input.
     constant : Tensor
-        ``(2K,)``.
+        ``(2K,)`` float64.
     x : Tensor
         ``(2K, n)`` the inputs at which they are least.
     width : Tensor
         ``(2K,)`` how much they vary over the inputs.
-    room : Tensor
-        ``(2K,)`` what rounding may do to a bound of them.
+    reach : Tensor
+        ``(2K,)`` what the sizes of their terms add up to at most.
     """
 
     first: int
@@ -62,7 +63,7 @@ class Lines:
     constant: Tensor
     x: Tensor
     width: Tensor
-    room: Tensor
+    reach: Tensor
 
 
 def lines_of(problem: Problem, example: int) -> Lines:
@@ -76,7 +77,8 @@ def lines_of(problem: Problem, example: int) -> Lines:
     count = min(len(problem.unstable), _HELD // (4 * inputs.numel() * inputs.element_size()))
     first = len(problem.unstable) - count
     neurons = problem.unstable[first:]
-    slope, constant = inputs.new_zeros(2, count, *inputs.shape), inputs.new_zeros(2, count)
+    slope = inputs.new_zeros(2, count, *inputs.shape)
+    constant = torch.zeros(2, count, dtype=torch.float64, device=inputs.device)
     for number, place in problem.places.items():
         here = ((neurons >= place.start) & (neurons < place.stop)).nonzero()[:, 0]
         hidden = replace(one, node=problem.graph.nodes[number].inputs[0])
@@ -91,13 +93,16 @@ def lines_of(problem: Problem, example: int) -> Lines:
     rows = slope.flatten(0, 1)
     least = one.region.minimum(rows)
     width = -one.region.minimum(-rows) - least
-    lower, upper = (end[example, first:].repeat(2) for end in problem.ends)
-    # Of a function that hardly varies the constant is as inexact as the neuron's value.
-    room = ROUNDING * torch.finfo(inputs.dtype).eps * (width + upper - lower)
-    return Lines(first, rows.flatten(1), constant.flatten(), one.region.minimiser(rows).flatten(1), width, room)
+    reach = rows.flatten(1).abs() @ _farthest(one.region)[0]
+    return Lines(first, rows.flatten(1), constant.flatten(), one.region.minimiser(rows).flatten(1), width, reach)
 
 
-def clipped(problem: Problem, lines: dict[int, Lines], found: Found, excess: Tensor, loss: Tensor) -> Domains:
+def _farthest(region: Region) -> Tensor:
+    """``(N, n)`` the largest size of each input."""
+    return torch.maximum(region.lower.abs(), region.upper.abs()).flatten(1)
+
+
+def clipped(problem: Problem, lines: dict[int, Lines], found: Found, level: Tensor, loss: Tensor) -> Domains:
     """Domains with neurons' bounds for the inputs at which the bounding functions are low enough.
 
     Parameters
@@ -108,9 +113,8 @@ def clipped(problem: Problem, lines: dict[int, Lines], found: Found, excess: Ten
         For every example that is part of it, its neurons' linear bounds.
     found : Found
         What bounding the ``M`` domains found.
-    excess : Tensor
-        ``(M,)`` how far above its least value a bounding function may be where a counterexample lies, and with it what
-        rounding may do to it.
+    level : Tensor
+        ``(M,)`` float64: a counterexample lies where ``<slope, x>`` is no larger.
     loss : Tensor
         ``(M, U)`` what the neurons' planes cost the bound: neurons with much of it come first.
 
@@ -121,6 +125,8 @@ def clipped(problem: Problem, lines: dict[int, Lines], found: Found, excess: Ten
     """
     region = problem.region.take(found.domains.example)
     slope, floor = found.slope.flatten(1), region.minimum(found.slope)
+    excess, reach = (level - floor).to(slope.dtype), (slope.abs() * _farthest(region)).sum(1)
+    share = gamma(slope.shape[1] + 8, unit(slope.dtype))
     ends = torch.stack([found.domains.lower, -found.domains.upper], 1)
     for example in found.domains.example.unique().tolist():
         mine, one = lines[example], problem.region.take(torch.tensor([example]))
@@ -134,8 +140,9 @@ def clipped(problem: Problem, lines: dict[int, Lines], found: Found, excess: Ten
             chosen = best.indices[row][best.values[row] > 0]
             multiplier = _MULTIPLIER * mine.width[chosen] / excess[place]
             rows = torch.addcmul(mine.slope[chosen], multiplier.unsqueeze(1), slope[place])
-            # Rounding of the term with the multiplier is that of the bounding function, for which `excess` has room.
-            least = mine.constant[chosen] - multiplier * (excess[place] + floor[place]) + one.minimum(rows)
-            known[row, chosen] = torch.fmax(known[row, chosen], least - mine.room[chosen])
+            # The rows have been rounded twice, and the sizes of their terms summed.
+            lost = 4 * unit(slope.dtype) * (1 + share) * (mine.reach[chosen] + multiplier * reach[place])
+            least = mine.constant[chosen] - multiplier.double() * level[place] + one.minimum(rows) - lost.double()
+            known[row, chosen] = torch.fmax(known[row, chosen], down(least, slope.dtype))
         ends[here, :, mine.first :] = known.unflatten(1, (2, -1))
     return replace(found.domains, lower=ends[:, 0], upper=-ends[:, 1])

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from holdfast.certify.graph import Interval
-from holdfast.certify.interval import meet
+from holdfast.certify.interval import meet, settled
 from holdfast.certify.operations.relu import ReLU
+from holdfast.certify.rounding import Errors, down
 from holdfast.certify.rows import Rows, Window
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MEMORY",
-    "ROUNDING",
     "Bounds",
+    "LowerLines",
     "Undecided",
     "crown",
     "interval_planes",
+    "least",
     "lower_bounds",
+    "lower_lines",
     "propagate",
     "refined",
     "tiles",
@@ -46,8 +49,6 @@ Undecided = Callable[[Interval], Tensor]
 MEMORY = 1 << 29
 # More than a processor's cache holds makes it slower.
 _CACHE = {"cpu": 1 << 22}
-# What rounding may do to a bound, in units in the last place of the width of what it bounds: 1e-4 of it in float32.
-ROUNDING = 840
 # Neurons of a feature map that go back together, so that their windows stay small.
 _TILE_ROWS = 64
 
@@ -62,50 +63,69 @@ class Bounds:
         Of all nodes, ``(N, *shape)`` each.
     planes : dict
         Linear bounds of the nonlinear operations, by node.
+    errors : Errors
+        What linear functions of the nodes' values lose to rounding.
     """
 
     intervals: list[Interval]
     planes: dict[int, Any]
+    errors: Errors
+
+    @classmethod
+    def none(cls) -> Bounds:
+        """To begin with."""
+        return cls([], {}, Errors.none())
+
+    @classmethod
+    def of(cls, graph: Graph, intervals: list[Interval]) -> Bounds:
+        """With planes and errors for given intervals."""
+        planes = {
+            number: node.operation.relax(*(intervals[i] for i in node.inputs))
+            for number, node in enumerate(graph.nodes)
+            if node.operation is not None and not node.operation.linear
+        }
+        return cls(intervals, planes, Errors.of(graph, intervals, planes))
 
     def take(self, rows: Tensor) -> Bounds:
         """Those of some examples."""
         intervals = [Interval(*(end[rows] for end in interval)) for interval in self.intervals]
-        return Bounds(intervals, {number: taken(planes, rows) for number, planes in self.planes.items()})
+        planes = {number: taken(planes, rows) for number, planes in self.planes.items()}
+        return Bounds(intervals, planes, self.errors.take(rows))
 
-    def widened(self, graph: Graph) -> Bounds:
-        """The same with intervals so much wider that rounding cannot have made them too narrow, and planes of those.
-
-        Backward bounds in float32 have been seen to be off by up to 3e-5 of the width of what they bound.
-        """
-        share = ROUNDING * torch.finfo(self.intervals[0].lower.dtype).eps
-        intervals = self.intervals[:1]
-        for lower, upper in self.intervals[1:]:
-            room = share * (upper - lower) + share / 100 * torch.maximum(lower.abs(), upper.abs())
-            intervals.append(Interval(lower - room, upper + room))
-        planes = {}
-        for number in self.planes:
-            operation = graph.nodes[number].operation
-            assert operation is not None  # the input has no planes
-            planes[number] = operation.relax(*(intervals[i] for i in graph.nodes[number].inputs))
-        return Bounds(intervals, planes)
-
-    def to(self, dtype: torch.dtype) -> Bounds:
-        """The same in another precision."""
-        intervals = [Interval(*(end.to(dtype) for end in interval)) for interval in self.intervals]
-        return Bounds(
-            intervals, {number: _each(planes, lambda p: p.to(dtype)) for number, planes in self.planes.items()}
-        )
+    def to(self, graph: Graph, dtype: torch.dtype) -> Bounds:
+        """The same intervals for the network in another precision that can hold them, with planes and errors of that."""
+        return Bounds.of(graph, [Interval(*(end.to(dtype) for end in interval)) for interval in self.intervals])
 
 
-def lower_bounds(
+@dataclass(frozen=True, eq=False)
+class LowerLines:
+    """Linear functions of the network's input below others: ``<rows, x> + constant``.
+
+    Parameters
+    ----------
+    rows : Rows
+        ``R`` of them.
+    constant : Tensor
+        ``(R,)`` float64; what rounding may do anywhere is taken from it.
+    lost : Tensor
+        ``(R,)`` float64, how much that was.
+    """
+
+    rows: Rows
+    constant: Tensor
+    lost: Tensor
+
+
+def lower_lines(
     graph: Graph,
     start: int,
     rows: Rows,
     planes: dict[int, Any],
-    region: Region,
+    errors: Errors,
     watch: Callable[[int, Rows], None] = lambda number, rows: None,
-) -> Tensor:
-    """Lower bounds of linear functions of a node's value over the inputs of their examples.
+    until: int = 0,
+) -> LowerLines:
+    """Linear functions of a node's value, from below by linear functions of the input, or of a node before it.
 
     Parameters
     ----------
@@ -117,33 +137,71 @@ def lower_bounds(
         ``R`` linear functions of its value, in equal groups: ``R / N`` for each of ``N`` examples in turn.
     planes : dict
         Linear bounds of all nonlinear operations before it.
-    region : Region
-        The inputs.
+    errors : Errors
+        What rounding costs, at the node and before it.
     watch : callable
         Shown the coefficients of every node's value on the way.
+    until : int
+        The node at which to stop, if all paths lead through it.
+
+    Returns
+    -------
+    LowerLines
+        Differentiable with respect to the planes and the weights.
+    """
+    pending = {start: rows}
+    total = rows.values.new_zeros(len(rows.values), dtype=torch.float64)
+    lost = torch.zeros_like(total)
+    for number in range(start, -1, -1):
+        if number not in pending:
+            continue
+        node, rows = graph.nodes[number], pending.pop(number)
+        watch(number, rows)
+        share = errors.lost(number, rows)
+        if share is not None:
+            lost = lost + share
+        if number == until or node.operation is None:
+            break
+        before, constant = node.operation.backward(rows, planes.get(number), graph.inputs_of(node))
+        if constant is not None:
+            total = total + constant
+        for source, part in zip(node.inputs, before, strict=True):
+            pending[source] = pending[source] + part if source in pending else part
+    return LowerLines(rows, total - lost, lost)
+
+
+def lower_bounds(
+    graph: Graph,
+    start: int,
+    rows: Rows,
+    planes: dict[int, Any],
+    errors: Errors,
+    region: Region,
+    watch: Callable[[int, Rows], None] = lambda number, rows: None,
+) -> Tensor:
+    """Lower bounds of linear functions of a node's value over the inputs of their examples.
+
+    Parameters
+    ----------
+    graph, start, rows, planes, errors, watch
+        As :func:`lower_lines` takes them.
+    region : Region
+        The inputs.
 
     Returns
     -------
     Tensor
         ``(R,)``, differentiable with respect to the planes, the weights and the region.
     """
-    pending, total = {start: rows}, rows.values.new_zeros(())
-    for number in range(start, 0, -1):
-        if number not in pending:
-            continue
-        node, rows = graph.nodes[number], pending.pop(number)
-        assert node.operation is not None  # only the first node has none
-        watch(number, rows)
-        before, constant = node.operation.backward(rows, planes.get(number), graph.inputs_of(node))
-        if constant is not None:
-            total = total + constant
-        for source, part in zip(node.inputs, before, strict=True):
-            pending[source] = pending[source] + part if source in pending else part
-    rows = pending[0]
-    watch(0, rows)
-    found = total + region.crop(rows.index()).minimum(rows.values)
+    return least(lower_lines(graph, start, rows, planes, errors, watch), region)
+
+
+def least(lines: LowerLines, region: Region) -> Tensor:
+    """``(R,)`` the least values of linear functions over the inputs of their examples."""
+    rows = lines.rows
+    found = lines.constant + region.crop(rows.index()).minimum(rows.values)
     # Where an overflow has left infinity or no number, nothing is known.
-    return torch.where(found < torch.inf, found, -torch.inf)
+    return down(torch.where(found < torch.inf, found, -torch.inf), rows.values.dtype)
 
 
 def crown(graph: Graph, region: Region, known: dict[int, Interval] | None = None, *, memory: int = MEMORY) -> Bounds:
@@ -195,38 +253,36 @@ def propagate(
         Given what is known so far, a node that planes depend on, and which entries of an interval of it are worth
         bounding better: a better interval.
     """
-    bounds = Bounds([], {})
+    bounds = Bounds.none()
     exact = _exact(graph, region)
-    readers: list[list[int]] = [[] for _ in graph.nodes]
-    for number, node in enumerate(graph.nodes):
-        for source in node.inputs:
-            readers[source].append(number)
     for number, node in enumerate(graph.nodes):
         if node.operation is None:
             interval = Interval(region.lower, region.upper)
+            bounds.errors.add(graph, number, [interval])
         else:
             inputs = [bounds.intervals[i] for i in node.inputs]
             planes = node.operation.relax(*inputs)
             if planes is not None:
                 bounds.planes[number] = planes
-            interval = node.operation.interval(*inputs)
+            radius = bounds.errors.add(graph, number, bounds.intervals, planes)
+            interval = settled(node.operation.interval(*inputs), radius)
         if known is not None and number in known:
             interval = meet(interval, known[number])
         bounds.intervals.append(interval)
-        undecided = _undecided(graph, readers, number)
+        undecided = _undecided(graph, number)
         # What is asked of a ReLU's value was asked of its input: no plane says more than the bounds of that.
         if undecided is not None and number not in exact and not isinstance(node.operation, ReLU):
             bounds.intervals[number] = meet(interval, refine(bounds, number, undecided))
     return bounds
 
 
-def _undecided(graph: Graph, readers: list[list[int]], number: int) -> Undecided | None:
+def _undecided(graph: Graph, number: int) -> Undecided | None:
     """Which entries of a value those who read it would have bounded better; None where all of them are linear."""
     asking = []
-    for reader in readers[number]:
+    for reader in graph.readers[number]:
         operation = graph.nodes[reader].operation
         if operation is not None and not operation.linear:
-            behind = _undecided(graph, readers, reader) if isinstance(operation, ReLU) else None
+            behind = _undecided(graph, reader) if isinstance(operation, ReLU) else None
             asking.append((operation, behind))
     if not asking:
         return None
@@ -302,7 +358,8 @@ def _one_side(
     for rows, examples, places in starts(mask, side.to(lower.dtype), size, memory):
         part = region if len(examples) == len(region) else region.take(examples)
         planes = bounds.planes if part is region else {i: taken(p, examples) for i, p in bounds.planes.items()}
-        found = lower_bounds(graph, number, rows, planes, part).unflatten(0, (len(examples), -1))
+        errors = bounds.errors if part is region else bounds.errors.take(examples)
+        found = lower_bounds(graph, number, rows, planes, errors, part).unflatten(0, (len(examples), -1))
         index = (examples.unsqueeze(1), places)
         # What was bounded to fill up depends on the other examples, and must not change this one's bounds.
         asked, positive = mask.flatten(1)[index], side.flatten(1)[index] > 0

@@ -26,7 +26,7 @@ from holdfast.certify.certify import Certifier
 from holdfast.certify.crown import crown, lower_bounds
 from holdfast.certify.domains import Problem
 from holdfast.certify.encoding import constant, encode, largest_change
-from holdfast.certify.margins import scale, specification
+from holdfast.certify.margins import specification
 from holdfast.certify.milp import TOLERANCE, margin, solve
 from holdfast.certify.operations.pooling import MaxPool
 from holdfast.certify.region import Region
@@ -45,13 +45,11 @@ if TYPE_CHECKING:
 __all__ = ["Distance", "exact_distance"]
 
 # Both ends of a distance count as one number when they are this near, relative to it and absolutely.
-_AGREE = (1e-4, 4 * TOLERANCE)
+_AGREE = (1e-4, 1e-5)
 # Programs with more whole numbers than this are hard: balls are verified first.
 _MANY = 100
 # How much smaller than the distance of a witness the ball is that is to hold none, relatively: at first and at most.
 _GAPS = (1e-6, 1e-5)
-# Of the largest number in the network: what rounding in float64 may do to a bound.
-_ROOM = 1e-4 * 2.0**-29
 # How near to a ball that stays open, relative to its radius, others are tried.
 _CLOSE = 0.01
 # A ball may take this part of the time that is left for all.
@@ -242,9 +240,7 @@ def _verified(example: _Example, radius: float, seconds: float) -> Proof | None:
         admissible = threat.contains(point[None], region.center)
         return bool(admissible & (rows @ graph(point[None])[0] <= 0).any())
 
-    # A number of units in the last place of the largest number in the network.
-    room = _ROOM * scale(bounds.intervals)
-    (proof,) = branch_and_bound(problem, [rows], [rows.new_zeros(len(rows))], judge, seconds=seconds, room=room)
+    (proof,) = branch_and_bound(problem, [rows], [rows.new_zeros(len(rows))], judge, seconds=seconds)
     return proof
 
 
@@ -325,7 +321,7 @@ def _program(example: _Example, bracket: _Bracket) -> _Program:
     bounds = crown(graph, region)
     (count,) = graph.nodes[graph.output].shape
     rows = specification(torch.tensor([example.y]), count, torch.float64)[0]
-    margins = lower_bounds(graph, graph.output, Rows.whole(rows), bounds.planes, region)
+    margins = lower_bounds(graph, graph.output, Rows.whole(rows), bounds.planes, bounds.errors, region)
     others = [k for k in range(count) if k != example.y]
     order = [others[place] for place in margins.argsort().tolist() if float(margins[place]) <= TOLERANCE]
     encoding = encode(graph, region, bounds.intervals)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.certify.crown import Bounds, lower_bounds, taken
+from holdfast.certify.crown import Bounds, LowerLines, least, lower_lines, taken
 from holdfast.certify.operations.relu import ReLU, ReLUPlanes, relu_planes
+from holdfast.certify.rounding import Errors
 from holdfast.certify.rows import Rows, Window
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Problem:
         (top, bottom), (left, right) = self.window
         row = seen.new_zeros(1, self.graph.nodes[self.node].shape[0], bottom - top, right - left).to(one.region.lower)
         with torch.no_grad():
-            lower_bounds(self.graph, self.node, Rows(row, self.window), one.bounds.planes, one.region, watch)
+            lower_lines(self.graph, self.node, Rows(row, self.window), one.bounds.planes, Errors.none(), watch)
         return seen
 
     @cached_property
@@ -118,8 +119,8 @@ class Problem:
 
     def to(self, dtype: torch.dtype) -> Problem:
         """The same in another precision, bounds included."""
-        graph, region = self.graph.to(dtype), self.region.to(dtype)
-        return replace(self, graph=graph, region=region, bounds=self.bounds.to(dtype))
+        graph = self.graph.to(dtype)
+        return replace(self, graph=graph, region=self.region.to(dtype), bounds=self.bounds.to(graph, dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,10 +222,10 @@ class Found:
     x : Tensor
         ``(M, *shape)`` the inputs at which the bounding function is least.
     slope : Tensor
-        ``(M, *shape)`` the bounding function itself, at the last look: it lies below the one bounded by
+        ``(M, *shape)`` the bounding function itself, at the last look: the one bounded is at least
         ``<slope, x> + constant``.
-    constant : Tensor
-        ``(M,)``.
+    constant, lost : Tensor
+        ``(M,)`` float64, and how much of the constant rounding has cost.
     """
 
     domains: Domains
@@ -233,6 +234,7 @@ class Found:
     x: Tensor
     slope: Tensor
     constant: Tensor
+    lost: Tensor
 
     def take(self, rows: Tensor) -> Found:
         """Of some domains."""
@@ -298,20 +300,18 @@ def bound_domains(problem: Problem, domains: Domains, steps: int, enough: float 
     frame = _Frame.of(problem, domains)
     best, slopes, multiplier = _improved(frame, steps, enough)
     seen = slopes.new_zeros(len(slopes), problem.planes.lower.shape[1])
-    slope: list[Tensor] = []
 
     def watch(number: int, rows: Rows) -> None:
         if number in problem.places:
             seen[:, problem.places[number]] = rows.full(problem.graph.nodes[number].shape).flatten(1)
-        if number == 0:
-            slope.append(rows.full(problem.graph.nodes[0].shape))
 
     with torch.no_grad():
-        bound = frame.bound(slopes, multiplier, watch)
+        lines = frame.lines(slopes, multiplier, watch)
+        bound = least(lines, frame.region)
     reached = replace(domains, multiplier=multiplier, slopes=slopes)
-    coefficients, x = seen.index_select(1, problem.unstable), frame.region.minimiser(slope[0])
-    constant = bound - frame.region.minimum(slope[0])
-    return Found(reached, torch.fmax(best, bound), coefficients, x, slope[0], constant)
+    slope = lines.rows.full(problem.graph.nodes[0].shape)
+    coefficients, x = seen.index_select(1, problem.unstable), frame.region.minimiser(slope)
+    return Found(reached, torch.fmax(best, bound), coefficients, x, slope, lines.constant, lines.lost)
 
 
 def _improved(frame: _Frame, steps: int, enough: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -352,6 +352,7 @@ class _Frame:
     domains: Domains
     region: Region
     planes: ReLUPlanes
+    errors: Errors
     free: Tensor
     fixed: Tensor
     pushed: frozenset[int]
@@ -378,9 +379,15 @@ class _Frame:
             if bool(((neurons >= place.start) & (neurons < place.stop)).any())
         )
         region = problem.region.take(domains.example)
-        return cls(problem, domains, region, planes, (lower < 0) & (upper > 0), cut.lower, pushed, others)
+        errors, free = problem.bounds.errors.take(domains.example), (lower < 0) & (upper > 0)
+        return cls(problem, domains, region, planes, errors, free, cut.lower, pushed, others)
 
-    def bound(self, slopes: Tensor, multiplier: Tensor, watch: Watch = lambda number, rows: None) -> Tensor:
+    def bound(self, slopes: Tensor, multiplier: Tensor) -> Tensor:
+        """``(M,)`` lower bounds of the domains' functions."""
+        return least(self.lines(slopes, multiplier), self.region)
+
+    def lines(self, slopes: Tensor, multiplier: Tensor, watch: Watch = lambda number, rows: None) -> LowerLines:
+        """The same as linear functions of the input."""
         problem = self.problem
         lower = self.planes.lower.index_copy(1, problem.unstable, torch.where(self.free, slopes, self.fixed))
         planes = dict(self.others)
@@ -393,7 +400,7 @@ class _Frame:
             below, above, shift = (part.unflatten(1, shape) for part in ends)
             planes[number] = ReLUPlanes(below, above, shift, push)
         rows = Rows(self.domains.rows, problem.window) if problem.window else Rows.whole(self.domains.rows)
-        return lower_bounds(problem.graph, problem.node, rows, planes, self.region, watch)
+        return lower_lines(problem.graph, problem.node, rows, planes, self.errors, watch)
 
     def _push(self, place: slice, multiplier: Tensor) -> Tensor:
         """``(M, size)`` what the signs of split neurons add to the coefficients of one node's."""

@@ -4,6 +4,11 @@ Tjeng, Xiao and Tedrake, "Evaluating robustness of neural networks with mixed in
 4, with the bounds of every neuron in the place of one "big M": a neuron whose sign they decide is linear and costs
 nothing, every other one has a variable for its value and one for its sign. Linear operations are matrices, found by
 pushing the unit vectors through them; everything is in float64.
+
+The value of a node in the network that runs is the operation's value and an error between known bounds
+(:mod:`holdfast.certify.rounding`): a variable of its own. What float64 does to the coefficients on the way is added to
+those bounds, and every constraint is loosened by what it may do to its sums, so that each run of the network is a point
+of the program.
 """
 
 from __future__ import annotations
@@ -16,9 +21,11 @@ import scipy  # its parts are slow to import, and come when they are used
 import torch
 from numpy.typing import NDArray
 
+from holdfast.certify.graph import Interval
 from holdfast.certify.operations.activation import Elementwise
 from holdfast.certify.operations.pooling import MaxPool
 from holdfast.certify.operations.relu import ReLU
+from holdfast.certify.rounding import Errors, gamma, unit
 from holdfast.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
@@ -26,13 +33,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from holdfast.certify.graph import Graph, Interval, Node, Operation
+    from holdfast.certify.graph import Graph, Node, Operation
     from holdfast.certify.region import Region
 
 __all__ = ["Affine", "Encoding", "Program", "constant", "encode", "largest_change"]
 
 Array = NDArray[np.float64]
 
+# What a few sums in float64 may be off by, of what the sizes of their terms add up to.
+_LOOSE = 2.0**-46
 # Unit vectors pushed through an operation together, in numbers of the value that comes out.
 _PUSHED = 1 << 24
 
@@ -93,10 +102,17 @@ class Program:
         return Affine(scipy.sparse.csr_matrix(place, shape=(count, self.width)), np.zeros(count))
 
     def at_least_zero(self, value: Affine) -> None:
-        """The constraint that no entry is below 0."""
+        """The constraint that no entry is below 0 by more than rounding can have made it."""
         if len(value):
             self.rows.append(value.matrix)
-            self.floors.append(-value.constant)
+            self.floors.append(-value.constant - _LOOSE * self.reach(value))
+
+    def reach(self, value: Affine) -> Array:
+        """What the sizes of its terms add up to at most."""
+        lower, upper = self.bounds()
+        most = np.maximum(np.abs(lower), np.abs(upper))
+        found: Array = abs(_wide(value.matrix, self.width)) @ most + np.abs(value.constant)
+        return found
 
     def constraints(self, *also: Affine) -> tuple[Any, Array]:
         """A sparse matrix and the least values of its product with the variables, further constraints included."""
@@ -164,25 +180,41 @@ def encode(
     inputs = program.variables(lower, upper)
     size = _size(program, region, inputs)
     values: list[Affine] = []
+    errors = Errors.of(graph, [Interval(*(end.double() for end in ends)) for ends in intervals], {})
     for number, node in enumerate(graph.nodes):
         if node.operation is None:
             values.append(inputs)
             continue
         given = [values[i] for i in node.inputs]
+        radius = np.zeros(torch.Size(node.shape).numel())
+        if number in errors.radii:
+            radius = radius + _array(errors.radii[number])
         if node.operation.linear:
-            values.append(_linear(node.operation, graph.inputs_of(node), given))
-            continue
-        ends = intervals[node.inputs[0]]
-        bounds = (_array(ends.lower), _array(ends.upper))
-        if isinstance(node.operation, MaxPool):
-            windows = _windows(node.operation, graph.inputs_of(node)[0])
-            values.append(_largest(program, given[0], windows, *bounds))
-            continue
-        sign = np.zeros(len(given[0])) if signs is None or number not in signs else _array(signs[number])
-        left, right = _slopes(node)
-        positive = _positive_part(program, given[0], *bounds, sign)
-        values.append(right * positive + left * (given[0] - positive))
+            value, lost = _linear(node.operation, graph.inputs_of(node), given, [program.reach(x) for x in given])
+            radius = radius if graph.arithmetic is None else radius + lost
+        else:
+            ends = intervals[node.inputs[0]]
+            bounds = (_array(ends.lower), _array(ends.upper))
+            if isinstance(node.operation, MaxPool):
+                value = _largest(program, given[0], _windows(node.operation, graph.inputs_of(node)[0]), *bounds)
+            else:
+                sign = np.zeros(len(given[0])) if signs is None or number not in signs else _array(signs[number])
+                left, right = _slopes(node)
+                positive = _positive_part(program, given[0], *bounds, sign)
+                value = right * positive + left * (given[0] - positive)
+        values.append(_moved(program, value, radius))
     return Encoding(program, inputs, values[-1], size)
+
+
+def _moved(program: Program, value: Affine, radius: Array) -> Affine:
+    """The value and an error of at most a radius, a new variable where that is not 0."""
+    if not np.isfinite(radius).all():
+        raise ModelError("rounding errors of the network have no bound")
+    inexact = np.flatnonzero(radius)
+    if not len(inexact):
+        return value
+    error = program.variables(-radius[inexact], radius[inexact])
+    return value + error.apply(_selection(inexact, len(value)).T.tocsr())
 
 
 def _size(program: Program, region: Region, inputs: Affine) -> Affine:
@@ -218,12 +250,17 @@ def largest_change(encoding: Encoding, region: Region) -> Affine:
     return size
 
 
-def _linear(operation: Operation, shapes: tuple[tuple[int, ...], ...], given: list[Affine]) -> Affine:
-    """A linear operation's value: the unit vectors of each input pushed through, the others 0."""
+def _linear(
+    operation: Operation, shapes: tuple[tuple[int, ...], ...], given: list[Affine], reaches: list[Array]
+) -> tuple[Affine, Array]:
+    """A linear operation's value: the unit vectors of each input pushed through, the others 0.
+
+    With it what float64 may have done to its coefficients, weighed by what the variables may be.
+    """
     zeros = [torch.zeros(1, *shape, dtype=torch.float64) for shape in shapes]
     with torch.no_grad():
         bias = operation.apply(*zeros)
-    total = constant(_array(bias))
+    total, size, terms = constant(_array(bias)), np.abs(_array(bias)), 1
     for place, (shape, value) in enumerate(zip(shapes, given, strict=True)):
         columns = []
         for units in torch.arange(len(value)).split(max(1, _PUSHED // bias.numel())):
@@ -233,8 +270,12 @@ def _linear(operation: Operation, shapes: tuple[tuple[int, ...], ...], given: li
             inputs[place] = pushed.reshape(-1, *shape)
             with torch.no_grad():
                 columns.append(scipy.sparse.csr_matrix((operation.apply(*inputs) - bias).flatten(1).numpy()))
-        total = total + value.apply(scipy.sparse.vstack(columns, format="csr").T.tocsr())
-    return total
+        matrix = scipy.sparse.vstack(columns, format="csr").T.tocsr()
+        total, size = total + value.apply(matrix), size + abs(matrix) @ reaches[place]
+        terms += int(np.diff(matrix.indptr).max(initial=0))
+    # The matrix itself is what is left of a difference from the constant.
+    share = gamma(terms + 8, unit(torch.float64))
+    return total, share * (size + np.abs(_array(bias)) * sum(float(reach.sum()) for reach in reaches))
 
 
 def _positive_part(program: Program, z: Affine, lower: Array, upper: Array, sign: Array) -> Affine:

@@ -14,15 +14,19 @@ from torch import Tensor
 
 from holdfast.certify.crown import Bounds
 from holdfast.certify.graph import Interval, Operation
-from holdfast.certify.interval import meet
+from holdfast.certify.interval import meet, settled
 from holdfast.certify.operations.activation import Elementwise
 from holdfast.certify.operations.relu import ReLU
+from holdfast.certify.rounding import gamma, unit
 
 if TYPE_CHECKING:
     from holdfast.certify.graph import Graph
     from holdfast.certify.region import Region
 
 __all__ = ["forward_bounds"]
+
+# Roundings of what takes a few steps.
+_FEW = 8
 
 
 class Between(NamedTuple):
@@ -57,21 +61,28 @@ def forward_bounds(graph: Graph, region: Region) -> Bounds:
     -------
     Bounds
     """
-    bounds = Bounds([], {})
+    bounds = Bounds.none()
     found: list[Between] = []
+    reach = torch.maximum(region.lower.abs(), region.upper.abs()).flatten(1)
     for number, node in enumerate(graph.nodes):
         if node.operation is None:
             found.append(_input(region))
             bounds.intervals.append(Interval(region.lower, region.upper))
             continue
-        inputs = [bounds.intervals[i] for i in node.inputs]
+        inputs, between = ([values[i] for i in node.inputs] for values in (bounds.intervals, found))
         planes = node.operation.relax(*inputs)
         if planes is not None:
             bounds.planes[number] = planes
-        interval = node.operation.interval(*inputs)
-        between = _through(node.operation, planes, [found[i] for i in node.inputs], interval)
-        found.append(between)
-        bounds.intervals.append(meet(interval, _concrete(between, region)))
+        radius = bounds.errors.add(graph, number, bounds.intervals, planes)
+        interval = settled(node.operation.interval(*inputs), radius)
+        through, room = _through(node.operation, planes, between, interval, reach)
+        if graph.arithmetic is not None:
+            room = room if radius is None else room + radius
+            through = Between(
+                through.coefficients, Interval(through.constants.lower - room, through.constants.upper + room)
+            )
+        found.append(through)
+        bounds.intervals.append(meet(interval, _concrete(through, region, reach)))
     return bounds
 
 
@@ -83,7 +94,10 @@ def _input(region: Region) -> Between:
     return Between(Interval(unit, unit), Interval(zeros, zeros))
 
 
-def _through(operation: Operation, planes: object, inputs: list[Between], interval: Interval) -> Between:
+def _through(
+    operation: Operation, planes: object, inputs: list[Between], interval: Interval, reach: Tensor
+) -> tuple[Between, Tensor]:
+    """The functions of a value, and ``(N, *shape)`` what rounding may have done to them."""
     count, width = inputs[0].coefficients.lower.shape[:2]
     if operation.linear:
         # Of functions in the place of numbers, interval arithmetic does the same: the middle goes through the weights,
@@ -94,11 +108,27 @@ def _through(operation: Operation, planes: object, inputs: list[Between], interv
         # What an operation adds whatever its inputs are is in the constants already.
         shift = operation.interval(*zeros).lower
         moved = operation.interval(*columns)
-        return Between(Interval(*((end - shift).unflatten(0, (count, width)) for end in moved)), constants)
+        sizes = [_size(between, reach) for between in inputs]
+        rounding = operation.rounding(None, *(Interval(-size, size) for size in sizes))
+        room = torch.zeros_like(constants.lower)
+        if rounding is not None:
+            # The shift has been there, and gone, in every coefficient.
+            times = 1 + reach.sum(1).reshape(-1, *[1] * (rounding.size.dim() - 1))
+            room = rounding.size * times * gamma(rounding.own + _FEW, unit(rounding.size.dtype))
+        return Between(Interval(*((end - shift).unflatten(0, (count, width)) for end in moved)), constants), room
     if isinstance(operation, ReLU | Elementwise):
-        return _between_planes(inputs[0], *_slopes(planes))
+        below, low, above, high = _slopes(planes)
+        size = torch.maximum(below.abs(), above.abs()) * _size(inputs[0], reach) + torch.maximum(low.abs(), high.abs())
+        return _between_planes(inputs[0], below, low, above, high), size * gamma(_FEW, unit(size.dtype))
     nothing = torch.zeros_like(interval.lower).unsqueeze(1).expand(count, width, *interval.lower.shape[1:])
-    return Between(Interval(nothing, nothing), interval)
+    return Between(Interval(nothing, nothing), interval), torch.zeros_like(interval.lower)
+
+
+def _size(between: Between, reach: Tensor) -> Tensor:
+    """``(N, *shape)`` what the sizes of the functions' terms add up to at most."""
+    coefficients, constants = (torch.maximum(*map(torch.abs, part)) for part in between)
+    terms = torch.einsum("nd,nd...->n...", reach, coefficients)
+    return (terms + constants) * (1 + gamma(reach.shape[1] + _FEW, unit(reach.dtype)))
 
 
 def _slopes(planes: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -126,11 +156,12 @@ def _scaled(part: Interval, below: Tensor, above: Tensor) -> Interval:
     )
 
 
-def _concrete(between: Between, region: Region) -> Interval:
+def _concrete(between: Between, region: Region, reach: Tensor) -> Interval:
     """The least and the largest value that the functions have on the region."""
     shape = region.lower.shape[1:]
+    room = _size(between, reach) * gamma(_FEW, unit(reach.dtype))
     ends = []
     for sign, part, constant in zip((1, -1), between.coefficients, between.constants, strict=True):
         rows = sign * part.flatten(2).transpose(1, 2).reshape(-1, *shape)
-        ends.append(sign * region.minimum(rows).reshape(constant.shape) + constant)
+        ends.append(sign * (region.minimum(rows).reshape(constant.shape) - room) + constant)
     return Interval(*ends)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from holdfast.certify.rounding import Arithmetic, Rounding
     from holdfast.certify.rows import Rows
 
 __all__ = ["Graph", "Interval", "Node", "Operation"]
@@ -35,6 +37,8 @@ class Operation(Protocol):
         Whether it is linear, up to a constant: then its backward pass is exact, and it relaxes to None.
     separate : bool
         Whether, besides, each entry of its value depends on one entry of the input and no two on the same one.
+    relative : bool
+        Whether its backward pass makes each coefficient of its one input by a single product.
     """
 
     @property
@@ -42,6 +46,9 @@ class Operation(Protocol):
 
     @property
     def separate(self) -> bool: ...
+
+    @property
+    def relative(self) -> bool: ...
 
     @property
     def apply(self) -> Callable[..., Tensor]:
@@ -56,6 +63,11 @@ class Operation(Protocol):
     @property
     def relax(self) -> Callable[..., Any]:
         """Given intervals of all inputs, linear bounds that hold there, in whatever form ``backward`` reads them."""
+        ...
+
+    @property
+    def rounding(self) -> Callable[..., Rounding | None]:
+        """Given intervals of all inputs, how it rounds; None where nothing is rounded."""
         ...
 
     def undecided(self, x: Interval) -> Tensor | None:
@@ -78,23 +90,59 @@ class Operation(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One step: an operation on the values of earlier nodes; None for the network's input."""
+    """One step: an operation on the values of earlier nodes; None for the network's input.
+
+    Parameters
+    ----------
+    name, operation, inputs, shape
+        What it comes from, what it does, the nodes that it reads, and the shape of one example of its value.
+    executed : bool
+        Whether the network that runs computes this very value; what stands between its steps here is not rounded.
+    error : callable, optional
+        By how much the network's arithmetic may move the value besides, where it gets there in a way of its own: given
+        its unit roundoff, and intervals of the inputs and of the nodes in ``also``.
+    also : tuple of int
+        Further nodes that the error depends on.
+    """
 
     name: str
     operation: Operation | None
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
+    executed: bool = True
+    error: Callable[..., Tensor] | None = None
+    also: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes in topological order: the first is the input, the last the output ``(N, K)``."""
+    """Nodes in topological order: the first is the input, the last the output ``(N, K)``.
+
+    Parameters
+    ----------
+    nodes : tuple of Node
+    arithmetic : Arithmetic or None
+        In which the network runs that bounds speak of; None where they leave rounding out of account, their own too.
+    origin : Graph, optional
+        The network before its constants were rounded to another precision.
+    """
 
     nodes: tuple[Node, ...]
+    arithmetic: Arithmetic | None = None
+    origin: Graph | None = None
 
     @property
     def output(self) -> int:
         return len(self.nodes) - 1
+
+    @cached_property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """For each node, those that read it; one that reads it twice is there twice."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for number, node in enumerate(self.nodes):
+            for source in node.inputs:
+                found[source].append(number)
+        return tuple(map(tuple, found))
 
     def values(self, x: Tensor) -> list[Tensor]:
         """The values of all nodes at inputs ``(N, *shape)``."""
@@ -112,13 +160,18 @@ class Graph:
         return tuple(self.nodes[i].shape for i in node.inputs)
 
     def to(self, dtype: torch.dtype) -> Graph:
-        """The same network in another precision."""
-        return Graph(
-            tuple(
-                node if node.operation is None else replace(node, operation=_cast(node.operation, dtype))
-                for node in self.nodes
-            )
+        """The same network in another precision, its constants rounded but once."""
+        origin = self if self.origin is None else self.origin
+        nodes = tuple(
+            node if node.operation is None else replace(node, operation=_cast(node.operation, dtype))
+            for node in origin.nodes
         )
+        return Graph(nodes, self.arithmetic, origin)
+
+    def within(self, arithmetic: Arithmetic | None) -> Graph:
+        """The same network, run in another arithmetic."""
+        origin = None if self.origin is None else replace(self.origin, arithmetic=arithmetic)
+        return replace(self, arithmetic=arithmetic, origin=origin)
 
 
 def _cast(value: T, dtype: torch.dtype) -> T:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from holdfast.certify.graph import Interval
+from holdfast.certify.rounding import Errors
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from holdfast.certify.graph import Graph
     from holdfast.certify.region import Region
 
-__all__ = ["interval_bounds", "meet"]
+__all__ = ["interval_bounds", "meet", "settled"]
 
 
 def interval_bounds(graph: Graph, region: Region, known: dict[int, Interval] | None = None) -> list[Interval]:
@@ -37,15 +40,25 @@ def interval_bounds(graph: Graph, region: Region, known: dict[int, Interval] | N
         ``(N, *shape)`` each.
     """
     found: list[Interval] = []
+    errors = Errors.none()
     for number, node in enumerate(graph.nodes):
         if node.operation is None:
             interval = Interval(region.lower, region.upper)
         else:
             interval = node.operation.interval(*(found[i] for i in node.inputs))
+            interval = settled(interval, errors.add(graph, number, found))
         if known is not None and number in known:
             interval = meet(interval, known[number])
         found.append(interval)
     return found
+
+
+def settled(interval: Interval, radius: Tensor | None) -> Interval:
+    """An interval with room for rounding on both sides; an end that an overflow has left no number is infinite."""
+    lower, upper = interval
+    if radius is not None:
+        lower, upper = lower - radius, upper + radius
+    return Interval(lower.masked_fill(lower.isnan(), -torch.inf), upper.masked_fill(upper.isnan(), torch.inf))
 
 
 def meet(a: Interval, b: Interval) -> Interval:

@@ -111,7 +111,8 @@ def output_bounds(
 
 
 def _backward(graph: Graph, region: Region, bounds: Bounds, rows: Tensor) -> Tensor:
-    found = lower_bounds(graph, graph.output, Rows.whole(rows.flatten(0, 1)), bounds.planes, region)
+    whole = Rows.whole(rows.flatten(0, 1))
+    found = lower_bounds(graph, graph.output, whole, bounds.planes, bounds.errors, region)
     return found.view(rows.shape[:2])
 
 

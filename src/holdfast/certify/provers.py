@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,22 +14,21 @@ from holdfast.certify.branch import branch_and_bound
 from holdfast.certify.capture import capture
 from holdfast.certify.crown import crown
 from holdfast.certify.domains import Problem
-from holdfast.certify.margins import scale
+from holdfast.certify.graph import Graph, Node
+from holdfast.certify.operations.linear import Dense, Sum
+from holdfast.certify.operations.relu import ReLU
 from holdfast.certify.region import Region
 from holdfast.certify.split import Outcome, split_inputs
 from holdfast.certify.witness import inward, outward
-from holdfast.models.borrow import borrowed
 
 if TYPE_CHECKING:
+    from holdfast.certify.graph import Operation
     from holdfast.certify.questions import Questions
 
 __all__ = ["Prover", "Task", "prove", "prove_by_inputs", "prove_by_neurons"]
 
 # With no more free inputs than these, cutting inputs beats splitting neurons.
 _FEW = 16
-# By what share of the largest number in the network a bound in float32 must be above 0 to be a proof; what is nearer is
-# bounded again in float64.
-_ROOM = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,25 +77,19 @@ def prove(task: Task) -> Outcome:
 
 def prove_by_inputs(task: Task) -> Outcome:
     """Branch and bound over boxes of inputs, all of it in float64."""
-    precise = _Flat(_copy(task.model, torch.float64))
-    graph = capture(precise, torch.zeros(1, *task.shape, dtype=torch.float64)).to(torch.float64)
+    graph = capture(_Flat(task.model), torch.zeros(1, *task.shape, dtype=task.dtype)).to(torch.float64)
     return split_inputs(graph, task.questions, task.dtype, task.accept, task.deadline, task.attack)
 
 
 def prove_by_neurons(task: Task) -> Outcome:
     """Branch and bound over the signs of ReLUs, in the network's precision, and in float64 where that could mislead."""
-    questions = task.questions
-    # A function of the output that is not a number of this precision would be another function.
-    exact = torch.equal(questions.matrix.to(task.dtype).double(), questions.matrix)
-    dtype = task.dtype if exact else torch.float64
-    worst = _Worst(_Flat(_copy(task.model, dtype)), questions, dtype)
-    graph = capture(worst, torch.zeros(1, *task.shape, dtype=dtype)).to(dtype)
+    questions, dtype = task.questions, task.dtype
+    graph = capture(_Flat(task.model), torch.zeros(1, *task.shape, dtype=dtype))
+    graph = with_worst(graph.to(torch.float64), questions).to(dtype)
     boxes, of = torch.cat([questions.lower, questions.upper], 1).unique(dim=0, return_inverse=True)
     lower, upper = boxes.chunk(2, 1)
     region = Region.box(*(end.unflatten(1, task.shape) for end in outward(lower, upper, dtype)))
     inside = inward(lower, upper, task.dtype)
-    bounds = crown(graph, region)
-    room = _ROOM * scale(bounds.intervals)
     unit = torch.eye(len(questions), dtype=dtype)
     rows = [unit[of == box] for box in range(len(boxes))]
     accepted: list[Tensor] = []
@@ -108,12 +100,10 @@ def prove_by_neurons(task: Task) -> Outcome:
         accepted.extend([x] if task.accept(x) else [])
         return bool(accepted)
 
-    problem = Problem(graph, region, bounds, graph.output)
+    problem = Problem(graph, region, crown(graph, region), graph.output)
     seconds = max(0.0, task.deadline - time.monotonic()) / len(boxes)
     proved, bound = True, torch.inf
-    for proof in branch_and_bound(
-        problem, rows, [row.new_zeros(len(row)) for row in rows], judge, seconds=seconds, room=room
-    ):
+    for proof in branch_and_bound(problem, rows, [row.new_zeros(len(row)) for row in rows], judge, seconds=seconds):
         if accepted:
             return Outcome(False, accepted[0], -torch.inf)
         proved, bound = proved and proof.status == "proved", min(bound, proof.bound)
@@ -121,9 +111,27 @@ def prove_by_neurons(task: Task) -> Outcome:
     return Outcome(proved, None, bound, "" if proved or late else "no neuron is left to split")
 
 
-def _copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    with borrowed(model):
-        return copy.deepcopy(model).to(dtype).eval()
+def with_worst(graph: Graph, questions: Questions) -> Graph:
+    """A graph from a network's inputs to ``(N, P)``, for each question the inequality that is missed by most.
+
+    The maximum is written with ReLUs, so that neurons are all that has to be split: ``max(a, b) = a + relu(b - a)``.
+    None of these steps is the network's own.
+    """
+    # In place of what fills up a shorter conjunction, its first inequality again.
+    missing = questions.bound.isinf()
+    matrix = torch.where(missing.unsqueeze(2), questions.matrix[:, :1], questions.matrix)
+    bound = torch.where(missing, questions.bound[:, :1], questions.bound)
+    nodes, shape = list(graph.nodes), (len(questions),)
+
+    def add(operation: Operation, *inputs: int) -> int:
+        nodes.append(Node("property", operation, inputs, shape, executed=False))
+        return len(nodes) - 1
+
+    worst = add(Dense(matrix[:, 0], -bound[:, 0]), graph.output)
+    for r in range(1, matrix.shape[1]):
+        other = add(Dense(matrix[:, r], -bound[:, r]), graph.output)
+        worst = add(Sum((1, 1)), worst, add(ReLU(), add(Sum((1, -1)), other, worst)))
+    return Graph(tuple(nodes), graph.arithmetic)
 
 
 class _Flat(nn.Module):
@@ -136,29 +144,3 @@ class _Flat(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.model(x)
         return y.unsqueeze(1) if y.dim() == 1 else y.flatten(1)
-
-
-class _Worst(nn.Module):
-    """From a network's inputs to ``(N, P)``, for each question the inequality that is missed by most.
-
-    The maximum is written with ReLUs, so that neurons are all that has to be split: ``max(a, b) = a + relu(b - a)``.
-    """
-
-    def __init__(self, model: nn.Module, questions: Questions, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.model = model
-        # In place of what fills up a shorter conjunction, its first inequality again.
-        missing = questions.bound.isinf()
-        matrix = torch.where(missing.unsqueeze(2), questions.matrix[:, :1], questions.matrix)
-        bound = torch.where(missing, questions.bound[:, :1], questions.bound)
-        # Rounded up, so that nothing is missed by more than it is.
-        self.register_buffer("matrix", matrix.to(dtype))
-        self.register_buffer("bound", outward(bound, bound, dtype)[1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.model(x)
-        matrix, bound = self.get_buffer("matrix"), self.get_buffer("bound")
-        worst: Tensor = nn.functional.linear(y, matrix[:, 0], -bound[:, 0])
-        for r in range(1, matrix.shape[1]):
-            worst = worst + (nn.functional.linear(y, matrix[:, r], -bound[:, r]) - worst).relu()
-        return worst

@@ -18,6 +18,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
+from holdfast.certify.rounding import dot, down, gamma, summed, unit
 from holdfast.errors import DataError
 from holdfast.threats import Ball, l0, l1, l2
 from holdfast.threats.norm import Norm, column, room_along, safe_divide
@@ -126,7 +127,7 @@ class Region:
         return Region(self.lower.to(dtype), self.upper.to(dtype), self.center.to(dtype), self.norm, self.eps.to(dtype))
 
     def minimum(self, a: Tensor, of: Tensor | None = None) -> Tensor:
-        """The minimum of ``<a_r, x>`` over the set of an example, for each row ``r``.
+        """The minimum of ``<a_r, x>`` over the set of an example, for each row ``r``; never above it, however it rounds.
 
         Differentiable with respect to ``a`` and to the bounds, centre and radius of the set.
 
@@ -144,26 +145,40 @@ class Region:
             ``(R,)``.
         """
         lower, upper, center, rows = (t.flatten(1) for t in (self.lower, self.upper, self.center, a))
+        # What products that are too small for the precision may leave out.
+        smallest = 4 * rows.shape[1] * torch.finfo(a.dtype).tiny * torch.finfo(a.dtype).eps
         if self.norm == "linf":
             middle, radius = self._halves
             if of is None:
-                if len(rows) == len(self):
-                    return _dot(rows, middle) - _dot(rows.abs(), radius)
                 groups = rows.unflatten(0, (len(self), -1))
-                found: Tensor = groups @ middle.unsqueeze(2) - groups.abs() @ radius.unsqueeze(2)
-                return found.flatten()
-            return torch.cat([_dot(row, middle[i]) - _dot(row.abs(), radius[i]) for row, i in _pieces(rows, of)])
+                found = dot(groups, middle.unsqueeze(1)) - dot(groups.abs(), radius.unsqueeze(1))
+                return down(found.flatten() - smallest, a.dtype)
+            parts = [dot(row, middle[i]) - dot(row.abs(), radius[i]) for row, i in _pieces(rows, of)]
+            return down(torch.cat(parts) - smallest, a.dtype)
         of = self._owners(rows) if of is None else of
         low, high, gain = lower - center, upper - center, _GAINS[self.norm]
-        return torch.cat(
-            [_dot(row, center[i]) - gain(row, self.eps[i], low[i], high[i]) for row, i in _pieces(rows, of)]
-        )
+        # What the sums, and the differences from the centre, may be off by.
+        share = gamma(2 * summed(rows.shape[1]) + 8, unit(a.dtype))
+        reach = torch.maximum(lower.abs(), upper.abs()) + center.abs()
+        reach = reach.masked_fill(reach.isinf(), 0)  # where a coefficient is not 0 there, there is no minimum
+        parts = []
+        for row, i in _pieces(rows, of):
+            most = gain(row, self.eps[i], low[i], high[i])
+            parts.append(dot(row, center[i]) - most * (1 + share) - share * dot(row.abs(), reach[i]))
+        return down(torch.cat(parts) - smallest, a.dtype)
 
     @cached_property
     def _halves(self) -> tuple[Tensor, Tensor]:
-        """``(N, d)`` the middles of the sides of the box, and half their lengths."""
+        """``(N, d)`` the middles of the sides of the box, and half their lengths with room for rounding.
+
+        The room is for both numbers, and for the sums that they become terms of.
+        """
         lower, upper = self.lower.flatten(1), self.upper.flatten(1)
-        return lower / 2 + upper / 2, upper / 2 - lower / 2
+        middle, half = lower / 2 + upper / 2, upper / 2 - lower / 2
+        room = torch.where(half > 0, half, 0) + middle.abs()
+        return middle, half + gamma(summed(lower.shape[1]) + 8, unit(lower.dtype)) * room + torch.finfo(
+            lower.dtype
+        ).tiny
 
     def minimiser(self, a: Tensor, of: Tensor | None = None) -> Tensor:
         """A point of the set at which that minimum is attained, ``(R, *shape)``; takes what :meth:`minimum` does."""
@@ -186,12 +201,19 @@ class Region:
 
 
 def _gain_l2(a: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """What ``-<a, delta>`` can reach over an L2 ball and a box around 0; never less, whatever rounding does."""
+    """What ``-<a, delta>`` can reach over an L2 ball and a box around 0, or more: ``(R,)`` float64.
+
+    A change that is not quite the best one for its multiplier costs the square of what it is off by.
+    """
     with torch.no_grad():
         multiplier = _multiplier_l2(a, eps, room_along(-a, low, high))
         free = torch.where(a == 0, 0, -a / multiplier)
     delta = free.clamp(low, high)
-    return -_dot(a, delta) - multiplier[:, 0] / 2 * (_dot(delta, delta) - eps**2)
+    price, squares = multiplier[:, 0].double() / 2, dot(delta, delta)
+    room = gamma(2 * summed(a.shape[1]) + 8, unit(a.dtype)) * (
+        dot(a.abs(), delta.abs()) + price * (squares + eps.double() ** 2)
+    )
+    return room - dot(a, delta) - price * (squares - eps.double() ** 2)
 
 
 def _multiplier_l2(a: Tensor, eps: Tensor, room: Tensor) -> Tensor:
@@ -224,7 +246,11 @@ def _gain_l1(a: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
         left = (eps - torch.where(full, room, 0).sum(1)).clamp_min(0).unsqueeze(1)
         rest = torch.where(size == multiplier, room.minimum(left), 0).copysign(-a)
     delta = torch.where(full, torch.where(a > 0, low, high), rest)
-    return -_dot(a, delta) - multiplier[:, 0] * (delta.abs().sum(1) - eps)
+    price, sizes = multiplier[:, 0].double(), delta.abs().sum(1, dtype=torch.float64)
+    room = gamma(2 * summed(a.shape[1]) + 8, unit(a.dtype)) * (
+        dot(a.abs(), delta.abs()) + price * (sizes + eps.double())
+    )
+    return room - dot(a, delta) - price * (sizes - eps.double())
 
 
 def _multiplier_l1(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
@@ -249,7 +275,7 @@ def _gain_l0(a: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
     gains = -a * torch.where(a > 0, low, torch.where(a < 0, high, 0))
     count = min(int(eps.max().clamp_max(a.shape[1])) if len(eps) else 0, a.shape[1])
     largest = gains.topk(count, dim=1).values
-    return torch.where(torch.arange(count, device=a.device) < eps.unsqueeze(1), largest, 0).sum(1)
+    return torch.where(torch.arange(count, device=a.device) < eps.unsqueeze(1), largest, 0).sum(1, dtype=torch.float64)
 
 
 _GAINS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {

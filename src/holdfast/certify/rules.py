@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.certify.graph import Node, Operation
+from holdfast.certify.graph import Interval, Node, Operation
 from holdfast.certify.operations.activation import Elementwise
 from holdfast.certify.operations.convolution import Convolution
 from holdfast.certify.operations.linear import Dense, Monotone, Scale, Sum, Weighted
@@ -28,6 +28,7 @@ from holdfast.certify.operations.pooling import MaxPool
 from holdfast.certify.operations.product import MatrixProduct, Product
 from holdfast.certify.operations.relu import ReLU
 from holdfast.certify.relaxations import ACTIVATIONS, Activation, clamp, gelu, leaky_relu, power, silu
+from holdfast.certify.rounding import largest
 from holdfast.errors import ModelError
 
 __all__ = ["RULES", "Builder", "Symbol"]
@@ -72,6 +73,8 @@ class Builder:
         The operation that they come from.
     shape : tuple of int
         The shape of its value in the exported program, or of the first of several.
+    executed : bool
+        Whether the network that runs computes the values of the nodes added next, and not only what comes of them.
     """
 
     dtype: torch.dtype
@@ -79,28 +82,46 @@ class Builder:
     name: str = ""
     target: Callable[..., Any] = torch.clone
     shape: Shape = ()
+    executed: bool = True
 
     def at(self, name: str, target: Callable[..., Any], shape: Shape) -> Builder:
         """The same graph, while another operation is turned into nodes."""
         return replace(self, name=name, target=target, shape=shape)
+
+    def between(self) -> Builder:
+        """The same graph, for steps that the network does not make one by one."""
+        return replace(self, executed=False)
 
     def input(self, shape: Shape) -> Symbol:
         """Add the network's input."""
         self.nodes.append(Node("input", None, (), example_shape(shape)))
         return Symbol(0, shape)
 
-    def add(self, operation: Operation, *inputs: Symbol, shape: Shape | None = None) -> Symbol:
+    def add(
+        self,
+        operation: Operation,
+        *inputs: Symbol,
+        shape: Shape | None = None,
+        error: Callable[..., Tensor] | None = None,
+        also: Sequence[Symbol] = (),
+    ) -> Symbol:
         """Add a node; its shape is that of the exported value unless it is given."""
         shape = self.shape if shape is None else shape
-        self.nodes.append(Node(self.name, operation, tuple(symbol.node for symbol in inputs), example_shape(shape)))
+        reads, further = (tuple(symbol.node for symbol in symbols) for symbols in (inputs, also))
+        self.nodes.append(Node(self.name, operation, reads, example_shape(shape), self.executed, error, further))
         return Symbol(len(self.nodes) - 1, shape)
 
-    def move(self, function: Callable[..., Tensor], *inputs: Symbol, shape: Shape | None = None) -> Symbol:
-        """Add a linear operation without negative coefficients, given as it acts on exported values."""
+    def move(
+        self, function: Callable[..., Tensor], *inputs: Symbol, shape: Shape | None = None, terms: int = 1
+    ) -> Symbol:
+        """Add a linear operation without negative coefficients, given as it acts on exported values.
+
+        It sums at most that many terms.
+        """
         shape = self.shape if shape is None else shape
         shapes = tuple(symbol.shape for symbol in inputs)
         each = partial(_each, function=function, shapes=shapes, shape=example_shape(shape))
-        return self.add(Monotone(each), *inputs, shape=shape)
+        return self.add(Monotone(each, terms=terms), *inputs, shape=shape)
 
     def reshaped(self, x: Symbol, shape: Shape) -> Symbol:
         """The same numbers in another shape."""
@@ -140,13 +161,33 @@ def _add(builder: Builder, a: Any, b: Any, sign: int = 1, *, alpha: float = 1) -
     return _scaled(builder, builder.broadcast(b, builder.shape), sign * alpha, a)
 
 
-def _scaled(builder: Builder, x: Symbol, factor: Tensor | float, shift: Tensor | float) -> Symbol:
+# Of a batch normalisation, whichever way it is computed: a root, a quotient, products and sums.
+_NORMALISED = 12
+# Roundings of a factor, of a shift, of their product with a value and of the sum; and some to spare.
+_SCALED = 6
+
+
+def _scaled(
+    builder: Builder,
+    x: Symbol,
+    factor: Tensor | float,
+    shift: Tensor | float,
+    *,
+    size: Tensor | float | None = None,
+    roundings: int = _SCALED,
+) -> Symbol:
+    """``factor * x + shift``; the shift is made of terms whose sizes add up to ``size``."""
     factor, shift = builder.constant(factor, x.shape), builder.constant(shift, x.shape)
+    size = shift.abs() if size is None else builder.constant(size, x.shape)
     before = builder.nodes[x.node]
-    if isinstance(before.operation, Scale):  # such as the two steps of a normalisation: one pass will do
-        scale = Scale(before.operation.factor * factor, before.operation.shift * factor + shift)
-        return builder.add(scale, Symbol(before.inputs[0], x.shape), shape=x.shape)
-    return builder.add(Scale(factor, shift), x, shape=x.shape)
+    first = before.operation
+    # Such as the two steps of a normalisation: one pass will do, if nothing between them is larger than what comes out.
+    if isinstance(first, Scale) and before.executed == builder.executed and bool((factor.abs() >= 1).all()):
+        size = first.size * factor.abs() + size
+        roundings += first.roundings
+        factor, shift = first.factor * factor, first.shift * factor + shift
+        x = Symbol(before.inputs[0], x.shape)
+    return builder.add(Scale(factor, shift, size, roundings), x, shape=x.shape)
 
 
 def _subtract(builder: Builder, a: Any, b: Any, *, alpha: float = 1) -> Symbol:
@@ -169,21 +210,23 @@ def _multiply(builder: Builder, a: Any, b: Any) -> Symbol:
 def _divide(builder: Builder, a: Any, b: Any) -> Symbol:
     if not isinstance(b, Symbol):
         return _multiply(builder, a, 1 / torch.as_tensor(b, dtype=builder.dtype))
-    return _multiply(builder, a, _applied(builder, ACTIVATIONS["reciprocal"], b))
+    return _multiply(builder, a, _applied(builder.between(), ACTIVATIONS["reciprocal"], b))
 
 
 def _negate(builder: Builder, x: Symbol) -> Symbol:
-    return _scaled(builder, x, -1.0, 0.0)
+    return _scaled(builder, x, -1.0, 0.0, roundings=0)
 
 
 def _maximum(builder: Builder, a: Any, b: Any) -> Symbol:
     """``b + relu(a - b)``."""
-    return _add(builder, builder.add(ReLU(), _subtract(builder, a, b)), b)
+    ideal = builder.between()
+    return _add(ideal, ideal.add(ReLU(), _subtract(ideal, a, b)), b)
 
 
 def _minimum(builder: Builder, a: Any, b: Any) -> Symbol:
     """``b - relu(b - a)``."""
-    return _subtract(builder, b, builder.add(ReLU(), _subtract(builder, b, a)))
+    ideal = builder.between()
+    return _subtract(ideal, b, ideal.add(ReLU(), _subtract(ideal, b, a)))
 
 
 # Functions of each number alone
@@ -274,13 +317,27 @@ def _matmul(builder: Builder, a: Any, b: Any) -> Symbol:
         return builder.add(MatrixProduct(), *wide)
     if isinstance(b, Symbol):
         return builder.add(
-            Weighted(partial(_product, symbol=b.shape, left=True, shape=example_shape(builder.shape)), a, None), b
+            Weighted(
+                partial(_product, symbol=b.shape, left=True, shape=example_shape(builder.shape)),
+                a,
+                None,
+                _contracted(a),
+            ),
+            b,
         )
     if b.dim() == 2:
         return builder.add(Dense(b.t(), None), a)
     return builder.add(
-        Weighted(partial(_product, symbol=a.shape, left=False, shape=example_shape(builder.shape)), b, None), a
+        Weighted(
+            partial(_product, symbol=a.shape, left=False, shape=example_shape(builder.shape)), b, None, _contracted(b)
+        ),
+        a,
     )
+
+
+def _contracted(weight: Tensor) -> tuple[int, int]:
+    """No product with a matrix sums more terms than it has rows or columns, unless it is the same for many matrices."""
+    return (max(weight.shape[-2:]),) * 2 if weight.dim() > 1 else (len(weight),) * 2
 
 
 def _product(x: Tensor, weight: Tensor, *, symbol: Shape, left: bool, shape: Shape) -> Tensor:
@@ -346,7 +403,9 @@ def _convolution(
     padding = _sizes(padding, dimensions)
     if dimensions == 3:
         settings: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        return builder.add(Weighted(partial(functional.conv3d, **settings), weight, _per_channel(builder, bias)), x)
+        terms = (weight[0].numel(), len(weight) // groups * math.prod(weight.shape[2:]))
+        bias = _per_channel(builder, bias)
+        return builder.add(Weighted(partial(functional.conv3d, **settings), weight, bias, terms), x)
     if dimensions == 2:
         return builder.add(Convolution(weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups), x)
     row = Convolution(weight.unsqueeze(2), bias, (1, *stride), (0, *padding), (1, *dilation), groups)
@@ -370,7 +429,9 @@ def _transposed_convolution(
     settings: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     spread, gather = _TRANSPOSED[dimensions]
     convolve = partial(spread, output_padding=_sizes(output_padding, dimensions), **settings)
-    return builder.add(Weighted(convolve, weight, _per_channel(builder, bias), partial(gather, **settings)), x)
+    terms = (len(weight) // groups * math.prod(weight.shape[2:]), weight[0].numel())
+    bias = _per_channel(builder, bias)
+    return builder.add(Weighted(convolve, weight, bias, terms, partial(gather, **settings)), x)
 
 
 _TRANSPOSED: dict[int, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
@@ -426,19 +487,40 @@ def _batch_norm(
         raise ModelError("it normalises by the statistics of the batch, which ties the rows together")
     factor = 1 / (var + eps).sqrt()
     factor = factor if weight is None else factor * weight
-    shift = -mean * factor if bias is None else bias - mean * factor
-    return _scaled(builder, x, _channels(factor, x.shape), _channels(shift, x.shape))
+    shift, size = -mean * factor, (mean * factor).abs()
+    if bias is not None:
+        shift, size = shift + bias, size + bias.abs()
+    factor, shift, size = (_channels(values, x.shape) for values in (factor, shift, size))
+    return _scaled(builder, x, factor, shift, size=size, roundings=_NORMALISED)
 
 
 def _standardised(builder: Builder, x: Symbol, eps: float) -> Symbol:
     """Zero mean and unit variance along the last dimension."""
-    width = x.shape[-1]
+    width, ideal = x.shape[-1], builder.between()
     unit = torch.eye(width, dtype=builder.dtype)
-    centred = builder.add(Dense(unit - 1 / width, None), x, shape=x.shape)
+    centred = ideal.add(Dense(unit - 1 / width, None), x, shape=x.shape)
     mean = partial(torch.mean, dim=-1, keepdim=True)
-    variance = builder.move(mean, _activation("square", builder, centred), shape=(*x.shape[:-1], 1))
-    inverse = _reciprocal_root(builder, _scaled(builder, variance, 1.0, eps))
-    return builder.add(Product(), centred, builder.broadcast(inverse, x.shape), shape=x.shape)
+    variance = ideal.move(mean, _activation("square", ideal, centred), shape=(*x.shape[:-1], 1), terms=width)
+    inverse = _reciprocal_root(ideal, _scaled(ideal, variance, 1.0, eps))
+    wide = ideal.broadcast(inverse, x.shape)
+    return ideal.add(Product(), centred, wide, shape=x.shape, error=partial(_standardising, eps=eps), also=[x])
+
+
+def _standardising(unit: float, centred: Interval, inverse: Interval, x: Interval, *, eps: float) -> Tensor:
+    """What rounding does to a standardised value.
+
+    However a variance of ``n`` numbers is computed, from the sum of their squares or from their distances from the mean,
+    it is off by at most a few ``n`` units of the largest square among them (Chan, Golub and LeVeque 1983, "Algorithms
+    for computing the sample variance", table 1). Whatever is left of one, it is not negative.
+    """
+    count = x.lower.shape[-1]
+    reach, scale = largest(x).amax(-1, keepdim=True), inverse.upper
+    # By how much the root of the variance is off, relatively; from a quarter on only the sizes are known.
+    relative = unit * ((4 * count + 20) * (reach * scale).square() + 8)
+    value = torch.minimum(torch.full_like(scale, float(count) ** 0.5), 2 * reach * scale)
+    room = 2 * relative * value + unit * (count + 12) * reach * scale
+    most = 4 * (1 + 8 * unit) * reach / eps**0.5 if eps else torch.full_like(reach, torch.inf)
+    return torch.where(relative < 0.25, torch.minimum(room, most), most).expand(x.lower.shape)
 
 
 def _layer_norm(
@@ -466,6 +548,7 @@ def _group_norm(
 
 def _softmax(builder: Builder, x: Any, dim: int, *_: Any) -> Symbol:
     """``1 / (1 + sum_j exp(z_j - z_k))`` over all other ``j``: no product, and at most 1 whatever the bounds."""
+    builder = builder.between()
     _within(x, [dim])
     place = dim % len(x.shape)
     last = _turned(builder, x, place, -1)
@@ -475,8 +558,21 @@ def _softmax(builder: Builder, x: Any, dim: int, *_: Any) -> Symbol:
     each = builder.move(partial(_picked, places=others), last, shape=pairs)
     own = builder.move(partial(_repeated, count=count - 1), last, shape=pairs)
     powers = _activation("exp", builder, builder.add(Sum((1, -1)), each, own, shape=pairs))
-    total = builder.move(partial(torch.sum, dim=-1), powers, shape=last.shape)
-    return _turned(builder, _activation("reciprocal", builder, _scaled(builder, total, 1.0, 1.0)), -1, place)
+    total = builder.move(partial(torch.sum, dim=-1), powers, shape=last.shape, terms=count)
+    whole = _scaled(builder, total, 1.0, 1.0)
+    error = partial(_softmax_error, count=count)
+    found = builder.add(Elementwise(ACTIVATIONS["reciprocal"]), whole, shape=last.shape, error=error)
+    return _turned(builder, found, -1, place)
+
+
+def _softmax_error(unit: float, x: Interval, *, count: int) -> Tensor:
+    """What rounding does to a softmax.
+
+    The distance from the largest number is rounded, which changes ``exp(-d)`` by at most ``d exp(-d)`` units; each
+    exponential is good to a few, and their sum, of which the largest term is 1, loses one for each of them. Attention
+    may rescale that sum as often as it meets a larger number.
+    """
+    return torch.full_like(x.lower, unit * (16 * count + 32))
 
 
 def _turned(builder: Builder, x: Symbol, source: int, destination: int) -> Symbol:
@@ -536,6 +632,14 @@ def _along(builder: Builder, x: Any, dims: Any, *settings: Any, **more: Any) -> 
     return _move(builder, x, dims, *settings, **more)
 
 
+def _sum_along(builder: Builder, x: Any, dims: Any, *settings: Any, **more: Any) -> Symbol:
+    """A sum or a mean along some dimensions."""
+    _within(x, [dims] if isinstance(dims, int) else dims or range(len(x.shape)))
+    function = partial(_with, function=builder.target, settings=(dims, *settings), more=more)
+    terms = math.prod(x.shape) // max(1, math.prod(builder.shape))
+    return builder.move(function, x, terms=max(2, terms))
+
+
 def _reshape(builder: Builder, x: Any, *_: Any, **__: Any) -> Symbol:
     return builder.reshaped(x, builder.shape)
 
@@ -553,7 +657,11 @@ def _index(builder: Builder, x: Any, indices: Any) -> Symbol:
 
 def _pool_average(dimensions: int, builder: Builder, x: Any, *settings: Any) -> Symbol:
     _maps(x, dimensions)
-    return _move(builder, x, *settings)
+    function = partial(_with, function=builder.target, settings=settings, more={})
+    # A window of an adaptive pooling is hardly larger than the ratio of the two sizes.
+    ratios = zip(x.shape[-dimensions:], builder.shape[-dimensions:], strict=True)
+    terms = max(math.prod(before // after + 2 for before, after in ratios), math.prod(_sizes(settings[0], dimensions)))
+    return builder.move(function, x, terms=terms)
 
 
 def _pad(builder: Builder, x: Any, amounts: Any, *settings: Any) -> Symbol:
@@ -633,8 +741,9 @@ RULES: dict[str, Rule] = {
         "t.default", "transpose.int", "upsample_nearest1d.vec", "upsample_nearest2d.vec",
     ), _move),
     **dict.fromkeys((
-        "flip.default", "index_select.default", "mean.dim", "narrow.default", "select.int", "sum.dim_IntList",
+        "flip.default", "index_select.default", "narrow.default", "select.int",
     ), _along),
+    **dict.fromkeys(("mean.dim", "sum.dim_IntList"), _sum_along),
     **dict.fromkeys(("chunk.default", "split.Tensor", "split_with_sizes.default", "unbind.int"), _parts),
     **dict.fromkeys((
         "alias.default", "clone.default", "contiguous.default", "detach.default", "detach_.default",

@@ -38,6 +38,8 @@ _PATIENCE, _SHARE = 5.0, 0.1
 # How often a box is cut by the same linear bounds; a cut makes room for the next.
 _CUTS = 3
 _REPLAYS = 2
+# How far what comes of a few steps in float64 is moved outwards, of the numbers it is made of.
+_OUTWARD = 2.0**-50
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +133,8 @@ def split_inputs(
         one: it is called whenever the time spent has doubled, for a tenth of that.
     """
     with torch.no_grad():
-        return _Search(box_bounds(graph), graph.nodes[0].shape, questions, dtype, accept).run(deadline, attack)
+        network = box_bounds(graph, questions.lower, questions.upper)
+        return _Search(network, graph.nodes[0].shape, questions, dtype, accept).run(deadline, attack)
 
 
 class _Search:
@@ -149,7 +152,7 @@ class _Search:
         self.inside = inward(questions.lower, questions.upper, dtype)
         known, error = network.start(questions.lower, questions.upper)
         # Taken from every bound: what is positive then has not been made so by rounding.
-        self.room = questions.matrix.abs() @ error + questions.bound.abs() * 2.0**-50
+        self.room = questions.matrix.abs() @ error
         nothing = torch.full((len(questions),), -torch.inf, dtype=torch.float64)
         self.stack = [_Boxes(questions.lower, questions.upper, torch.arange(len(questions)), nothing, known)]
         self.stuck = torch.inf
@@ -193,7 +196,8 @@ class _Search:
         """Bound boxes, and push the halves of those that stay open; a counterexample if one turns up."""
         asked = self.questions.take(boxes.question)
         found = self.network.bound(boxes.lower, boxes.upper, boxes.known, asked.matrix)
-        constant = found.constant - asked.bound - self.room[boxes.question]
+        rounded = _OUTWARD * (found.constant.abs() + asked.bound.abs())
+        constant = found.constant - asked.bound - rounded - self.room[boxes.question]
         bound = torch.fmax(boxes.bound, (least(found.slope, boxes.lower, boxes.upper) + constant).amax(1))
         # NaN, which an overflow may leave, is not above anything: such a box stays open.
         rows = (~(bound > 0)).nonzero()[:, 0]
@@ -223,8 +227,11 @@ class _Search:
         for _ in range(_CUTS):
             # How far each input may move from where the bound is least.
             reach = -(least(slope, lower, upper) + constant).unsqueeze(2) / slope.abs()
-            low = torch.where(slope < 0, upper.unsqueeze(1) - reach, -torch.inf).amax(1)
-            high = torch.where(slope > 0, lower.unsqueeze(1) + reach, torch.inf).amin(1)
+            low, high = upper.unsqueeze(1) - reach, lower.unsqueeze(1) + reach
+            # Rounded outwards, by more than the few steps may be off.
+            room = _OUTWARD * (reach.abs() + torch.maximum(lower.abs(), upper.abs()).unsqueeze(1))
+            low = torch.where(slope < 0, low - room, -torch.inf).amax(1)
+            high = torch.where(slope > 0, high + room, torch.inf).amin(1)
             lower, upper = torch.fmax(lower, low), torch.fmin(upper, high)
             rows = (lower <= upper).all(1).nonzero()[:, 0]
             kept, lower, upper, slope, constant = (t[rows] for t in (kept, lower, upper, slope, constant))

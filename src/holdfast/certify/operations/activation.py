@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from holdfast.certify.graph import Interval
+from holdfast.certify.rounding import Rounding, dot, largest, summed
 from holdfast.certify.rows import Rows
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Elementwise:
 
     linear: ClassVar[bool] = False
     separate: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
 
     activation: Activation
 
@@ -35,6 +37,19 @@ class Elementwise:
 
     def relax(self, x: Interval) -> Planes:
         return self.activation.relax(*x)
+
+    def rounding(self, planes: Planes | None, x: Interval) -> Rounding | None:
+        count, reach = self.activation.roundings, largest(x)
+        size = largest(self.interval(x))
+        if self.activation.gain:
+            size = torch.maximum(size, reach * self.activation.gain)
+        if planes is not None:
+            for slope, intercept in (
+                (planes.lower_slope, planes.lower_intercept),
+                (planes.upper_slope, planes.upper_intercept),
+            ):
+                size = torch.maximum(size, slope.abs() * torch.where(slope == 0, 0, reach) + intercept.abs())
+        return Rounding(size, count, summed(size[0].numel()) + 8)
 
     def undecided(self, x: Interval) -> Tensor:
         return x.lower < x.upper
@@ -53,6 +68,6 @@ class Elementwise:
         positive = values.relu()
         negative = values - positive
         before = positive * lower_slope + negative * upper_slope
-        total = torch.linalg.vecdot(positive.flatten(2), lower_intercept.flatten(2))
-        total = total + torch.linalg.vecdot(negative.flatten(2), upper_intercept.flatten(2))
+        total = dot(positive.flatten(2), lower_intercept.flatten(2))
+        total = total + dot(negative.flatten(2), upper_intercept.flatten(2))
         return (Rows(before.flatten(0, 1), rows.window),), total.flatten()

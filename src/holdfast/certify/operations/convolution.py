@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from holdfast.certify.graph import Interval
+from holdfast.certify.rounding import Rounding, largest
 from holdfast.certify.rows import Rows, Window
 from holdfast.models.gradients import Geometry, by_columns, by_phases, phases
 
@@ -41,6 +42,7 @@ class Convolution:
 
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
 
     weight: Tensor
     bias: Tensor | None
@@ -54,9 +56,15 @@ class Convolution:
         return self._convolve(x, self.weight, self.bias)
 
     def interval(self, x: Interval) -> Interval:
-        middle = self._convolve((x.lower + x.upper) / 2, self.weight, self.bias)
-        radius = self._convolve((x.upper - x.lower) / 2, self.weight.abs(), None)
+        middle = self._convolve(x.lower / 2 + x.upper / 2, self.weight, self.bias)
+        radius = self._convolve(x.upper / 2 - x.lower / 2, self.weight.abs(), None)
         return Interval(middle - radius, middle + radius)
+
+    def rounding(self, planes: None, x: Interval) -> Rounding:
+        size = self._convolve(largest(x), self.weight.abs(), None if self.bias is None else self.bias.abs())
+        channels, terms = len(self.weight), self.weight[0].numel()
+        back = channels // self.groups * math.prod(self.weight.shape[2:])
+        return Rounding(size, terms + 1, max(terms, back, channels + sum(size.shape[2:])) + 8, terms + 8)
 
     def relax(self, x: Interval) -> None:
         return None
@@ -73,7 +81,8 @@ class Convolution:
             for (start, stop), length in zip(ends, size, strict=True)
             for bound in (max(start, 0), min(stop, length))
         )
-        bias = None if self.bias is None else rows.values.sum((2, 3)) @ self.bias
+        # In steps, so that no sum has many terms.
+        bias = None if self.bias is None else rows.values.sum(3).sum(2) @ self.bias
         if top >= bottom or left >= right:
             # Rows that see nothing but padding.
             return (Rows(rows.values.new_zeros(len(rows.values), channels, 1, 1), ((0, 1), (0, 1))),), bias

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from holdfast.certify.graph import Interval
+from holdfast.certify.rounding import Rounding, dot, gamma, largest, outwards, summed, unit
 from holdfast.certify.rows import Rows
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ def transpose(function: Callable[..., Tensor], rows: Rows, shape: tuple[int, ...
 
 
 def constant(rows: Rows, bias: Tensor) -> Tensor:
-    """``(R,)`` what a constant ``(*shape)`` adds to each row."""
-    return rows.values.flatten(1) @ rows.cut(bias[None]).flatten()
+    """``(R,)`` float64, what a constant ``(*shape)`` adds to each row."""
+    return dot(rows.values.flatten(1), rows.cut(bias[None]).flatten())
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,7 @@ class Dense:
 
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
 
     weight: Tensor
     bias: Tensor | None
@@ -47,9 +50,15 @@ class Dense:
         return functional.linear(x, self.weight, self.bias)
 
     def interval(self, x: Interval) -> Interval:
-        middle = functional.linear((x.lower + x.upper) / 2, self.weight, self.bias)
-        radius = functional.linear((x.upper - x.lower) / 2, self.weight.abs())
+        middle = functional.linear(x.lower / 2 + x.upper / 2, self.weight, self.bias)
+        radius = functional.linear(x.upper / 2 - x.lower / 2, self.weight.abs())
         return Interval(middle - radius, middle + radius)
+
+    def rounding(self, planes: None, x: Interval) -> Rounding:
+        size = functional.linear(largest(x), self.weight.abs(), None if self.bias is None else self.bias.abs())
+        out, terms = self.weight.shape
+        own = max(terms, out, 0 if self.bias is None else summed(size[0].numel()))
+        return Rounding(size, terms + 1, own + 8, terms + 8)
 
     def relax(self, x: Interval) -> None:
         return None
@@ -62,26 +71,51 @@ class Dense:
         before = Rows.whole(values @ self.weight)
         if self.bias is None:
             return (before,), None
-        return (before,), (values @ self.bias).flatten(1).sum(1) if values.dim() > 2 else values @ self.bias
+        shared = self.bias.expand(values.shape[1:])
+        return (before,), constant(Rows(values, None), shared) if values.dim() > 2 else values @ self.bias
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """``factor * x + shift``, both constants of the shape of one example."""
+    """``factor * x + shift``, both constants of the shape of one example.
+
+    Parameters
+    ----------
+    factor, shift : Tensor
+    size : Tensor
+        What the sizes of the terms add up to that the shift is made of.
+    roundings : int
+        How many the network makes on the way to the value; 0 where it is exact.
+    """
 
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = True
+    relative: ClassVar[bool] = False
 
     factor: Tensor
     shift: Tensor
+    size: Tensor
+    roundings: int
 
     def apply(self, x: Tensor) -> Tensor:
         return x * self.factor + self.shift
 
     def interval(self, x: Interval) -> Interval:
-        # Of the ends themselves: a small shift must not get lost between a large middle and a large radius.
-        a, b = self.apply(x.lower), self.apply(x.upper)
-        return Interval(torch.minimum(a, b), torch.maximum(a, b))
+        # Of the ends themselves: a small shift must not get lost between a large middle and a large radius. Which end is
+        # which is the factor's sign and nobody else's, since ends may be functions in the place of numbers.
+        a, b, rising = self.apply(x.lower), self.apply(x.upper), self.factor >= 0
+        low, high = torch.where(rising, a, b), torch.where(rising, b, a)
+        if not self.roundings:
+            return Interval(low, high)
+        share = 4 * unit(low.dtype)
+        room = [share * ((x.abs() * self.factor.abs()) + self.size) for x in x]
+        return Interval(low - torch.where(rising, *room), high + torch.where(rising, *reversed(room)))
+
+    def rounding(self, planes: None, x: Interval) -> Rounding | None:
+        if not self.roundings:
+            return None
+        size = largest(x) * self.factor.abs() + self.size
+        return Rounding(size, self.roundings, summed(size[0].numel()) + 8)
 
     def relax(self, x: Interval) -> None:
         return None
@@ -99,6 +133,7 @@ class Sum:
 
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
 
     signs: tuple[int, ...]
 
@@ -108,7 +143,10 @@ class Sum:
 
     def interval(self, *inputs: Interval) -> Interval:
         ends = [x if sign > 0 else Interval(-x.upper, -x.lower) for sign, x in zip(self.signs, inputs, strict=True)]
-        return Interval(ends[0].lower + ends[1].lower, ends[0].upper + ends[1].upper)
+        return outwards(ends[0].lower + ends[1].lower, ends[0].upper + ends[1].upper)
+
+    def rounding(self, planes: None, *inputs: Interval) -> Rounding:
+        return Rounding(largest(inputs[0]) + largest(inputs[1]), 1, 2)
 
     def relax(self, *inputs: Interval) -> None:
         return None
@@ -130,18 +168,47 @@ class Monotone:
         Of the inputs ``(N, *shape)``, rows independent of one another.
     separate : bool
         Whether it does no more than move values to other places.
+    terms : int
+        How many numbers are summed at most, each with a coefficient of its own.
     """
 
     linear: ClassVar[bool] = True
+    relative: ClassVar[bool] = False
 
     function: Callable[..., Tensor]
     separate: bool = False
+    terms: int = 1
+    _fans: dict[Shapes, int] = field(default_factory=dict, init=False)
 
     def apply(self, *inputs: Tensor) -> Tensor:
         return self.function(*inputs)
 
     def interval(self, *inputs: Interval) -> Interval:
-        return Interval(self.function(*(x.lower for x in inputs)), self.function(*(x.upper for x in inputs)))
+        lower, upper = (self.function(*ends) for ends in zip(*inputs, strict=True))
+        if self.terms == 1:
+            return Interval(lower, upper)
+        share = gamma(self.terms + 8, unit(lower.dtype))
+        low, high = (share * self.function(*map(torch.abs, ends)).abs() for ends in zip(*inputs, strict=True))
+        return Interval(lower - low, upper + high)
+
+    def rounding(self, planes: None, *inputs: Interval) -> Rounding | None:
+        fan = 1 if self.separate else self._fan(tuple(tuple(x.lower.shape[1:]) for x in inputs), inputs[0].lower)
+        if self.terms == fan == 1:
+            return None
+        size = self.function(*map(largest, inputs)).abs()
+        return Rounding(
+            size, self.terms + 1 if self.terms > 1 else 0, max(self.terms, fan, summed(size[0].numel())) + 8
+        )
+
+    def _fan(self, shapes: Shapes, like: Tensor) -> int:
+        """How many entries of the value an entry of an input goes into, at most."""
+        if shapes not in self._fans:
+            with torch.no_grad():
+                zeros = [like.new_zeros(1, *shape) for shape in shapes]
+                ones = Rows(torch.ones_like(self.function(*zeros)), None)
+                pulled = transpose(self.function, ones, tuple(ones.values.shape[1:]), shapes)
+            self._fans[shapes] = math.ceil(max(float(part.max()) for part in pulled) * self.terms)
+        return self._fans[shapes]
 
     def relax(self, *inputs: Interval) -> None:
         return None
@@ -167,16 +234,20 @@ class Weighted:
         The constant.
     bias : Tensor or None
         Added to the value, of the shape of one example of it.
+    terms : tuple of int
+        How many products are summed for an entry of the value, and for one of the transpose, at most.
     transposed : callable or None
         The transpose, of a value and the weight, where there is a quicker one than torch's derivative.
     """
 
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
 
     function: Callable[[Tensor, Tensor], Tensor]
     weight: Tensor
     bias: Tensor | None
+    terms: tuple[int, int]
     transposed: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def apply(self, x: Tensor) -> Tensor:
@@ -184,9 +255,14 @@ class Weighted:
         return value if self.bias is None else value + self.bias
 
     def interval(self, x: Interval) -> Interval:
-        middle = self.apply((x.lower + x.upper) / 2)
-        radius = self.function((x.upper - x.lower) / 2, self.weight.abs())
+        middle = self.apply(x.lower / 2 + x.upper / 2)
+        radius = self.function(x.upper / 2 - x.lower / 2, self.weight.abs())
         return Interval(middle - radius, middle + radius)
+
+    def rounding(self, planes: None, x: Interval) -> Rounding:
+        size = self.function(largest(x), self.weight.abs())
+        size = size if self.bias is None else size + self.bias.abs()
+        return Rounding(size, self.terms[0] + 1, max(*self.terms, summed(size[0].numel())) + 8, self.terms[0] + 8)
 
     def relax(self, x: Interval) -> None:
         return None

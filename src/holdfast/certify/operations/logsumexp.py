@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from holdfast.certify.graph import Interval
 from holdfast.certify.relaxations import Planes
+from holdfast.certify.rounding import Rounding, dot, largest, summed
 from holdfast.certify.rows import Rows
 from holdfast.threats.norm import safe_divide
 
@@ -28,6 +30,7 @@ class LogSumExp:
 
     linear: ClassVar[bool] = False
     separate: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
 
     def apply(self, x: Tensor) -> Tensor:
         return x.logsumexp(-1, keepdim=True)
@@ -50,6 +53,12 @@ class LogSumExp:
         level = top + total.log() - (above * middle).sum(-1, keepdim=True)
         return Planes(below, tangent, above, level)
 
+    def rounding(self, planes: Planes | None, x: Interval) -> Rounding:
+        # The largest input, the exponentials of what is below it, their sum and its logarithm.
+        count = x.lower.shape[-1]
+        size = largest(x).amax(-1, keepdim=True) + (math.log(count) + 1)
+        return Rounding(size * 2, count + 16, count + summed(size[0].numel()) + 16, count + 16)
+
     def undecided(self, x: Interval) -> Tensor:
         return x.lower < x.upper
 
@@ -59,5 +68,5 @@ class LogSumExp:
         positive = values.relu()
         negative = values - positive
         before = positive * lower_slope + negative * upper_slope
-        total = (positive * lower_intercept + negative * upper_intercept).flatten(2).sum(2)
+        total = dot((positive * lower_intercept + negative * upper_intercept).flatten(2), upper_intercept.new_ones(()))
         return (Rows.whole(before.flatten(0, 1)),), total.flatten()

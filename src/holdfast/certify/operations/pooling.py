@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from holdfast.certify.graph import Interval
 from holdfast.certify.relaxations import Planes, contested, max_pool
+from holdfast.certify.rounding import Rounding, dot, largest, summed
 from holdfast.certify.rows import Rows
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class MaxPool:
 
     linear: ClassVar[bool] = False
     separate: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
 
     kernel: Pair
     stride: Pair
@@ -46,6 +48,12 @@ class MaxPool:
         """Planes ``(N, C, H, W, k)`` over the ``k`` inputs of each window, with intercepts ``(N, C, H, W)``."""
         return max_pool(self._windows(x.lower), self._windows(x.upper))
 
+    def rounding(self, planes: Planes | None, x: Interval) -> Rounding:
+        # Slopes of a window add up to less than the number of its inputs.
+        count = self.kernel[0] * self.kernel[1]
+        size = self.apply(largest(x)) * count
+        return Rounding(size, 0, count + summed(size[0].numel()) + 8)
+
     def undecided(self, x: Interval) -> Tensor:
         """Those that may be the largest of a window in which another one may be that too."""
         shape = tuple(x.lower.shape[1:])
@@ -58,8 +66,7 @@ class MaxPool:
         values = rows.grouped(len(lower))
         negative = values.clamp_max(0)
         positive = values - negative
-        total = torch.linalg.vecdot(positive.flatten(2), lower_shift.flatten(2))
-        total = total + torch.linalg.vecdot(negative.flatten(2), upper_shift.flatten(2))
+        total = dot(positive.flatten(2), lower_shift.flatten(2)) + dot(negative.flatten(2), upper_shift.flatten(2))
         slopes = ((part.contiguous() for part in slope.unbind(-1)) for slope in (lower, upper))
         parts = (
             (positive * below).addcmul_(negative, above).flatten(0, 1) for below, above in zip(*slopes, strict=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from holdfast.certify.graph import Interval
+from holdfast.certify.rounding import Rounding, dot, largest, summed
 from holdfast.certify.rows import Rows
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Product:
 
     linear: ClassVar[bool] = False
     separate: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
 
     def apply(self, x: Tensor, y: Tensor) -> Tensor:
         return x * y
@@ -74,6 +76,11 @@ class Product:
     def relax(self, x: Interval, y: Interval) -> ProductPlanes:
         return mccormick(x, y)
 
+    def rounding(self, planes: ProductPlanes | None, x: Interval, y: Interval) -> Rounding:
+        # Both terms of a plane and its constant are as large as this.
+        size = 3 * largest(x) * largest(y)
+        return Rounding(size, 1, summed(size[0].numel()) + 8, 1)
+
     def undecided(self, x: Interval) -> Tensor:
         return x.lower < x.upper
 
@@ -82,7 +89,8 @@ class Product:
         values = rows.grouped(len(planes.lower_x))
         positive = values.relu()
         negative = values - positive
-        total = (positive * cut.lower_shift + negative * cut.upper_shift).flatten(2).sum(2)
+        total = dot(positive.flatten(2), cut.lower_shift.flatten(2))
+        total = total + dot(negative.flatten(2), cut.upper_shift.flatten(2))
         by_x, by_y = (
             positive * below + negative * above
             for below, above in ((cut.lower_x, cut.upper_x), (cut.lower_y, cut.upper_y))
@@ -96,6 +104,7 @@ class MatrixProduct:
 
     linear: ClassVar[bool] = False
     separate: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
 
     def apply(self, x: Tensor, y: Tensor) -> Tensor:
         return x @ y
@@ -108,6 +117,12 @@ class MatrixProduct:
         """Planes ``(N, ..., n, m, k)`` of all products that are summed."""
         return mccormick(*self._pairs(x, y))
 
+    def rounding(self, planes: ProductPlanes | None, x: Interval, y: Interval) -> Rounding:
+        left, right = largest(x), largest(y)
+        terms, widest = left.shape[-1], max(left.shape[-2], right.shape[-1])
+        size = 3 * (left @ right)
+        return Rounding(size, terms + 1, max(terms, widest) + summed(terms * size[0].numel()) + 8, terms + 1)
+
     def undecided(self, x: Interval) -> Tensor:
         return x.lower < x.upper
 
@@ -116,7 +131,8 @@ class MatrixProduct:
         values = rows.full((*shapes[0][:-1], shapes[1][-1])).unflatten(0, (len(planes.lower_x), -1)).unsqueeze(-1)
         positive = values.relu()
         negative = values - positive
-        total = (positive * cut.lower_shift + negative * cut.upper_shift).flatten(2).sum(2)
+        shift = positive * cut.lower_shift + negative * cut.upper_shift
+        total = dot(shift.flatten(2), shift.new_ones(()))
         by_x = (positive * cut.lower_x + negative * cut.upper_x).sum(-2)
         by_y = (positive * cut.lower_y + negative * cut.upper_y).sum(-3).transpose(-1, -2)
         return (Rows.whole(by_x.flatten(0, 1)), Rows.whole(by_y.flatten(0, 1))), total.flatten()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from holdfast.certify.graph import Interval
+from holdfast.certify.rounding import Rounding, dot, gamma, largest, summed, unit
 from holdfast.certify.rows import Rows
 
 if TYPE_CHECKING:
@@ -42,9 +43,14 @@ def relu_planes(lower: Tensor, upper: Tensor) -> ReLUPlanes:
     """The chord above, below the slope of least area (Zhang et al. 2018, section 3.3); exact where signs are known."""
     low, high = lower.clamp_max(0), upper.clamp_min(0)
     width = high - low
-    slope = torch.where(width > 0, high / width.clamp_min(torch.finfo(width.dtype).tiny), (lower > 0).to(width.dtype))
+    tiny = torch.finfo(width.dtype).tiny
+    slope = torch.where(width > 0, high / width.clamp_min(tiny), (lower > 0).to(width.dtype)).clamp_max(1)
     adaptive = (upper > -lower).to(slope.dtype)
-    return ReLUPlanes(adaptive, slope, -slope * low)
+    # Above both ends, whatever the slope was rounded to; and with room for the sum that it becomes a term of.
+    shift = torch.maximum(-slope * low, high * (1 - slope)) * (
+        1 + 2 * gamma(summed(width[0].numel() if len(width) else 1) + 8, unit(width.dtype))
+    )
+    return ReLUPlanes(adaptive, slope, shift + tiny * (shift > 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +59,7 @@ class ReLU:
 
     linear: ClassVar[bool] = False
     separate: ClassVar[bool] = False
+    relative: ClassVar[bool] = True
 
     def apply(self, x: Tensor) -> Tensor:
         return x.relu()
@@ -62,6 +69,9 @@ class ReLU:
 
     def relax(self, x: Interval) -> ReLUPlanes:
         return relu_planes(*x)
+
+    def rounding(self, planes: ReLUPlanes | None, x: Interval) -> Rounding:
+        return Rounding(largest(x), 0, 2)
 
     def undecided(self, x: Interval) -> Tensor:
         return (x.lower < 0) & (x.upper > 0)
@@ -88,14 +98,15 @@ class Step(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, lower: Tensor, upper: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(values, lower, upper, shift)
         negative = values.clamp_max(0)
-        total = torch.linalg.vecdot(negative.flatten(2), shift.flatten(2))
-        return (values * lower).addcmul_(negative, upper - lower), total
+        total = dot(negative.flatten(2), shift.flatten(2))
+        # One of the two products is 0, so that each coefficient is rounded but once.
+        return values.clamp_min(0).mul_(lower).addcmul_(negative, upper), total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         values, lower, upper, shift = ctx.saved_tensors
         grad, total = grads
-        total = total.reshape(*total.shape, *[1] * (values.dim() - 2))
+        total = total.to(values.dtype).reshape(*total.shape, *[1] * (values.dim() - 2))
         need_values, need_lower, need_upper, need_shift = ctx.needs_input_grad
         above = (values > 0).to(values.dtype)
         positive = values * above if need_lower or need_upper or need_shift else None

@@ -27,6 +27,7 @@ def leaky_relu(negative_slope: float) -> Activation:
         peaks=_kinks(*peak),
         valleys=_kinks(*valley),
         extremes=(0.0,) if negative_slope < 0 else (),
+        roundings=2,
     )
 
 
@@ -38,6 +39,7 @@ def clamp(low: float, high: float) -> Activation:
         lambda x: ((x > low) & (x < high)).to(x.dtype),
         peaks=_kinks(high),
         valleys=_kinks(low),
+        roundings=0,
     )
 
 
@@ -56,6 +58,7 @@ def power(exponent: int) -> Activation:
         peaks=lambda k: () if even else (-size(k.clamp_min(0)),),
         valleys=lambda k: (size(k.abs()).copysign(k),) if even else (size(k.clamp_min(0)),),
         extremes=(0.0,) if even else (),
+        roundings=max(8, 2 * exponent),
     )
 
 
@@ -126,6 +129,8 @@ def _gated(name: str, gate: Function, gate_slope: Function, guess: float, end: f
         valleys=lambda k: (_interpolated(k, bend_slopes, bend),),
         extremes=(brentq(lambda x: float(slope(torch.tensor(x, dtype=torch.float64))), -inflection, 0.0, xtol=1e-15),),
         cell=2 * max(inflection, end - inflection) / (_NODES - 1),
+        roundings=24,
+        gain=1.0,
     )
 
 
@@ -176,7 +181,9 @@ ACTIVATIONS: dict[str, Activation] = {
             valleys=lambda k: (-_logit(k / 4) / 2,),
         ),
         Activation("exp", torch.exp, torch.exp, valleys=lambda k: (k.clamp_min(0).log(),)),
-        Activation("log", torch.log, torch.reciprocal, peaks=lambda k: (k.clamp_min(0).reciprocal(),), start=0.0),
+        Activation(
+            "log", torch.log, torch.reciprocal, peaks=lambda k: (k.clamp_min(0).reciprocal(),), start=0.0, pole=True
+        ),
         Activation(
             "sqrt",
             torch.sqrt,
@@ -190,8 +197,9 @@ ACTIVATIONS: dict[str, Activation] = {
             lambda x: -x.square().reciprocal(),
             valleys=lambda k: ((-k).clamp_min(0).rsqrt(),),
             start=0.0,
+            pole=True,
         ),
         Activation("square", torch.square, lambda x: 2 * x, valleys=lambda k: (k / 2,), extremes=(0.0,)),
-        Activation("abs", torch.abs, torch.sign, valleys=_kinks(0.0), extremes=(0.0,)),
+        Activation("abs", torch.abs, torch.sign, valleys=_kinks(0.0), extremes=(0.0,), roundings=0),
     )
 }

@@ -59,6 +59,12 @@ class Activation:
         The least input for which the function is defined.
     cell : float
         How far the points that ``peaks`` and ``valleys`` return may be from the true ones.
+    pole : bool
+        Whether the function is unbounded where it starts. There the sign of a zero would decide on which side.
+    roundings : int
+        By how many units of roundoff a network's own value of the function may be off, relatively to its size ...
+    gain : float
+        ... and to that of its input times this: functions that are computed as the input times something else.
     """
 
     name: str
@@ -69,14 +75,17 @@ class Activation:
     extremes: tuple[float, ...] = ()
     start: float = -torch.inf
     cell: float = 0.0
+    pole: bool = False
+    roundings: int = 8
+    gain: float = 0.0
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of the value for inputs between ``lower`` and ``upper``; infinite where it may be undefined."""
-        low, high = lower.double(), upper.double()
+        low, high = _unsigned(lower), _unsigned(upper)
         ends = [low, high, *(torch.full_like(low, x).clamp(low, high) for x in self.extremes)]
         values = torch.stack([self.function(end) for end in ends])
         least, most = values.amin(0), values.amax(0)
-        undefined = ~(lower >= self.start)
+        undefined = ~self._defined(lower)
         least, most = least.masked_fill(undefined, -torch.inf), most.masked_fill(undefined, torch.inf)
         return -_bound(-least, lower.dtype), _bound(most, lower.dtype)
 
@@ -85,9 +94,9 @@ class Activation:
 
         Differentiable with respect to both.
         """
-        inside = lower.isfinite() & upper.isfinite() & (lower >= self.start)
+        inside = lower.isfinite() & upper.isfinite() & self._defined(lower)
         # Somewhere, so that nothing computed there and thrown away spoils a gradient.
-        low, high = (torch.where(inside, bound, 1).double() for bound in (lower, upper))
+        low, high = (_unsigned(torch.where(inside, bound, 1)) for bound in (lower, upper))
         slope, intercept = _above(self.function, self.slope, self.peaks, self.cell, low, high, lower.dtype)
         under_slope, under_intercept = _above(
             lambda x: -self.function(x),
@@ -102,6 +111,14 @@ class Activation:
         return Planes(
             *_or_constant(inside, -under_slope, -under_intercept, least), *_or_constant(inside, slope, intercept, most)
         )
+
+    def _defined(self, lower: Tensor) -> Tensor:
+        return lower > self.start if self.pole else lower >= self.start
+
+
+def _unsigned(x: Tensor) -> Tensor:
+    """In float64, with one zero only."""
+    return x.double() + 0.0
 
 
 def _bound(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -143,7 +160,8 @@ def _above(
 
 def rounded_up(value: Tensor, dtype: torch.dtype) -> Tensor:
     """The least number of ``dtype`` that is not below."""
-    rounded = value.to(dtype)
+    # Below the lowest number of the precision nothing but that is finite.
+    rounded = value.to(dtype).clamp_min(torch.finfo(dtype).min)
     with torch.no_grad():
         step = rounded.nextafter(torch.full_like(rounded, torch.inf)) - rounded
         short = rounded < value
