@@ -5,10 +5,14 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-__all__ = ["LOOSE", "METHODS", "QUICK", "SEARCH", "TIMEOUT", "Certificate", "Method", "better"]
+__all__ = ["LOOSE", "METHODS", "QUICK", "RUNS", "SEARCH", "TIMEOUT", "Certificate", "Method", "Runs", "better"]
 
 Method = Literal["ibp", "crown", "alpha-crown", "complete"]
 METHODS: tuple[Method, ...] = get_args(Method)
+# The network that a certificate is about: the one that runs, in floating-point arithmetic and in whatever order its sums
+# are taken, or its ideal in exact arithmetic.
+Runs = Literal["executed", "exact"]
+RUNS: tuple[Runs, ...] = get_args(Runs)
 # What is tried before anything that takes long, cheapest first.
 QUICK: tuple[Method, ...] = ("ibp", "crown")
 # What "complete" adds, as results call it: proofs, and now and then a counterexample.
@@ -39,6 +43,9 @@ class Certificate:
         Spent on it; of work that examples shared, its share.
     note : str
         Why an example is open, in one line: ``"timeout"``, or what the model has that no bound is known for.
+    arithmetic : str
+        What a proof speaks of: ``"executed"``, the network as it runs in the model's own precision, whatever the order
+        in which its sums are taken; ``"exact"``, the network in exact arithmetic.
     """
 
     verdict: Literal["certified", "broken", "undecided"]
@@ -47,6 +54,7 @@ class Certificate:
     x_adv: Tensor | None
     seconds: float
     note: str = ""
+    arithmetic: Runs = "executed"
 
 
 def better(first: Certificate, second: Certificate) -> Certificate:

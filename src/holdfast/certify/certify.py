@@ -18,13 +18,25 @@ from torch import Tensor, nn
 from holdfast.attacks import AnnealedPGD, Stage, drive
 from holdfast.certify.branch import branch_and_bound
 from holdfast.certify.capture import capture
-from holdfast.certify.certificate import LOOSE, METHODS, QUICK, SEARCH, TIMEOUT, Certificate, Method, better
+from holdfast.certify.certificate import (
+    LOOSE,
+    METHODS,
+    QUICK,
+    RUNS,
+    SEARCH,
+    TIMEOUT,
+    Certificate,
+    Method,
+    Runs,
+    better,
+)
 from holdfast.certify.crown import MEMORY, crown
 from holdfast.certify.domains import Problem
 from holdfast.certify.graph import Graph, Node
 from holdfast.certify.margins import Margins, crown_margins, each_margin, interval_margins, specification
 from holdfast.certify.operations.linear import Scale
 from holdfast.certify.region import Region
+from holdfast.certify.rounding import REAL, check_precision
 from holdfast.data import Batch
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.query import Query
@@ -54,6 +66,7 @@ def certify(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     memory: int = MEMORY,
+    arithmetic: Runs = "executed",
 ) -> list[Certificate]:
     """Prove that no admissible change turns an example into a mistake, or find one that does.
 
@@ -79,6 +92,9 @@ def certify(
     memory : int
         Bytes that the coefficients of one layer may take; a few times that is held at once. What is bounded together
         follows from it, and the bounds do not depend on it. A single example's margins are never taken apart.
+    arithmetic : str
+        What is proved: that the network as it runs keeps the label, whatever the order in which its sums are taken,
+        ``"executed"``; or that it does in exact arithmetic, ``"exact"``.
 
     Returns
     -------
@@ -88,7 +104,8 @@ def certify(
     Raises
     ------
     SettingError
-        When there is no such method, or no memory.
+        When there is no such method or arithmetic, or no memory; when torch has been told to compute in less than the
+        model's precision, which nothing is proved of.
     DataError
         When inputs, labels and budgets do not fit each other, the box or the model.
     ModelError
@@ -96,6 +113,8 @@ def certify(
     """
     if method not in METHODS:
         raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    if arithmetic not in RUNS:
+        raise SettingError(f"arithmetic: unknown arithmetic {arithmetic!r}; choose one of {', '.join(RUNS)}")
     if memory < 1:
         raise SettingError(f"memory: a positive number of bytes is needed, got {memory}")
     if y.shape != (len(x),) or y.is_floating_point():
@@ -114,7 +133,9 @@ def certify(
         right = ~misclassified(logits, y)
         found = {i: Certificate("broken", "clean pass", None, x[i], 0.0) for i in (~right).nonzero()[:, 0].tolist()}
         network = normalised(model, mean, std)
-        certifier = Certifier.of(network, x, method, seconds=seconds, logits=query.bare_logits, memory=memory)
+        certifier = Certifier.of(
+            network, x, method, seconds=seconds, logits=query.bare_logits, memory=memory, arithmetic=arithmetic
+        )
         if certifier.graph is None:
             raise ModelError(certifier.fault)
         for part in right.nonzero()[:, 0].split(query.batch_size):
@@ -131,7 +152,7 @@ def certify(
                 for place, certificate in certifier.prove(part.x, part.y, threat.at(part.index)):
                     number = int(part.index[place])
                     found[number] = better(found[number], certificate)
-    return [found[place] for place in range(len(x))]
+    return [replace(found[place], arithmetic=arithmetic) for place in range(len(x))]
 
 
 def _open(found: dict[int, Certificate], x: Tensor, y: Tensor, size: int) -> Iterator[Batch]:
@@ -181,12 +202,18 @@ class Certifier:
         seconds: float,
         logits: Callable[[Tensor], Tensor],
         memory: int = MEMORY,
+        arithmetic: Runs = "executed",
     ) -> Self:
         """For a model that takes inputs like ``x``; one that cannot be captured leaves every example open."""
         dtype = next((t.dtype for t in model.parameters() if t.is_floating_point()), x.dtype)
+        if arithmetic == "executed":
+            check_precision(x.device)
         try:
             graph = capture(model, x.to(dtype)).to(x.dtype)
-            graph = graph if dtype == x.dtype else rounding_its_input(graph).to(x.dtype)
+            if arithmetic == "exact":
+                graph = graph.within(REAL)
+            elif dtype != x.dtype:
+                graph = rounding_its_input(graph).to(x.dtype)
             return cls(graph, method, seconds, logits, memory=memory)
         except ModelError as error:
             return cls(None, method, seconds, logits, str(error), memory)

@@ -15,6 +15,7 @@ from holdfast.certify.forward import forward_bounds
 from holdfast.certify.hidden import tightened
 from holdfast.certify.interval import interval_bounds
 from holdfast.certify.region import Region
+from holdfast.certify.rounding import check_precision
 from holdfast.certify.rows import Rows
 from holdfast.errors import DataError, SettingError
 
@@ -90,6 +91,7 @@ def output_bounds(
     """
     if method not in get_args(BoundMethod):
         raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(get_args(BoundMethod))}")
+    check_precision(x.device)
     graph = capture(model, x)
     region = threat if isinstance(threat, Region) else Region.around(threat, x)
     (classes,) = graph.nodes[graph.output].shape

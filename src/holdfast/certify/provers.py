@@ -18,6 +18,7 @@ from holdfast.certify.graph import Graph, Node
 from holdfast.certify.operations.linear import Dense, Sum
 from holdfast.certify.operations.relu import ReLU
 from holdfast.certify.region import Region
+from holdfast.certify.rounding import check_precision
 from holdfast.certify.split import Outcome, split_inputs
 from holdfast.certify.witness import inward, outward
 
@@ -71,6 +72,7 @@ def prove(task: Task) -> Outcome:
     ModelError
         When the network cannot be captured, or has an operation that no bound is known for.
     """
+    check_precision(task.questions.lower.device)
     few = int((task.questions.lower < task.questions.upper).any(0).sum()) <= _FEW
     return prove_by_inputs(task) if few else prove_by_neurons(task)
 

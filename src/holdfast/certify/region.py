@@ -151,9 +151,10 @@ class Region:
             middle, radius = self._halves
             if of is None:
                 groups = rows.unflatten(0, (len(self), -1))
-                found = dot(groups, middle.unsqueeze(1)) - dot(groups.abs(), radius.unsqueeze(1))
+                reached = (groups.abs() @ radius.unsqueeze(2))[..., 0].double()
+                found = dot(groups, middle.unsqueeze(1)) - reached
                 return down(found.flatten() - smallest, a.dtype)
-            parts = [dot(row, middle[i]) - dot(row.abs(), radius[i]) for row, i in _pieces(rows, of)]
+            parts = [dot(row, middle[i]) - _dot(row.abs(), radius[i]).double() for row, i in _pieces(rows, of)]
             return down(torch.cat(parts) - smallest, a.dtype)
         of = self._owners(rows) if of is None else of
         low, high, gain = lower - center, upper - center, _GAINS[self.norm]
@@ -175,10 +176,9 @@ class Region:
         """
         lower, upper = self.lower.flatten(1), self.upper.flatten(1)
         middle, half = lower / 2 + upper / 2, upper / 2 - lower / 2
-        room = torch.where(half > 0, half, 0) + middle.abs()
-        return middle, half + gamma(summed(lower.shape[1]) + 8, unit(lower.dtype)) * room + torch.finfo(
-            lower.dtype
-        ).tiny
+        # The first for sums of numbers of either sign, the second for those of sizes.
+        few, many = (gamma(count + 8, unit(lower.dtype)) for count in (summed(lower.shape[1]), lower.shape[1]))
+        return middle, (half + few * middle.abs()) * (1 + 2 * many) + torch.finfo(lower.dtype).tiny
 
     def minimiser(self, a: Tensor, of: Tensor | None = None) -> Tensor:
         """A point of the set at which that minimum is attained, ``(R, *shape)``; takes what :meth:`minimum` does."""

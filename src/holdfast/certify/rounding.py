@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from holdfast.certify.graph import Interval
+from holdfast.errors import SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,20 @@ if TYPE_CHECKING:
     from holdfast.certify.graph import Graph
     from holdfast.certify.rows import Rows
 
-__all__ = ["REAL", "Arithmetic", "Errors", "Rounding", "dot", "down", "gamma", "largest", "outwards", "summed", "unit"]
+__all__ = [
+    "REAL",
+    "Arithmetic",
+    "Errors",
+    "Rounding",
+    "check_precision",
+    "dot",
+    "down",
+    "gamma",
+    "largest",
+    "outwards",
+    "summed",
+    "unit",
+]
 
 # Terms that are summed in the precision of their factors; the sums of such blocks are added up in float64.
 _BLOCK = 64
@@ -84,6 +98,27 @@ class Arithmetic:
 
 
 REAL = Arithmetic(0.0, 0.0, math.inf)
+
+
+def check_precision(device: torch.device) -> None:
+    """Refuse settings under which torch computes in less than the precision of its numbers.
+
+    Raises
+    ------
+    SettingError
+        It names the setting, and what to do.
+    """
+    reduced = None
+    if torch.is_autocast_enabled(device.type):
+        reduced = "autocast is on: leave it"
+    elif torch.get_float32_matmul_precision() != "highest":
+        reduced = "call torch.set_float32_matmul_precision('highest')"
+    elif device.type == "cuda" and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32):
+        reduced = "set torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32 to False"
+    elif float(torch.tensor(2.0**-140) * 1) == 0:
+        reduced = "call torch.set_flush_denormal(False)"
+    if reduced is not None:
+        raise SettingError(f"torch computes in less than full precision, which nothing can be proved of: {reduced}")
 
 
 def unit(dtype: torch.dtype) -> float:

@@ -63,8 +63,11 @@ class Convolution:
     def rounding(self, planes: None, x: Interval) -> Rounding:
         size = self._convolve(largest(x), self.weight.abs(), None if self.bias is None else self.bias.abs())
         channels, terms = len(self.weight), self.weight[0].numel()
-        back = channels // self.groups * math.prod(self.weight.shape[2:])
-        return Rounding(size, terms + 1, max(terms, back, channels + sum(size.shape[2:])) + 8, terms + 8)
+        # How many outputs an input goes into: with a stride, but every so many along each axis.
+        spans = zip(self.weight.shape[2:], self.stride, self.dilation, strict=True)
+        back = math.prod(math.ceil(length / step) if spread == 1 else length for length, step, spread in spans)
+        own = max(channels // self.groups * back, channels + sum(size.shape[2:]))
+        return Rounding(size, terms + 1, own + 8, terms + 8)
 
     def relax(self, x: Interval) -> None:
         return None

@@ -57,7 +57,7 @@ class Dense:
     def rounding(self, planes: None, x: Interval) -> Rounding:
         size = functional.linear(largest(x), self.weight.abs(), None if self.bias is None else self.bias.abs())
         out, terms = self.weight.shape
-        own = max(terms, out, 0 if self.bias is None else summed(size[0].numel()))
+        own = max(out, 0 if self.bias is None else summed(size[0].numel()))
         return Rounding(size, terms + 1, own + 8, terms + 8)
 
     def relax(self, x: Interval) -> None:
@@ -196,9 +196,7 @@ class Monotone:
         if self.terms == fan == 1:
             return None
         size = self.function(*map(largest, inputs)).abs()
-        return Rounding(
-            size, self.terms + 1 if self.terms > 1 else 0, max(self.terms, fan, summed(size[0].numel())) + 8
-        )
+        return Rounding(size, self.terms + 1 if self.terms > 1 else 0, max(fan, summed(size[0].numel())) + 8)
 
     def _fan(self, shapes: Shapes, like: Tensor) -> int:
         """How many entries of the value an entry of an input goes into, at most."""
@@ -262,7 +260,8 @@ class Weighted:
     def rounding(self, planes: None, x: Interval) -> Rounding:
         size = self.function(largest(x), self.weight.abs())
         size = size if self.bias is None else size + self.bias.abs()
-        return Rounding(size, self.terms[0] + 1, max(*self.terms, summed(size[0].numel())) + 8, self.terms[0] + 8)
+        forward, back = self.terms
+        return Rounding(size, forward + 1, max(back, summed(size[0].numel())) + 8, forward + 8)
 
     def relax(self, x: Interval) -> None:
         return None
@@ -275,5 +274,7 @@ class Weighted:
         if self.transposed is None:
             (before,) = transpose(lambda x: self.function(x, self.weight), rows, shape, shapes)
         else:
-            before = self.transposed(rows.full(shape), self.weight)
+            # Padding of a transposed convolution's output may make room for more than the input.
+            inside = tuple(slice(length) for length in shapes[0])
+            before = self.transposed(rows.full(shape), self.weight)[:, *inside]
         return (Rows.whole(before),), None if self.bias is None else constant(rows, self.bias)
