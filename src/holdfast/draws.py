@@ -85,6 +85,14 @@ class Draws:
         """``(N, count)`` float64 numbers, uniform inside (0, 1), both ends excluded."""
         return self.bits(count, lane).double().add_(0.5).div_(2**32)
 
+    def fine(self, count: int, lane: int = 0) -> Tensor:
+        """The numbers of ``uniform`` with 52 random bits instead of 32: each is ``(k + 1/2) / 2**52``, exactly.
+
+        ``lane`` is 0 to 7; the further bits are those of ``lane + 8``.
+        """
+        high, low = self.bits(count, lane), self.bits(count, lane + 8)
+        return ((high << 20) | (low >> 12)).double().add_(0.5).div_(2.0**52)
+
     def normal(self, count: int, lane: int = 0) -> Tensor:
         """``(N, count)`` float64 standard normal numbers (Box and Muller 1958)."""
         half = -(-count // 2)

@@ -4,6 +4,9 @@ If what an adversary of some budget changes is seen with probability at most ``d
 votes moves by more than that, and the first class stays first while ``lower - upper > 2 delta``. That is the whole
 certificate; an ablation says what is hidden, and its delta.
 
+For that the classifier must be shown the same, bit for bit, whatever is hidden. Entries are therefore selected, not
+multiplied: 0 times infinity or NaN is NaN, and 0 times a negative number is -0.
+
 L0, keeping a few features at random: Levine and Feizi, "Robustness certificates for sparse adversarial attacks by
 randomized ablation", AAAI 2020. Patches, keeping a band of columns or a block, all of which vote: Levine and Feizi,
 "(De)randomized smoothing for certifiable defense against patch attacks", NeurIPS 2020. Edit distance, by deletion at
@@ -14,31 +17,36 @@ sequence classifiers via randomized deletion", NeurIPS 2023.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from holdfast.certify.noise import Perturbation
-from holdfast.certify.smoothing_result import SmoothingResult
+from holdfast.certify.smoothing_result import ABSTAINED, SmoothingResult
 from holdfast.certify.votes import checked_index, count_votes
 from holdfast.draws import Draws
-from holdfast.errors import SettingError
+from holdfast.errors import DataError, SettingError
 from holdfast.models import Query
 
 __all__ = ["Ablated", "BlockAblation", "ColumnAblation", "Deletion", "FeatureAblation", "Fill", "Hide", "mark"]
 
-# A lead of exactly twice delta proves nothing, and rounding must not make it more.
-_ROUNDED = 1 + 1e-9
+# A lead of exactly twice delta proves nothing, and rounding must not make it more. Deltas are `-expm1` of a sum of
+# logarithms `s`, all negative. A relative error in `s` is none larger in delta, as `-s exp(s) < -expm1(s)`; quotients'
+# errors count even less. Sums by numpy take at most 40 roundings a number, functions 4: less than 2^-47 in all.
+_ROUNDED = 1 + 2.0**-46
 
 Hide = Callable[[Tensor, Tensor], Tensor]
-"""``hide(x, kept)``: the classifier's input, from ``(N, ...)`` inputs and a bool mask that broadcasts with them."""
+"""``hide(x, kept)``: the classifier's input, from ``(N, ...)`` inputs and a bool mask that broadcasts with them.
+
+It must not depend on hidden entries in any way: select by ``torch.where``, never multiply.
+"""
 
 
 def mark(x: Tensor, kept: Tensor) -> Tensor:
     """Hidden entries are 0, and the mask follows as further channels (dimension 1), so that a real 0 is told apart."""
-    return torch.cat([x * kept, kept.to(x.dtype)], dim=1)
+    return torch.cat([torch.where(kept, x, 0), kept.to(x.dtype)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,19 @@ class FeatureAblation:
         return math.prod(self.shape)
 
     def perturb(self, x: Tensor, rng: Draws) -> Tensor:
-        chosen = rng.uniform(self.features).topk(self.keep, dim=1).indices
+        """What is left of ``x``, whose shape is ``(N, ...)``, the features' but for dimensions that they count as 1.
+
+        Raises
+        ------
+        DataError
+            When it is another.
+        """
+        if x.dim() != len(self.shape) + 1 or any(a not in (1, b) for a, b in zip(self.shape, x.shape[1:], strict=True)):
+            raise DataError(
+                f"x: inputs of shape {tuple(x.shape[1:])} for features of shape {self.shape}; give that shape, or one "
+                "with 1 where entries count together"
+            )
+        chosen = rng.fine(self.features).topk(self.keep, dim=1).indices
         kept = torch.zeros(len(x), self.features, dtype=torch.bool, device=x.device).scatter_(1, chosen, value=True)
         return self.hide(x, kept.reshape(-1, *self.shape))
 
@@ -105,7 +125,15 @@ class FeatureAblation:
         return _budgets(self.delta, lower, upper, self.features)
 
     def probability(self, radius: float) -> float:
-        return 0.5 + _ROUNDED * self.delta(_whole(radius))
+        return _threshold(self.delta(_whole(radius)))
+
+    def deviation(self, features: int) -> float:
+        """The chance that the last feature to stay and the first to go draw the same of ``2**52`` numbers, at most.
+
+        The gap between two neighbours among ``features`` uniform numbers is under ``g`` with probability at most
+        ``features g``.
+        """
+        return self.features * 2.0**-52
 
 
 @dataclass(frozen=True)
@@ -136,9 +164,20 @@ class Deletion:
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
             raise SettingError(f"rate: elements are deleted with a probability inside (0, 1), got {self.rate:g}")
+        if math.isnan(self.padding):
+            raise SettingError("padding: NaN equals nothing, not even itself; choose a number that no element has")
 
     def perturb(self, x: Tensor, rng: Draws) -> Tensor:
-        kept = (x != self.padding) & (rng.uniform(x.shape[1]) >= self.rate)
+        """What is left of ``x``, ``(N, L)``.
+
+        Raises
+        ------
+        DataError
+            When inputs are no rows of numbers.
+        """
+        if x.dim() != 2:
+            raise DataError(f"x: shape {tuple(x.shape)}; sequences are rows of numbers (N, L)")
+        kept = (x != self.padding) & (rng.fine(x.shape[1]) >= self.rate)
         order = (~kept).long().argsort(dim=1, stable=True)
         return torch.where(kept, x, self.padding).gather(1, order)
 
@@ -151,9 +190,14 @@ class Deletion:
         return _budgets(self.delta, lower, upper, int(math.log(0.5) / math.log(self.rate)) + 1)
 
     def probability(self, radius: float) -> float:
-        return 0.5 + _ROUNDED * self.delta(_whole(radius))
+        return _threshold(self.delta(_whole(radius)))
+
+    def deviation(self, features: int) -> float:
+        """``features / 2**52``: of the ``2**52`` numbers that an element may draw, one may be on the wrong side."""
+        return features * 2.0**-52
 
 
+@runtime_checkable
 class Enumerable(Perturbation, Protocol):
     """An ablation with so few outcomes that all of them vote, number ``rng.draw`` at that draw."""
 
@@ -211,6 +255,15 @@ class ColumnAblation:
         return self.width
 
     def perturb(self, x: Tensor, rng: Draws) -> Tensor:
+        """What is left of ``x``, ``(N, C, H, width)``.
+
+        Raises
+        ------
+        DataError
+            When images have another width.
+        """
+        if x.dim() != 4 or x.shape[3] != self.width:
+            raise DataError(f"x: shape {tuple(x.shape)}; this ablation is for images (N, C, H, {self.width})")
         kept = _band(_draw(rng, x), self.band, self.width)
         return self.hide(x, kept[:, None, None, :].expand(-1, 1, x.shape[2], -1))
 
@@ -255,6 +308,17 @@ class BlockAblation:
         return min(self.height, self.width)
 
     def perturb(self, x: Tensor, rng: Draws) -> Tensor:
+        """What is left of ``x``, ``(N, C, height, width)``.
+
+        Raises
+        ------
+        DataError
+            When images have another size.
+        """
+        if x.dim() != 4 or x.shape[2:] != (self.height, self.width):
+            raise DataError(
+                f"x: shape {tuple(x.shape)}; this ablation is for images (N, C, {self.height}, {self.width})"
+            )
         place = _draw(rng, x)
         rows = _band(place // self.width, self.side, self.height)
         columns = _band(place % self.width, self.side, self.width)
@@ -275,16 +339,24 @@ class Ablated:
         :class:`ColumnAblation` or :class:`BlockAblation`.
     batch_size : int, optional
         Rows a call.
+
+    Raises
+    ------
+    SettingError
+        When the ablation has too many outcomes to let all of them vote.
     """
 
     def __init__(self, model: nn.Module, ablation: Enumerable, *, batch_size: int | None = None) -> None:
+        if not isinstance(ablation, Enumerable):
+            raise SettingError(f"ablation: {ablation} cannot let all its outcomes vote; sample them, by Smoothed")
         self.ablation = ablation
         self._model, self._batch_size = model, batch_size
 
     def certify(self, x: Tensor, y: Tensor | None = None, *, index: Tensor | None = None) -> SmoothingResult:
         """The most frequent class, the first of equals, and the largest budget that cannot change it.
 
-        It never abstains: an example whose votes prove nothing has radius 0.
+        An example whose votes prove nothing has radius 0. It abstains only where more votes name no class, being NaN,
+        than any one class.
 
         Parameters
         ----------
@@ -307,8 +379,10 @@ class Ablated:
         with Query(self._model, batch_size=self._batch_size) as query:
             votes = count_votes(query, self.ablation, x, Draws(0, index), torch.arange(len(x)), 0, outcomes)
         # argmax does not say which of equals it takes.
-        prediction = (votes == votes.amax(1, keepdim=True)).long().argmax(1)
-        radius = torch.tensor([float(largest_patch(self.ablation, row)) for row in votes], dtype=torch.float64)
+        first = (votes == votes.amax(1, keepdim=True)).long().argmax(1)
+        prediction = torch.where(first < votes.shape[1] - 1, first, ABSTAINED)
+        largest = torch.tensor([float(largest_patch(self.ablation, row)) for row in votes], dtype=torch.float64)
+        radius = torch.where(prediction == ABSTAINED, 0.0, largest)
         return SmoothingResult(
             procedure="exact votes",
             norm=self.ablation.norm,
@@ -345,6 +419,10 @@ def _budgets(delta: Callable[[int], float], lower: Tensor, upper: Tensor, limit:
         return _largest(lambda budget: 2 * _ROUNDED * delta(budget) < margin, limit)
 
     return torch.tensor([budget(margin) for margin in margins], dtype=torch.float64)
+
+
+def _threshold(delta: float) -> float:
+    return math.nextafter(0.5 + _ROUNDED * delta, 2) if delta else 0.5
 
 
 def _largest(holds: Callable[[int], bool], limit: int) -> int:

@@ -1,13 +1,22 @@
 """What a count of votes says of a probability: one-sided bounds and a test of two classes, all exact.
 
 Bounds: Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial",
-Biometrika 26, 1934.
+Biometrika 26, 1934. What a library computes is moved outwards until the inequality that defines the bound holds for
+:func:`holdfast.certify.tails.binomial_tail`, which errs on the safe side. Quantiles of the normal law likewise.
 """
+
+import math
+from collections.abc import Callable
+from decimal import Decimal
 
 import torch
 from torch import Tensor
 
-__all__ = ["lower_bound", "tie_probability", "upper_bound"]
+from holdfast.certify.tails import binomial_tail, normal_cdf
+
+__all__ = ["lower_bound", "lower_quantile", "tie_probability", "upper_bound", "upper_quantile"]
+
+_TINY = 2.0**-64
 
 
 def lower_bound(successes: Tensor, trials: int, alpha: float) -> Tensor:
@@ -24,26 +33,79 @@ def lower_bound(successes: Tensor, trials: int, alpha: float) -> Tensor:
     """
     from scipy.special import betaincinv  # slow to import, so only where it is used
 
-    s = successes.double().clamp_min(1).numpy()  # betaincinv has no value at 0, where the bound is 0
-    return torch.where(successes > 0, torch.from_numpy(betaincinv(s, trials - s + 1, alpha)), 0.0)
+    def bound(count: float) -> float:
+        if count == 0:
+            return 0.0
+        guess = float(betaincinv(count, trials - count + 1, alpha))
+        start = guess if 0 < guess < 1 else math.nextafter(1, 0)
+        return max(
+            0.0, _lowered(start, start, lambda p: p <= 0 or binomial_tail(int(count), trials, p) <= Decimal(alpha))
+        )
+
+    return _each(bound, successes.double())
 
 
 def upper_bound(successes: Tensor, trials: int, alpha: float) -> Tensor:
     """``(N,)`` float64 upper bounds, each below the truth with probability at most ``alpha``; see `lower_bound`."""
-    return 1 - lower_bound(trials - successes, trials, alpha)
+    least = 1 - lower_bound(trials - successes, trials, alpha)
+    return least.nextafter(torch.full_like(least, 2)).clamp_max(1)
 
 
 def tie_probability(first: Tensor, second: Tensor) -> Tensor:
-    """``(N,)`` p-values of the two-sided binomial test that two classes are equally likely.
+    """``(N,)`` p-values, or a little more, of the two-sided binomial test that two classes are equally likely.
 
     Parameters
     ----------
     first, second : Tensor
         ``(N,)`` int64 votes of either class, ``first`` the larger. Where neither has any, the value is 1.
     """
-    from scipy.special import betainc
+    return torch.tensor(
+        [
+            math.nextafter(min(1.0, 2 * float(binomial_tail(one, one + other, 0.5))), 2) if one else 1.0
+            for one, other in zip(first.tolist(), second.tolist(), strict=True)
+        ],
+        dtype=torch.float64,
+    ).clamp_max(1)
 
-    total = first + second
-    larger = first.double().clamp_min(1).numpy()
-    tail = betainc(larger, second.double().numpy() + 1, 0.5)  # P(Binomial(total, 1/2) >= first)
-    return torch.where(total > 0, torch.from_numpy(2 * tail).clamp_max(1), 1.0)
+
+def lower_quantile(p: Tensor) -> Tensor:
+    """Float64 ``z`` just below the standard normal quantile: ``Phi(z) <= p``, for ``p`` inside [0, 1]."""
+
+    def quantile(chance: float) -> float:
+        if not 0 < chance < 1:
+            return math.copysign(math.inf, chance - 0.5)
+        start = _quantile(chance)
+        return _lowered(start, abs(start) + _TINY, lambda z: normal_cdf(z)[1] <= Decimal(chance))
+
+    return _each(quantile, p)
+
+
+def upper_quantile(p: Tensor) -> Tensor:
+    """Float64 ``z`` just above the standard normal quantile: ``Phi(z) >= p``, for ``p`` inside [0, 1]."""
+
+    def quantile(chance: float) -> float:
+        if not 0 < chance < 1:
+            return math.copysign(math.inf, chance - 0.5)
+        start = _quantile(chance)
+        return -_lowered(-start, abs(start) + _TINY, lambda z: normal_cdf(-z)[0] >= Decimal(chance))
+
+    return _each(quantile, p)
+
+
+def _quantile(p: float) -> float:
+    return float(torch.special.ndtri(torch.tensor(p, dtype=torch.float64)))
+
+
+def _lowered(value: float, scale: float, holds: Callable[[float], bool]) -> float:
+    """The first of numbers that go down from ``value``, in steps that grow from a last place of ``scale``."""
+    step = scale * 2.0**-52
+    while not holds(value):
+        value -= step
+        step *= 2
+    return value
+
+
+def _each(function: Callable[[float], float], values: Tensor) -> Tensor:
+    """A function of numbers, computed once for each that occurs."""
+    distinct, place = values.double().cpu().unique(return_inverse=True)
+    return torch.tensor([function(value) for value in distinct.tolist()], dtype=torch.float64)[place]

@@ -6,6 +6,7 @@ Alpha is spent over the looks (Lan and DeMets, "Discrete sequential boundaries f
 1983): what a look may spend is a function of the samples so far, and what it does spend is computed exactly, by
 carrying the distribution of the count among runs not yet rejected from look to look. The chance that a run at the
 threshold is *ever* rejected is therefore at most alpha, whoever decides when to stop and whatever they have seen.
+Rounding errors, and what is too rare to be carried along, are bounded and counted as spent.
 
 Several thresholds cost no more than one: they are rejected from the lowest up, and a statement is false only if the
 first one that is true has been rejected. Giving up costs nothing at all, since a smaller radius is never a false
@@ -20,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from holdfast.certify.tails import failures
+
 __all__ = ["Plan", "plan"]
 
 _FIRST, _GROWTH = 100, 1.2
@@ -30,9 +33,12 @@ _EARLY = 0.4
 # How large a chance it takes to go on; see `_resignations`.
 _PATIENCE = 1.5
 
-# Tails of this many standard deviations and more, with room for skewness, hold less than rounding does.
+# What is not carried along is counted as spent: a look, about this share of alpha, so many standard deviations away and
+# more, with room for skewness.
+_NEGLIGIBLE = 1e-15
 _DEVIATIONS, _ROOM = 9.0, 20
-_NEGLIGIBLE = 1e-18
+
+_UNIT = 2.0**-53
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,25 +115,33 @@ def _rejections(p: float, looks: tuple[int, ...], alpha: float) -> NDArray[np.in
     """The smallest counts that reject ``p`` at each look; one more than there are samples where none may.
 
     The law of failures among runs at the threshold that are not rejected yet: ``mass[i]`` is the probability of
-    ``least + i`` of them.
+    ``least + i`` of them, up to a relative error of ``error``; ``unseen`` is the mass that was left out.
     """
-    from scipy.stats import binom  # slow to import, so only where it is used
-
     mass, least, spent, before = np.ones(1), 0, 0.0, 0
+    error, unseen = 0.0, 0.0
+    negligible = _NEGLIGIBLE * min(alpha, 1e-3)
+    deviations = max(_DEVIATIONS, (-2 * np.log(max(negligible, np.finfo(float).tiny))) ** 0.5)
     counts = []
     for n in looks:
         new = n - before
-        mean, room = new * (1 - p), _DEVIATIONS * (new * p * (1 - p)) ** 0.5 + _ROOM
-        lowest, highest = max(0, int(mean - room)), min(new, int(mean + room))
-        mass = np.convolve(mass, binom.pmf(np.arange(lowest, highest + 1), new, 1 - p))
+        mean, room = new * (1 - p), deviations * (new * p * (1 - p)) ** 0.5 + _ROOM * (deviations / _DEVIATIONS) ** 2
+        lowest, highest = max(0, int(mean - room)), min(new, int(mean + room) + 1)
+        law, off, outside = failures(new, p, lowest, highest)
+        error += off + _UNIT * (2 * min(len(mass), len(law)) + 8)
+        unseen += outside
+        mass = np.convolve(mass, law)
         least, before = least + lowest, n
         allowed = alpha * (1.0 if n == looks[-1] else _EARLY * (n / looks[-1]) ** 0.5)
         # What earlier looks could not spend, since counts come in whole numbers, is still there.
-        rejected = int(np.searchsorted(spent + mass.cumsum(), allowed, side="right"))
+        ever = (spent + mass.cumsum()) * (1 + error + 2 * _UNIT * len(mass)) + unseen
+        rejected = int(np.searchsorted(ever, allowed, side="right"))
         counts.append(n - least - rejected + 1 if rejected else n + 1)
         spent += float(mass[:rejected].sum())
         mass, least = mass[rejected:], least + rejected
-        mass = mass[: int((mass[::-1].cumsum()[::-1] > _NEGLIGIBLE).sum())]
+        kept = int((mass[::-1].cumsum()[::-1] > negligible).sum())
+        # Products below the smallest normal number have lost their digits.
+        unseen += 2 * float(mass[kept:].sum()) + len(mass) * np.finfo(float).tiny
+        mass = mass[:kept]
     return np.array(counts, dtype=np.int64)
 
 

@@ -3,10 +3,22 @@
 Cohen, Rosenfeld and Kolter, "Certified adversarial robustness via randomized smoothing", ICML 2019: PREDICT and
 CERTIFY of section 3.2 are :meth:`Smoothed.predict` and :meth:`Smoothed.certify_fixed`. :meth:`Smoothed.certify` states
 the same at the same confidence, for the radii that are asked about, and stops as soon as it can.
+
+What is certified is the program: the class that the base classifier, in its floating-point arithmetic, names most often
+under the noise that is drawn here, in its own. That law is within ``t = noise.deviation(features)`` of the one in the
+noise's theorem, in total variation, at every input. So bounds of probabilities are relaxed by ``3 t``. Consider a
+classifier that tosses a coin first and, with probability ``2 t``, names another class than the one to be certified:
+under the law of the theorem the certified class has at least ``(1 - 2 t) (lower - t) >= lower - 3 t`` there, any other
+at most ``(1 - 2 t) (upper + t) + 2 t <= upper + 3 t``. If within a radius the first stays ahead, its lead without the
+coin exceeds ``2 t``, and is one under the program's law too.
+
+The base classifier must be a function of its input: one that looks at the other rows of its batch is not.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -26,6 +38,12 @@ __all__ = ["Smoothed", "SmoothedPrediction"]
 # The samples that choose a class must not be those that bound its probability.
 _SELECTION, _ESTIMATION = 0, 1
 
+# Of three sums of numbers up to 1.
+_ROUNDED = 2.0**-52
+
+# The most radii of the default grid.
+_GRID = 1000
+
 
 @dataclass(frozen=True, eq=False)
 class SmoothedPrediction:
@@ -36,9 +54,9 @@ class SmoothedPrediction:
     alpha : float
         The chance of error.
     prediction : Tensor
-        ``(N,)`` int64, -1 where the votes do not tell the first class from the second: it abstained.
+        ``(N,)`` int64, -1 where the votes do not tell the first class from the second, or name none: it abstained.
     votes : Tensor
-        ``(N, K)`` int64.
+        ``(N, K)`` int64; votes that name no class, being NaN, are missing.
     """
 
     alpha: float
@@ -72,7 +90,7 @@ class Smoothed:
     Raises
     ------
     SettingError
-        When the noise has no positive scale.
+        When the noise has no positive scale, or is none of which samples prove a radius.
     """
 
     def __init__(
@@ -85,7 +103,7 @@ class Smoothed:
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        self.noise: Noise = Gaussian(noise) if isinstance(noise, int | float) else noise
+        self.noise: Noise = noise if isinstance(noise, Noise) else Gaussian(noise)
         self.seed = seed
         self._model = model
         self._mean, self._std, self._batch_size = mean, std, batch_size
@@ -117,9 +135,10 @@ class Smoothed:
         with self._query() as query:
             rng = Draws(self.seed, checked_index(x, None, index), _ESTIMATION)
             votes = count_votes(query, self.noise, x, rng, torch.arange(len(x)), 0, samples)
-        top = votes.topk(2, dim=1).values
-        sure = tie_probability(top[:, 0], top[:, 1]) <= alpha
-        return SmoothedPrediction(alpha, torch.where(sure, votes.argmax(1), ABSTAINED), votes)
+        top, classes = votes.topk(2, dim=1), votes[:, :-1]
+        sure = tie_probability(top.values[:, 0], top.values[:, 1]) <= alpha
+        named = top.indices[:, 0] < classes.shape[1]
+        return SmoothedPrediction(alpha, torch.where(sure & named, top.indices[:, 0], ABSTAINED), classes)
 
     def certify(
         self,
@@ -163,9 +182,12 @@ class Smoothed:
             When the model does not answer with logits.
         """
         _check(alpha, samples=samples, selection=selection)
-        asked = self._radii(radii, samples, alpha)
-        steps = plan(tuple(self.noise.probability(radius) for radius in asked), samples, alpha)
         index = checked_index(x, y, index)
+        features = x[0].numel()
+        asked = self._radii(radii, samples, alpha, features)
+        slack = 3 * self.noise.deviation(features)
+        thresholds = tuple(math.nextafter(self.noise.probability(radius) + slack, 2) for radius in asked)
+        steps = plan(thresholds, samples, alpha)
         with self._query() as query:
             chosen = self._select(query, x, index, selection)
             rng = Draws(self.seed, index, _ESTIMATION)
@@ -232,8 +254,7 @@ class Smoothed:
         lower, upper = (
             _two_sided(votes, chosen, samples, alpha) if two_sided else _one_sided(votes, chosen, samples, alpha)
         )
-        proved = lower > upper
-        radius = torch.where(proved, self.noise.radius(lower, upper), 0.0)
+        proved, radius = self._proved(lower, upper, x[0].numel())
         prediction = torch.where(proved, chosen, ABSTAINED)
         return SmoothingResult(
             procedure="fixed",
@@ -249,26 +270,54 @@ class Smoothed:
             forwards=query.forwards,
         )
 
-    def largest_radius(self, samples: int = 100_000, alpha: float = 0.001) -> float:
-        """What is proved when every vote agrees: the most that so many samples can prove."""
-        all_agree = torch.tensor([alpha ** (1 / samples)], dtype=torch.float64)
-        return float(self.noise.radius(all_agree, 1 - all_agree))
+    def largest_radius(self, samples: int = 100_000, alpha: float = 0.001, *, features: int = 1) -> float:
+        """What is proved when every vote agrees: the most that so many samples can prove; 0 if that is nothing.
+
+        Parameters
+        ----------
+        samples, alpha
+            As for :meth:`certify_fixed`.
+        features : int
+            How many numbers an input has; each costs a little, see :meth:`Noise.deviation`.
+
+        Raises
+        ------
+        SettingError
+            When ``samples`` or ``alpha`` make no sense.
+        """
+        _check(alpha, samples=samples)
+        lower = lower_bound(torch.tensor([samples]), samples, alpha)
+        return float(self._proved(lower, 1 - lower, features)[1])
 
     def _query(self) -> Query:
         return Query(self._model, mean=self._mean, std=self._std, batch_size=self._batch_size, seed=self.seed)
 
     def _select(self, query: Query, x: Tensor, index: Tensor, samples: int) -> Tensor:
         rng = Draws(self.seed, index, _SELECTION)
-        return count_votes(query, self.noise, x, rng, torch.arange(len(x)), 0, samples).argmax(1)
+        return count_votes(query, self.noise, x, rng, torch.arange(len(x)), 0, samples)[:, :-1].argmax(1)
 
-    def _radii(self, radii: float | Sequence[float] | None, samples: int, alpha: float) -> tuple[float, ...]:
-        largest = self.largest_radius(samples, alpha)
+    def _proved(self, lower: Tensor, upper: Tensor, features: int) -> tuple[Tensor, Tensor]:
+        """Whether anything is proved by bounds of the program's probabilities, and ``(N,)`` the radii."""
+        slack = 3 * self.noise.deviation(features) + _ROUNDED
+        lower, upper = lower - slack, upper + slack
+        proved = lower > upper
+        radius = self.noise.radius(lower.clamp(0, 1), upper.clamp(0, 1))
+        return proved, torch.where(proved, radius, 0.0).clamp_min(0)
+
+    def _radii(
+        self, radii: float | Sequence[float] | None, samples: int, alpha: float, features: int
+    ) -> tuple[float, ...]:
+        largest = self.largest_radius(samples, alpha, features=features)
         if radii is None:
-            return tuple(i * self.noise.step for i in range(int(largest / self.noise.step) + 1))
-        asked = tuple(sorted({float(r) for r in ([radii] if isinstance(radii, int | float) else radii)}))
+            step = self.noise.step
+            while largest / step > _GRID:
+                step *= 2
+            return tuple(i * step for i in range(int(largest / step) + 1))
+        asked = tuple(sorted({float(radius) for radius in (radii if isinstance(radii, Iterable) else [radii])}))
         if not asked or not all(0 <= radius <= largest for radius in asked):
+            reach = f"prove radii from 0 to {largest:.4g}" if largest else "cannot prove any radius"
             raise SettingError(
-                f"radii: {samples} samples at alpha {alpha:g} prove radii from 0 to {largest:.4g}, got "
+                f"radii: {samples} samples at alpha {alpha:g} {reach}, got "
                 f"{', '.join(f'{radius:g}' for radius in asked) or 'none'}; ask for less, or use more samples or noise"
             )
         return asked
@@ -281,7 +330,7 @@ def _one_sided(votes: Tensor, chosen: Tensor, samples: int, alpha: float) -> tup
 
 
 def _two_sided(votes: Tensor, chosen: Tensor, samples: int, alpha: float) -> tuple[Tensor, Tensor]:
-    """``(N,)`` a lower bound of the chosen class's probability, and an upper one of all others'.
+    """``(N,)`` a lower bound of the chosen class's probability, and an upper one of all others', that of none included.
 
     Which class comes second is known from these votes alone, so that each of the others has to be bounded at its share
     of alpha; the bound of the one with most votes is then the largest.
@@ -293,7 +342,7 @@ def _two_sided(votes: Tensor, chosen: Tensor, samples: int, alpha: float) -> tup
 
 def _check(alpha: float, **counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise SettingError(f"{name}: at least 1 vote is needed, got {count}")
-    if not 0 < alpha < 1:
-        raise SettingError(f"alpha: a chance of error lies between 0 and 1, got {alpha:g}")
+        if not isinstance(count, Integral) or not 1 <= count < 2**32:
+            raise SettingError(f"{name}: a whole number of votes is needed, from 1 to 2**32 - 1, got {count}")
+    if not isinstance(alpha, Real) or not 0 < alpha < 1:
+        raise SettingError(f"alpha: a chance of error lies between 0 and 1, got {alpha}")

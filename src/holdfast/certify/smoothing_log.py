@@ -14,12 +14,13 @@ from torch import Tensor
 
 from holdfast.certify.noise import Gaussian
 from holdfast.certify.smoothing_result import ABSTAINED, average_certified_radius, certified_accuracy
-from holdfast.errors import DataError
+from holdfast.errors import DataError, SettingError
 
 __all__ = ["LogFault", "SmoothingLog", "check_log", "read_log"]
 
 _COLUMNS = ("idx", "label", "predict", "radius", "correct")
 _DIGITS = 3
+_HUGE = 2**63
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def read_log(path: str | Path) -> SmoothingLog:
     DataError
         When the file cannot be read, has no rows or lacks a column, or a value is not the number it should be.
     """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: not readable as text: it is no file")
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -117,10 +120,13 @@ def check_log(log: SmoothingLog, sigma: float, *, samples: int = 100_000, alpha:
     Raises
     ------
     SettingError
-        When ``sigma`` is not positive.
+        When ``sigma`` is not positive, or ``samples`` or ``alpha`` make no sense.
     """
+    if samples < 1 or not 0 < alpha < 1:
+        raise SettingError(f"samples, alpha: at least 1 vote and a chance inside (0, 1), got {samples} and {alpha}")
     unanimous = torch.tensor(alpha ** (1 / samples), dtype=torch.float64)
-    largest = float(Gaussian(sigma).radius(unanimous, 1 - unanimous))
+    # Logs are written by other programs, whose last digits are their own.
+    largest = max(0.0, float(Gaussian(sigma).radius(unanimous, 1 - unanimous))) * (1 + 1e-9)
     faults, seen = [], set()
     columns = (log.line, log.idx, log.label, log.predict, log.radius, log.correct)
     for line, idx, label, predict, radius, correct in zip(*(column.tolist() for column in columns), strict=True):
@@ -152,6 +158,8 @@ def _row(values: list[str], places: list[int], width: int, where: str) -> tuple[
         raise DataError(f"{where}: {error}; radius is a number, the other columns are integers") from error
     if not math.isfinite(row[3]) or row[4] not in (0, 1):
         raise DataError(f"{where}: radius {radius}, correct {correct}; a radius is finite and correct is 0 or 1")
+    if max(map(abs, row[:3])) >= _HUGE:
+        raise DataError(f"{where}: idx, label and predict are numbers of examples and classes, below 2**63")
     return row
 
 
