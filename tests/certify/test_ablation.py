@@ -21,7 +21,7 @@ from holdfast.certify.ablation import (
 )
 from holdfast.certify.smoothing import Smoothed
 from holdfast.draws import Draws
-from holdfast.errors import SettingError
+from holdfast.errors import DataError, SettingError
 
 
 def subsets(features: int, keep: int) -> list[frozenset[int]]:
@@ -248,6 +248,120 @@ def test_deletion_deletes_elements_and_closes_the_gaps():
     assert stats.chisquare(counts.numpy(), 4000 * stats.binom.pmf(range(5), 4, 0.6)).pvalue > 1e-3
 
 
+# What is hidden leaves no trace.
+
+SPECIAL = (float("nan"), float("inf"), -float("inf"), -0.0, 0.0, 1e-45, -1.0, 3.4e38)
+
+
+def contents(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
+    """Numbers of all kinds, NaN with random payloads and signs among them."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = torch.randint(len(SPECIAL) + 1, shape, generator=generator)
+    values = torch.tensor([*SPECIAL, 0.0], dtype=dtype)[kinds]
+    payload = torch.randint(1, 2**8, shape, generator=generator)
+    sign = 1 - 2 * torch.randint(2, shape, generator=generator)
+    whole = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
+    bits = torch.tensor(float("nan"), dtype=dtype).view(whole.get(dtype, torch.int64)) | payload.to(
+        whole.get(dtype, torch.int64)
+    )
+    nan = torch.copysign(bits.to(whole.get(dtype, torch.int64)).view(dtype), sign.to(dtype))
+    return torch.where(kinds == len(SPECIAL), nan, values)
+
+
+def bits(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous().view(torch.uint8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("hide", [mark, Fill(0.5)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda hide: FeatureAblation((1, 5, 6), 7, hide),
+        lambda hide: FeatureAblation((2, 5, 6), 20, hide),
+        lambda hide: ColumnAblation(6, 2, hide),
+        lambda hide: BlockAblation(5, 6, 3, hide),
+    ],
+)
+def test_the_classifier_sees_the_same_bits_whatever_is_hidden(make, hide, dtype):
+    ablation = make(hide)
+    draws = Draws(4, torch.arange(30), 0, torch.arange(30) % 6)
+    kept = ablation.perturb(torch.zeros(30, 2, 5, 6), draws)
+    kept = kept[:, 2:].bool() if hide is mark else kept != 0.5
+    kept = kept.expand(-1, 2, -1, -1) if kept.shape[1] == 1 else kept
+    shown = contents((30, 2, 5, 6), dtype, seed=0)
+    first = ablation.perturb(shown, draws)
+    assert (~kept).any()
+    for seed in range(1, 6):
+        other = torch.where(kept, shown, contents((30, 2, 5, 6), dtype, seed))
+        assert not torch.equal(bits(other), bits(shown))
+        assert torch.equal(bits(ablation.perturb(other, draws)), bits(first))
+    # What is shown arrives as it is.
+    assert torch.equal(bits(first[:, :2][kept]), bits(shown[kept]))
+
+
+def test_deleted_elements_leave_no_trace():
+    ablation, draws = Deletion(0.6), Draws(2, torch.arange(50))
+    kept = ablation.perturb(torch.arange(1.0, 13.0).expand(50, -1), draws).long()
+    shown = contents((50, 12), torch.float32, seed=0)
+    shown = torch.where(shown == 0, 7.0, shown)  # 0 and -0 are no elements
+    first = ablation.perturb(shown, draws)
+    stays = torch.zeros(50, 13, dtype=torch.bool).scatter_(1, kept, value=True)[:, 1:]
+    other = contents((50, 12), torch.float32, seed=1)
+    other = torch.where(stays, shown, torch.where(other == 0, -7.0, other))
+    assert torch.equal(bits(ablation.perturb(other, draws)), bits(first))
+    # Beyond what stays there is padding, of one sign.
+    beyond = torch.arange(12) >= stays.sum(1, keepdim=True)
+    assert (bits(first[beyond]) == 0).all()
+    assert torch.equal(bits(ablation.perturb(torch.full((50, 12), -0.0), draws)), bits(torch.zeros(50, 12)))
+
+
+class Signs(nn.Module):
+    """Class 0 where any entry, seen or hidden, has a sign or is not finite."""
+
+    def forward(self, x):
+        odd = (torch.signbit(x[:, 0]) | ~x[:, 0].isfinite()).flatten(1).any(1).float()
+        return 10 * torch.stack([odd, 1 - odd], 1)
+
+
+@pytest.mark.parametrize("ablation", [ColumnAblation(8, 2), BlockAblation(8, 8, 2)])
+@pytest.mark.parametrize("content", [-1.0, -0.0, float("nan"), float("inf"), -float("inf")])
+def test_no_patch_of_the_proved_size_changes_an_answer_whatever_it_holds(ablation, content):
+    x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = Ablated(Signs(), ablation)
+    result = model.certify(x)
+    assert result.prediction.item() == 1
+    side = int(result.radius)
+    assert side >= 2
+    for place in (0, 8 - side):
+        changed = x.clone()
+        changed[:, :, place : place + side, place : place + side] = content
+        assert model.certify(changed).prediction.item() == 1
+
+
+class Missing(nn.Module):
+    """NaN for the views that start left of a column, and class 1 for the others."""
+
+    def __init__(self, until: int) -> None:
+        super().__init__()
+        self.until = until
+
+    def forward(self, x):
+        start = (x[:, 1, 0] > 0).long().argmax(1)
+        logits = torch.tensor([0.0, 9.0]).expand(len(x), -1).clone()
+        logits[start < self.until] = float("nan")
+        return logits
+
+
+def test_votes_that_are_nan_count_for_nobody_and_against_the_first():
+    x = image(8, 8)
+    found = [Ablated(Missing(until), ColumnAblation(8, 1)).certify(x, torch.tensor([0])) for until in (0, 3, 5, 8)]
+    assert [one.prediction.item() for one in found] == [1, 1, -1, -1]
+    # Five votes for class 1 and three for nobody: a lead of two, and a patch of width 1 is seen by one view.
+    assert [one.radius.item() for one in found] == [3, 1, 0, 0]
+    assert not any(one.certified_accuracy(0) for one in found)
+
+
 # Through the sampled procedures.
 
 
@@ -281,8 +395,34 @@ def test_what_makes_no_sense_is_refused_in_one_line():
         (lambda: Deletion(1.0), "rate"),
         (lambda: ColumnAblation(4, 5), "band"),
         (lambda: BlockAblation(4, 5, 0), "side"),
+        (lambda: Deletion(0.5, padding=float("nan")), "padding"),
+        (lambda: Smoothed(Majority(), ColumnAblation(4, 2)), "ColumnAblation"),
+        (lambda: Ablated(Majority(), FeatureAblation((4,), 2)), "FeatureAblation"),
         (lambda: Smoothed(Majority(), FeatureAblation((20,), 3)).certify(torch.ones(1, 20), radii=0.5), "whole number"),
     ):
         with pytest.raises(SettingError, match=says) as error:
             wrong()
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("ablation", "shape"),
+    [
+        (ColumnAblation(4, 2), (2, 1, 4, 1)),
+        (ColumnAblation(4, 2), (2, 4)),
+        (BlockAblation(4, 5, 2), (2, 1, 5, 4)),
+        (FeatureAblation((4, 4), 2), (2, 1, 4, 4)),
+        (FeatureAblation((3, 4, 4), 2), (2, 1, 4, 4)),
+        (Deletion(0.5), (2, 3, 4)),
+    ],
+)
+def test_inputs_of_another_shape_are_refused_in_one_line(ablation, shape):
+    """Broadcast, a mask would hide other things than were counted."""
+    with pytest.raises(DataError, match="shape") as error:
+        ablation.perturb(torch.ones(shape), Draws(0, torch.arange(shape[0])))
+    assert "\n" not in str(error.value)
+
+
+def test_default_budgets_are_few_even_where_many_could_be_proved():
+    result = Smoothed(Majority(), Deletion(1 - 1e-9)).certify(torch.ones(1, 4), samples=50)
+    assert len(result.radii) <= 257

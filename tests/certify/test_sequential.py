@@ -1,6 +1,7 @@
 """The sequential tests: what they spend, computed by hand, and how often they are wrong when somebody tries."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -56,6 +57,27 @@ def test_a_run_at_the_threshold_is_rejected_with_probability_alpha_at_most(p, al
     # One more vote accepted at the last look would be too many: nothing is given away but what counts cannot split.
     looser = [*steps.accept[:-1, 0].tolist(), int(steps.accept[-1, 0]) - 1]
     assert spent(p, steps.looks, looser) > alpha
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-20, 1 - 2.0**-53])
+def test_what_is_too_rare_to_be_carried_along_is_spent_all_the_same(alpha):
+    p, samples = 0.5, 1100
+    steps = plan((p,), samples, alpha)
+    accept = steps.accept[:, 0].tolist()
+    # At one look alone no more than alpha; exactly, since the threshold is a half.
+    for n, needed in zip(steps.looks, accept, strict=True):
+        assert sum(math.comb(n, k) for k in range(needed, n + 1)) <= Fraction(alpha) * 2**n
+    # The last look leaves little unspent.
+    n, needed = samples, accept[-1] - 1
+    if alpha < 0.5:
+        assert sum(math.comb(n, k) for k in range(needed - 3, n + 1)) > Fraction(alpha) * 2**n
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_few_samples_are_a_plan_too(samples):
+    steps = plan((0.5, 0.9), samples, 0.001)
+    assert steps.looks == (samples,)
+    assert (steps.accept == samples + 1).all()
 
 
 @pytest.mark.parametrize("p", [0.5, 0.84, 0.97725, 0.99])

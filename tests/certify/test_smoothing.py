@@ -1,8 +1,11 @@
 """Smoothed classifiers against closed forms: linear models, whose probabilities under noise are known exactly."""
 
+import itertools
 import json
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -82,6 +85,88 @@ def test_implied_linf_balls_lie_inside():
     assert Gaussian(1.0).linf_radius(torch.tensor(0.9), 48).item() == pytest.approx(corner[0].item())
     assert corner.norm().item() == pytest.approx(0.9)
     assert Uniform(1.0).linf_radius(torch.tensor(0.9), 48).item() * 48 == pytest.approx(0.9)
+
+
+# Noise on a grid.
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.25, 1.0, 7e-5, 3e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", [Gaussian, Uniform])
+def test_what_is_seen_is_the_exact_sum_rounded_to_a_grid(make, scale, dtype):
+    step = 2.0 ** (math.floor(math.log2(scale)) - 8)
+    x = uniform(200, 7, seed=1, dtype=torch.float64).mul(20).sub(10).mul(scale).to(dtype)
+    x[:20] *= 2.0**60
+    x[20:40] *= 2.0**-60
+    draws = Draws(5, torch.arange(200))
+    if make is Gaussian:
+        u = draws.fine(8)
+        radius, angle = (-2 * u[:, :4].log()).sqrt(), 2 * math.pi * u[:, 4:]
+        noise = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :7]
+    else:
+        noise = 2 * draws.fine(7) - 1
+    seen = make(scale).perturb(x, draws)
+    assert seen.dtype == dtype
+    for value, added, got in zip(x.flatten().tolist(), noise.flatten().tolist(), seen.flatten().tolist(), strict=True):
+        exact = (Fraction(value) + Fraction(scale) * Fraction(added)) / Fraction(step)
+        if abs(exact - math.floor(exact) - Fraction(1, 2)) > Fraction(1, 10**9):
+            assert got == torch.tensor(float(round(exact) * Fraction(step)), dtype=torch.float64).to(dtype).item()
+
+
+@pytest.mark.parametrize("noise", [Gaussian(0.5), Uniform(0.5)])
+def test_grid_points_are_as_likely_as_the_theorem_s_noise_makes_them(noise):
+    """Whichever bits of the input lie beside the grid: the sum's last bits have the law that its first ones imply."""
+    law = stats.norm(0, 0.5) if isinstance(noise, Gaussian) else stats.uniform(-0.5, 1)
+    step, draws = 0.5 / 256, 200_000
+    for value in (0.0, 1.0, 1 / 255, 0.7 * step, 1 / 3 + 2.0**-24):
+        x = torch.full((draws, 1), value, dtype=torch.float32)
+        places = (noise.perturb(x, Draws(9, torch.arange(draws))).double() / step)[:, 0]
+        assert torch.equal(places, places.round())
+        cells = np.arange(-256 * 9, 256 * 9 + 300)
+        edges = law.cdf((cells[:, None] + np.array([-0.5, 0.5])) * step - x[0].item())
+        mass = edges[:, 1] - edges[:, 0]
+        for bits in (2, 16):
+            expected = np.bincount(cells % bits, mass, bits) * draws
+            assert stats.chisquare(torch.bincount(places.long() % bits, minlength=bits).numpy(), expected).pvalue > 1e-4
+
+
+class Bits(torch.nn.Module):
+    """Class 1 where any number has a bit that is finer than ``last``."""
+
+    def __init__(self, last: float) -> None:
+        super().__init__()
+        self.last = last
+
+    def forward(self, x):
+        coarse = ((x / self.last).frac() == 0).flatten(1).all(1).float()
+        return 10 * torch.stack([coarse, 1 - coarse], 1)
+
+
+@pytest.mark.parametrize("noise", [Gaussian(0.3), Uniform(1.0)])
+def test_no_reader_of_last_bits_gets_certificates_that_contradict(noise):
+    x = torch.tensor([[0.0], [1.0], [0.5], [2.0**-24], [1 / 3], [0.1], [1 + 2.0**-23], [-0.3]])
+    for exponent in (-24, -23, -15, -10, -9, -5):
+        smoothed = Smoothed(Bits(2.0**exponent), noise, batch_size=4096)
+        for result in (smoothed.certify_fixed(x, samples=1000), smoothed.certify(x, samples=1000)):
+            for i, j in itertools.combinations(range(len(x)), 2):
+                if result.abstained[i] or result.abstained[j]:
+                    continue
+                apart = (x[i] - x[j]).abs().item() <= max(result.radius[i].item(), result.radius[j].item())
+                assert not apart or result.prediction[i] == result.prediction[j]
+
+
+def test_certificates_pay_for_the_distance_between_the_noise_s_laws(monkeypatch):
+    x = points(0.3, 0.9)
+    plain = Smoothed(halfspace(), 0.5, batch_size=4096)
+    before, asked = plain.certify_fixed(x, samples=5000), plain.certify(x, radii=0.25, samples=20_000)
+    assert asked.radius.tolist() == [0.25, 0.25]
+    monkeypatch.setattr(Gaussian, "deviation", lambda self, features: 0.02 * features)
+    after = plain.certify_fixed(x, samples=5000)
+    for one, other in zip(before.radius.tolist(), after.radius.tolist(), strict=True):
+        assert other == pytest.approx(0.5 * stats.norm.ppf(stats.norm.cdf(one / 0.5) - 0.06), rel=1e-9)
+    # 0.3 has a share of 0.7257, and 0.25 with the distance takes 0.6915 + 0.06.
+    assert plain.certify(x, radii=0.25, samples=20_000).radius.tolist() == [0.0, 0.25]
+    assert plain.largest_radius(5000) < 0.5 * stats.norm.ppf(0.94)
 
 
 # The fixed procedure.
@@ -203,6 +288,47 @@ def test_no_more_than_alpha_of_two_sided_certificates_and_of_predictions_are_fal
     assert stats.binom.sf(false - 1, RUNS, 0.05) > 1e-6
 
 
+# Answers that name no class.
+
+
+class Failing(torch.nn.Module):
+    """Class 1, but no class at all below a threshold: ``bad`` in place of logits."""
+
+    def __init__(self, below: float, bad: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.below, self.bad = below, torch.tensor(bad, dtype=torch.float64)
+
+    def forward(self, x):
+        return torch.where(x < self.below, self.bad, torch.tensor([0.0, 5.0, 1.0], dtype=torch.float64))
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize("bad", [(NAN, NAN, NAN), (1, NAN, 0), (0, 9, NAN), (INF, INF, 0), (-INF, -INF, -INF)])
+def test_answers_that_are_nan_count_against_whatever_is_certified(bad):
+    x, y = torch.tensor([[-9.0], [-0.2], [0.2], [0.8], [9.0]]), torch.tensor([0, 0, 1, 1, 1])
+    smoothed = Smoothed(Failing(0.0, bad), 0.5, batch_size=1024)
+    fixed, grid = smoothed.certify_fixed(x, y, samples=5000), smoothed.certify(x, y, samples=5000)
+    two = smoothed.certify_fixed(x, y, samples=5000, two_sided=True)
+    for result in (fixed, grid, two):
+        assert result.prediction.tolist() == [-1, -1, 1, 1, 1]
+        assert result.radius[:2].tolist() == [0, 0]
+        assert result.radius[2] <= 0.2  # a half space, since what is missing is no class's
+        assert result.radius[3] <= 0.8
+        assert result.certified_accuracy(0) == 0.6
+    predicted = smoothed.predict(x, samples=5000)
+    assert predicted.prediction.tolist() == [-1, -1, 1, 1, 1]
+    assert predicted.votes[0].tolist() == [0, 0, 0]
+    assert predicted.votes[4].tolist() == [0, 5000, 0]
+    assert predicted.votes.shape == (5, 3)
+
+
+def test_equal_finite_logits_are_the_first_class_as_everywhere():
+    constant = linear(torch.zeros(3, 1, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+    assert Smoothed(constant, 0.5).predict(points(0.5), samples=100).votes.tolist() == [[100, 0, 0]]
+
+
 # What a result depends on, and what is left behind.
 
 
@@ -292,9 +418,67 @@ def test_what_makes_no_sense_is_refused_in_one_line():
         with pytest.raises(SettingError, match=says) as error:
             wrong()
         assert "\n" not in str(error.value)
+    for wrong, says in (
+        (lambda: Smoothed(halfspace(), math.nan), "sigma"),
+        (lambda: Smoothed(halfspace(), 10**400), "sigma"),
+        (lambda: Smoothed(halfspace(), "0.5"), "sigma"),
+        (lambda: smoothed.certify(x, samples=2.5), "whole number"),
+        (lambda: smoothed.certify(x, samples=2**32), "samples"),
+        (lambda: smoothed.certify(x, alpha=math.nan), "alpha"),
+        (lambda: smoothed.certify(x, alpha="0.1"), "alpha"),
+        (lambda: smoothed.certify(x, radii=0.5, samples=2), "2 samples at alpha 0.001 cannot prove any radius"),
+        (lambda: smoothed.certify(x, radii=math.nan), "radii"),
+        (lambda: smoothed.largest_radius(0), "samples"),
+    ):
+        with pytest.raises(SettingError, match=says) as error:
+            wrong()
+        assert "\n" not in str(error.value)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(DataError, match="finite"):
+            smoothed.certify_fixed(points(0.5, bad), samples=10)
+    with pytest.raises(DataError, match="too large"):
+        Smoothed(halfspace(), 1e-300).certify(points(1e20), samples=10)
+    for index in (-1, 2**32):
+        with pytest.raises(DataError, match="index"):
+            smoothed.certify(x, index=torch.tensor([index]))
     with pytest.raises(DataError, match="no examples"):
         smoothed.certify(x[:0])
     with pytest.raises(DataError, match="y: shape"):
         smoothed.certify(x, torch.tensor([1, 1]))
     with pytest.raises(ModelError):
         Smoothed(torch.nn.Identity(), 0.5).certify(x, samples=100)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 7, 9])
+def test_so_few_samples_prove_nothing(samples):
+    smoothed = Smoothed(halfspace(), 0.5)
+    for result in (
+        smoothed.certify(points(0.5, 9.0), samples=samples),
+        smoothed.certify(points(0.5, 9.0), samples=samples, radii=0),
+        smoothed.certify_fixed(points(0.5, 9.0), samples=samples),
+        smoothed.certify_fixed(points(0.5, 9.0), samples=samples, two_sided=True),
+    ):
+        assert result.prediction.tolist() == [-1, -1]
+        assert result.radius.tolist() == [0, 0]
+    assert smoothed.largest_radius(samples) == 0
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-9, 1 - 2.0**-53])
+@pytest.mark.parametrize("scale", [1e-30, 1e300])
+@pytest.mark.parametrize("make", [Gaussian, Uniform])
+def test_extreme_settings_give_finite_radii_in_reasonable_time(make, scale, alpha):
+    smoothed = Smoothed(halfspace(), make(scale))
+    x = scale * points(0.0, 1.0)
+    grid, fixed = (getattr(smoothed, name)(x, samples=500, alpha=alpha) for name in ("certify", "certify_fixed"))
+    for result in (grid, fixed):
+        assert result.radius.isfinite().all()
+        assert (result.radius >= 0).all()
+    assert len(grid.radii) <= 257
+    assert 0 <= smoothed.largest_radius(500, alpha) < math.inf
+
+
+def test_numbers_of_other_kinds_are_numbers():
+    expected = Smoothed(halfspace(), 0.5).certify(points(0.4), samples=200).radius
+    for noise, samples in ((np.float32(0.5), np.int64(200)), (Fraction(1, 2), 200)):
+        got = Smoothed(halfspace(), noise).certify(points(0.4), radii=np.float64(0.25), samples=samples)
+        assert got.radius.tolist() == expected.tolist() == [0.25]

@@ -4,7 +4,7 @@ import pytest
 
 from helpers.shared import SHARED, needs_shared
 from holdfast.certify.smoothing_log import check_log, read_log
-from holdfast.errors import DataError
+from holdfast.errors import DataError, SettingError
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
 GOOD = [
@@ -78,6 +78,8 @@ def test_what_cannot_be_is_told_with_its_line(tmp_path, row, says):
         ("4\t1.5\t1\t0.2\t1\t0", "1.5"),
         ("4\t1\t1\tnan\t1\t0", "finite"),
         ("4\t1\t1\t0.2\t2\t0", "0 or 1"),
+        ("9223372036854775808\t1\t1\t0.2\t1\t0", "2**63"),
+        ("4\t-1e3\t1\t0.2\t1\t0", "-1e3"),
     ],
 )
 def test_a_malformed_row_is_one_line_with_file_and_number(tmp_path, row, says):
@@ -96,5 +98,9 @@ def test_a_file_that_is_no_log_is_refused(tmp_path):
         read_log(write(tmp_path / "empty.tsv"))
     with pytest.raises(DataError, match="no column idx"):
         read_log(write(tmp_path / "void.tsv", header=""))
-    with pytest.raises(DataError, match="not readable"):
-        read_log(tmp_path / "absent.tsv")
+    for path in (tmp_path / "absent.tsv", tmp_path):
+        with pytest.raises(DataError, match="not readable"):
+            read_log(path)
+    for settings in ({"samples": 0}, {"alpha": 0.0}, {"alpha": 1.0}):
+        with pytest.raises(SettingError, match="samples, alpha"):
+            check_log(read_log(write(tmp_path / "log.tsv", *GOOD)), 0.5, **settings)

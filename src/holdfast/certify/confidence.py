@@ -6,7 +6,7 @@ Biometrika 26, 1934. What a library computes is moved outwards until the inequal
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 import torch
@@ -38,9 +38,7 @@ def lower_bound(successes: Tensor, trials: int, alpha: float) -> Tensor:
             return 0.0
         guess = float(betaincinv(count, trials - count + 1, alpha))
         start = guess if 0 < guess < 1 else math.nextafter(1, 0)
-        return max(
-            0.0, _lowered(start, start, lambda p: p <= 0 or binomial_tail(int(count), trials, p) <= Decimal(alpha))
-        )
+        return next(p for p in _shares(start) if binomial_tail(int(count), trials, p) <= Decimal(alpha))
 
     return _each(bound, successes.double())
 
@@ -74,8 +72,7 @@ def lower_quantile(p: Tensor) -> Tensor:
     def quantile(chance: float) -> float:
         if not 0 < chance < 1:
             return math.copysign(math.inf, chance - 0.5)
-        start = _quantile(chance)
-        return _lowered(start, abs(start) + _TINY, lambda z: normal_cdf(z)[1] <= Decimal(chance))
+        return next(z for z in _below(_quantile(chance)) if normal_cdf(z)[1] <= Decimal(chance))
 
     return _each(quantile, p)
 
@@ -86,8 +83,7 @@ def upper_quantile(p: Tensor) -> Tensor:
     def quantile(chance: float) -> float:
         if not 0 < chance < 1:
             return math.copysign(math.inf, chance - 0.5)
-        start = _quantile(chance)
-        return -_lowered(-start, abs(start) + _TINY, lambda z: normal_cdf(-z)[0] >= Decimal(chance))
+        return next(-z for z in _below(-_quantile(chance)) if normal_cdf(-z)[0] >= Decimal(chance))
 
     return _each(quantile, p)
 
@@ -96,13 +92,22 @@ def _quantile(p: float) -> float:
     return float(torch.special.ndtri(torch.tensor(p, dtype=torch.float64)))
 
 
-def _lowered(value: float, scale: float, holds: Callable[[float], bool]) -> float:
-    """The first of numbers that go down from ``value``, in steps that grow from a last place of ``scale``."""
-    step = scale * 2.0**-52
-    while not holds(value):
-        value -= step
+def _shares(p: float) -> Iterator[float]:
+    """``p`` and smaller numbers, by shares that grow from a last place to a half."""
+    share = 2.0**-52
+    while True:
+        yield p
+        p *= 1 - share
+        share = min(2 * share, 0.5)
+
+
+def _below(z: float) -> Iterator[float]:
+    """``z`` and smaller numbers, by steps that grow from a last place."""
+    step = max(abs(z), _TINY) * 2.0**-52
+    while True:
+        yield z
+        z -= step
         step *= 2
-    return value
 
 
 def _each(function: Callable[[float], float], values: Tensor) -> Tensor:

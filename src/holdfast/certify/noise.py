@@ -8,7 +8,7 @@ shapes and sizes", ICML 2020. Noisy inputs leave the box of valid ones; the cert
 noise.
 
 These theorems are about real numbers, and floating-point noise does not obey them: the last bits of ``x + noise`` tell
-``x``, and a classifier can read them (Voracek and Hein, "Sound randomized smoothing in floating-point arithmetics",
+``x``, and a classifier can read them (Voracek and Hein, "Sound randomized smoothing in floating-point arithmetic",
 ICLR 2023). So, with them, the base classifier is shown the sum on a grid only: ``round((x + noise) / step) * step``,
 with a step that depends on the noise's scale alone. Rounding is then a part of the base classifier, of which the
 theorem asks nothing, and real noise added to real ``x`` is what the theorem speaks of. The input itself is not rounded,
@@ -226,5 +226,9 @@ def _reduced(radius: Tensor) -> Tensor:
 
 
 def _require_positive(name: str, value: float) -> None:
-    if not isinstance(value, Real) or not 0 < value <= sys.float_info.max:
-        raise SettingError(f"{name}: noise needs a positive, finite scale, got {value}")
+    try:
+        sensible = isinstance(value, Real) and 0 < float(value) < math.inf
+    except OverflowError:
+        sensible = False
+    if not sensible:
+        raise SettingError(f"{name}: noise needs a positive, finite scale, got {str(value)[:100]}")

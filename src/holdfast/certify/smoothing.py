@@ -42,7 +42,7 @@ _SELECTION, _ESTIMATION = 0, 1
 _ROUNDED = 2.0**-52
 
 # The most radii of the default grid.
-_GRID = 1000
+_GRID = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ class Smoothed:
         DataError
             When there are no examples.
         """
-        _check(alpha, samples=samples)
+        (samples,) = _checked(alpha, samples=samples)
         with self._query() as query:
             rng = Draws(self.seed, checked_index(x, None, index), _ESTIMATION)
             votes = count_votes(query, self.noise, x, rng, torch.arange(len(x)), 0, samples)
@@ -181,7 +181,7 @@ class Smoothed:
         ModelError
             When the model does not answer with logits.
         """
-        _check(alpha, samples=samples, selection=selection)
+        samples, selection = _checked(alpha, samples=samples, selection=selection)
         index = checked_index(x, y, index)
         features = x[0].numel()
         asked = self._radii(radii, samples, alpha, features)
@@ -245,7 +245,7 @@ class Smoothed:
         SettingError, DataError, ModelError
             As for :meth:`certify`.
         """
-        _check(alpha, samples=samples, selection=selection)
+        samples, selection = _checked(alpha, samples=samples, selection=selection)
         index = checked_index(x, y, index)
         with self._query() as query:
             chosen = self._select(query, x, index, selection)
@@ -285,7 +285,7 @@ class Smoothed:
         SettingError
             When ``samples`` or ``alpha`` make no sense.
         """
-        _check(alpha, samples=samples)
+        (samples,) = _checked(alpha, samples=samples)
         lower = lower_bound(torch.tensor([samples]), samples, alpha)
         return float(self._proved(lower, 1 - lower, features)[1])
 
@@ -340,9 +340,11 @@ def _two_sided(votes: Tensor, chosen: Tensor, samples: int, alpha: float) -> tup
     return lower, torch.minimum(rest, upper_bound(others, samples, alpha / 2 / (votes.shape[1] - 1)))
 
 
-def _check(alpha: float, **counts: int) -> None:
+def _checked(alpha: float, **counts: int) -> tuple[int, ...]:
+    """The numbers of votes, when they and the chance of error make sense."""
     for name, count in counts.items():
         if not isinstance(count, Integral) or not 1 <= count < 2**32:
             raise SettingError(f"{name}: a whole number of votes is needed, from 1 to 2**32 - 1, got {count}")
     if not isinstance(alpha, Real) or not 0 < alpha < 1:
         raise SettingError(f"alpha: a chance of error lies between 0 and 1, got {alpha}")
+    return tuple(int(count) for count in counts.values())

@@ -57,8 +57,9 @@ def binomial_tail(successes: int, trials: int, p: float) -> Decimal:
     left_out = 0.0
     while done < rest:
         i = np.arange(done, min(done + _CHUNK, rest), dtype=np.float64)
-        terms = last * np.cumprod((rest - i) / (successes + 1 + i) * odds)
-        total, last, done = total + float(terms.sum()), float(terms[-1]), done + len(terms)
+        with np.errstate(over="ignore"):
+            terms = last * np.cumprod((rest - i) / (successes + 1 + i) * odds)
+            total, last, done = total + float(terms.sum()), float(terms[-1]), done + len(terms)
         quotient = (rest - done) / (successes + 1 + done) * odds
         left_out = 2 * last * quotient / (1 - quotient) if quotient < 1 else math.inf
         if left_out <= _UNIT * total:

@@ -92,7 +92,7 @@ def _known(distance: Array, counts: tuple[int, ...], radii: Array, shares: Array
     most, unanimous = (largest / sigma[:, 0]).max(), norm.ppf(ALPHA ** (1 / counts[-1]))
     allowed = binom.ppf(0.9999, radii.size, ALPHA)
     return [
-        near("unanimous votes prove Phi^-1(alpha^(1/n)) sigmas", PROCEDURE, most, unanimous, 1e-9),
+        near("unanimous votes prove Phi^-1(alpha^(1/n)) sigmas", PROCEDURE, most, unanimous, 1e-6),
         between(f"a plane: radii beyond its distance, of {radii.size}", THEOREM, (radii > distance).sum(), 0, allowed),
         near("radii less what the binomial law expects, in standard errors", BINOMIAL, float(np.mean(errors)), 0, 2),
         near("what votes leave unproved falls as n^-1/2: exponent", BINOMIAL, exponent, -0.5, 0.1),
