@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -399,6 +400,24 @@ def test_smoothing_is_stated_beside_the_bracket(plain, tmp_path):
     assert again.smoothed == found
 
 
+class OnlyClean(nn.Module):
+    """A network that answers NaN to what is no valid image."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        valid = ((x >= 0) & (x <= 1)).flatten(1).all(1, keepdim=True)
+        return torch.where(valid, self.model(x), float("nan"))
+
+
+def test_votes_that_are_nan_certify_nothing(plain):
+    model = OnlyClean(ordinary_digits())
+    found = holdfast.audit(model, "digits", threat="l2:0.25", certify="smoothing", sigma=0.25, examples="0:4").smoothed
+    assert (found.accuracy, found.certified_accuracy, found.abstained) == (0, 0, 4)
+
+
 @pytest.mark.parametrize(
     ("threat", "radius"),
     [("linf:0.1", 0.8), ("l2:0.5", 0.5), ("l1:0.5", 0.5), (L0(4), 2.0), (L0(4, box=(-1, 2)), 6.0)],
@@ -407,6 +426,8 @@ def test_the_l2_radius_holds_every_admissible_change(threat, radius):
     threat = holdfast.parse_threat(threat) if isinstance(threat, str) else threat
     plan = SmoothingPlan.of(0.25, threat, (1, 8, 8))
     assert plan.radius == pytest.approx(radius)
+    if threat.norm == "linf":
+        assert Fraction(plan.radius) ** 2 >= 64 * Fraction(threat.eps) ** 2
     x = uniform(500, 1, 8, 8)
     z = threat.maximize(torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), x)
     assert float(z.flatten(1).norm(dim=1).max()) <= radius + 1e-6

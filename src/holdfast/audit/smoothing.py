@@ -23,6 +23,9 @@ __all__ = ["SmoothingPlan", "certify_smoothed", "summarise_smoothed"]
 
 ALPHA = 0.001
 
+# A root, a difference and two products.
+_ROUNDED_UP = 1 + 2.0**-50
+
 
 @dataclass(frozen=True)
 class SmoothingPlan:
@@ -67,9 +70,9 @@ def _reach(threat: Threat, dimensions: int) -> float:
             f"certify: smoothing certifies L2 radii, and {threat.name} is not a norm ball with one finite budget"
         )
     if threat.norm == "l0":
-        width = float((torch.as_tensor(threat.box.upper) - torch.as_tensor(threat.box.lower)).max())
-        return math.sqrt(min(threat.eps, dimensions)) * width
-    return threat.eps * math.sqrt(dimensions) if threat.norm == "linf" else threat.eps
+        upper, lower = (torch.as_tensor(end).double() for end in (threat.box.upper, threat.box.lower))
+        return math.sqrt(min(threat.eps, dimensions)) * float((upper - lower).max()) * _ROUNDED_UP
+    return threat.eps * math.sqrt(dimensions) * _ROUNDED_UP if threat.norm == "linf" else threat.eps
 
 
 def certify_smoothed(
