@@ -106,7 +106,7 @@ def broken_by(model, region, generator):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("spread", [0.0, 3.0, 10.0])
 def test_no_order_of_summation_breaks_what_is_barely_proved(spread, dtype):
-    """Networks whose bound is as little above 0 as their last bias allows, run in other orders and with fused products."""
+    """Networks whose bound is as little above 0 as their last bias allows, in other orders and with fused products."""
     model, generator = mlp((2, 5, 4, 2)), torch.Generator().manual_seed(0)
     program, tried, fooled = traced(model, 2), 0, 0
     for _ in range(25):

@@ -1,6 +1,7 @@
 """Small ReLU networks run in other ways than torch runs them, and networks whose proofs are as near as can be."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ MARGIN = torch.tensor([[1.0, -1.0]])
 
 def mlp(widths: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

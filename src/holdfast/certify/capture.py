@@ -47,8 +47,8 @@ def capture(model: nn.Module, x: Tensor) -> Graph:
     Returns
     -------
     Graph
-        In the network's precision and arithmetic, constants that are folded having been rounded once. It holds copies of
-        the weights: what happens to the model afterwards does not reach it.
+        In the network's precision and arithmetic, constants that are folded having been rounded once. It holds copies
+        of the weights: what happens to the model afterwards does not reach it.
 
     Raises
     ------

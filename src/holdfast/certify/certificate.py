@@ -9,8 +9,8 @@ __all__ = ["LOOSE", "METHODS", "QUICK", "RUNS", "SEARCH", "TIMEOUT", "Certificat
 
 Method = Literal["ibp", "crown", "alpha-crown", "complete"]
 METHODS: tuple[Method, ...] = get_args(Method)
-# The network that a certificate is about: the one that runs, in floating-point arithmetic and in whatever order its sums
-# are taken, or its ideal in exact arithmetic.
+# The network that a certificate is about: the one that runs, in floating-point arithmetic and in whatever order its
+# sums are taken, or its ideal in exact arithmetic.
 Runs = Literal["executed", "exact"]
 RUNS: tuple[Runs, ...] = get_args(Runs)
 # What is tried before anything that takes long, cheapest first.

@@ -93,7 +93,7 @@ class Bounds:
         return Bounds(intervals, planes, self.errors.take(rows))
 
     def to(self, graph: Graph, dtype: torch.dtype) -> Bounds:
-        """The same intervals for the network in another precision that can hold them, with planes and errors of that."""
+        """The same intervals for the network in another precision that holds them, with planes and errors of that."""
         return Bounds.of(graph, [Interval(*(end.to(dtype) for end in interval)) for interval in self.intervals])
 
 

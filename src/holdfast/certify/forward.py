@@ -69,7 +69,7 @@ def forward_bounds(graph: Graph, region: Region) -> Bounds:
             found.append(_input(region))
             bounds.intervals.append(Interval(region.lower, region.upper))
             continue
-        inputs, between = ([values[i] for i in node.inputs] for values in (bounds.intervals, found))
+        inputs, between = [bounds.intervals[i] for i in node.inputs], [found[i] for i in node.inputs]
         planes = node.operation.relax(*inputs)
         if planes is not None:
             bounds.planes[number] = planes

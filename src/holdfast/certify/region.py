@@ -127,7 +127,7 @@ class Region:
         return Region(self.lower.to(dtype), self.upper.to(dtype), self.center.to(dtype), self.norm, self.eps.to(dtype))
 
     def minimum(self, a: Tensor, of: Tensor | None = None) -> Tensor:
-        """The minimum of ``<a_r, x>`` over the set of an example, for each row ``r``; never above it, however it rounds.
+        """The minimum of ``<a_r, x>`` over an example's set, for each row ``r``; never above it, however it rounds.
 
         Differentiable with respect to ``a`` and to the bounds, centre and radius of the set.
 

@@ -1,7 +1,7 @@
 """What rounding may do: to the network that runs, and to the arithmetic of its bounds.
 
-In the standard model of floating-point arithmetic every operation errs by at most the unit roundoff ``u`` relatively, so
-a sum of ``n`` products, in any order, with fused operations or without, is off by at most
+In the standard model of floating-point arithmetic every operation errs by at most the unit roundoff ``u`` relatively,
+so a sum of ``n`` products, in any order, with fused operations or without, is off by at most
 
     gamma_n * sum_i |a_i b_i|,    gamma_n = n u / (1 - n u)
 
@@ -56,8 +56,8 @@ class Rounding(NamedTuple):
     Parameters
     ----------
     size : Tensor
-        ``(N, *shape)`` at least the sum of the sizes of all terms that an entry of the value is made of, and the value's
-        own size.
+        ``(N, *shape)`` at least the sum of the sizes of all terms that an entry of the value is made of, and the
+        value's own size.
     executed : int
         How many roundings a term goes through where the network computes it.
     own : int

@@ -101,15 +101,15 @@ class Scale:
         return x * self.factor + self.shift
 
     def interval(self, x: Interval) -> Interval:
-        # Of the ends themselves: a small shift must not get lost between a large middle and a large radius. Which end is
-        # which is the factor's sign and nobody else's, since ends may be functions in the place of numbers.
+        # Of the ends themselves: a small shift must not get lost between a large middle and a large radius. The factor's
+        # sign alone says which end is which, since ends may be functions in the place of numbers.
         a, b, rising = self.apply(x.lower), self.apply(x.upper), self.factor >= 0
         low, high = torch.where(rising, a, b), torch.where(rising, b, a)
         if not self.roundings:
             return Interval(low, high)
         share = 4 * unit(low.dtype)
-        room = [share * ((x.abs() * self.factor.abs()) + self.size) for x in x]
-        return Interval(low - torch.where(rising, *room), high + torch.where(rising, *reversed(room)))
+        near, far = (share * (end.abs() * self.factor.abs() + self.size) for end in x)
+        return Interval(low - torch.where(rising, near, far), high + torch.where(rising, far, near))
 
     def rounding(self, planes: None, x: Interval) -> Rounding | None:
         if not self.roundings:
