@@ -1,5 +1,8 @@
-"""VNN-LIB texts, and the truth about properties of small ReLU networks from a mixed-integer program."""
+"""VNN-LIB texts, what formulas say of a point, and the truth about small ReLU networks from a mixed-integer program."""
 
+import operator
+from fractions import Fraction
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +18,45 @@ def text(lower, upper, formula: str, outputs: int) -> str:
     for i, (low, high) in enumerate(zip(lower, upper, strict=True)):
         lines += [f"(assert (>= X_{i} {float(low)!r}))", f"(assert (<= X_{i} {float(high)!r}))"]
     return "\n".join([*lines, f"(assert {formula})"])
+
+
+def said(expression) -> str:
+    """An expression, nested tuples of words, as text."""
+    return expression if isinstance(expression, str) else f"({' '.join(map(said, expression))})"
+
+
+_COMPARE = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+    "=": operator.eq,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+
+
+def meant(expression, point: dict[str, float]):
+    """What SMT-LIB says that an expression is worth at a point: a rational number, or a truth."""
+    if isinstance(expression, str):
+        if expression in {"true", "false"}:
+            return expression == "true"
+        return Fraction(point[expression]) if expression in point else Fraction(expression)
+    head, *parts = expression
+    values = [meant(part, point) for part in parts]
+    if head in _COMPARE:
+        return _COMPARE[head](*values)
+    if head == "not":
+        return not values[0]
+    if head == "and":
+        return all(values)
+    if head == "or":
+        return any(values)
+    if head == "=>":  # associates to the right
+        return reduce(lambda after, before: not before or after, reversed(values))
+    if head == "-" and len(values) == 1:
+        return -values[0]
+    return reduce({"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}[head], values)
 
 
 def relu_network(sizes: tuple[int, ...], seed: int) -> nn.Sequential:

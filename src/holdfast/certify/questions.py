@@ -6,12 +6,33 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from holdfast.errors import DataError
 
 if TYPE_CHECKING:
-    from holdfast.certify.vnnlib import Property
+    from holdfast.certify.properties import Property
 
-__all__ = ["Questions"]
+__all__ = ["Questions", "WithInputs"]
+
+# Numbers in all boxes and matrices together: what takes more memory is refused.
+_MOST_NUMBERS = 1 << 28
+
+
+class WithInputs(nn.Module):
+    """A network with some of its inputs, ``(r,)`` places in C order, behind its outputs: ``(N, K + r)``.
+
+    Inequalities between inputs and outputs are those of outputs alone then, for attacks and for proofs.
+    """
+
+    def __init__(self, model: nn.Module, read: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("read", torch.tensor(read))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.model(x)
+        return torch.cat([y.reshape(x.shape[0], -1), x.flatten(1)[:, self.get_buffer("read")]], 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +44,7 @@ class Questions:
     lower, upper : Tensor
         ``(P, n)`` float64 boxes.
     matrix : Tensor
-        ``(P, R, K)`` float64.
+        ``(P, R, K)`` float64, of the outputs of the network, or of :class:`WithInputs` where inequalities mention them.
     bound : Tensor
         ``(P, R)`` float64: ``matrix @ y <= bound``. Shorter conjunctions are filled up with ``0 <= inf``.
     """
@@ -35,11 +56,23 @@ class Questions:
 
     @classmethod
     def of(cls, prop: Property) -> Questions:
-        """One for each set of inputs and each way of being unsafe; strict inequalities count as closed ones."""
+        """One for each set of inputs and each way of being unsafe; strict inequalities count as closed ones.
+
+        Raises
+        ------
+        DataError
+            If there is more than fits into memory.
+        """
         pairs = [(box, conjunction) for box in prop.sets for conjunction in box.unsafe]
         rows = max([1, *(len(conjunction.bound) for _, conjunction in pairs)])
+        width = prop.outputs + len(prop.read)
+        if len(pairs) * (2 * prop.inputs + rows * width) > _MOST_NUMBERS:
+            raise DataError(
+                f"the property has {len(pairs)} alternatives of {prop.inputs} inputs and {rows} inequalities, which is "
+                "too much to work on at once; split it"
+            )
         lower, upper = torch.zeros(2, len(pairs), prop.inputs, dtype=torch.float64)
-        matrix = torch.zeros(len(pairs), rows, prop.outputs, dtype=torch.float64)
+        matrix = torch.zeros(len(pairs), rows, width, dtype=torch.float64)
         bound = torch.full((len(pairs), rows), torch.inf, dtype=torch.float64)
         for p, (box, conjunction) in enumerate(pairs):
             lower[p], upper[p] = torch.from_numpy(box.lower), torch.from_numpy(box.upper)

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.certify.falsify import falsify
+from holdfast.certify.properties import Declared, Property
 from holdfast.certify.provers import Prover, Task, prove
-from holdfast.certify.questions import Questions
+from holdfast.certify.questions import Questions, WithInputs
 from holdfast.certify.split import Outcome
-from holdfast.certify.vnnlib import Property, read_vnnlib
-from holdfast.certify.witness import is_counterexample, replayer, written
+from holdfast.certify.vnnlib import read_vnnlib
+from holdfast.certify.witness import admitting, is_counterexample, outside, replayer, written
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models import OnnxModule, load_model
 from holdfast.models.borrow import borrowed
@@ -50,7 +51,10 @@ class Verification:
     seconds : float
         Spent.
     note : str
-        Why nothing more can be said, in one line; empty where there is no more to say.
+        Why nothing more can be said, or how bounds were read that hold no input of the network's precision, in one
+        line; empty where there is no more to say.
+    tensors : tuple of Declared, optional
+        The input and the output as the property declares them, if it does.
     """
 
     word: Literal["unsat", "sat", "timeout", "unknown"]
@@ -59,12 +63,13 @@ class Verification:
     bound: float | None
     seconds: float
     note: str = ""
+    tensors: tuple[Declared, Declared] | None = None
 
     def written(self) -> str:
         """The text of the competition's result files."""
         if self.x is None or self.y is None:
             return f"{self.word}\n"
-        return f"{self.word}\n{written(self.x, self.y)}\n"
+        return f"{self.word}\n{written(self.x, self.y, self.tensors)}\n"
 
 
 def verify(
@@ -116,13 +121,15 @@ def verify(
     dtype = next((t.dtype for t in module.state_dict().values() if t.is_floating_point()), torch.float32)
     _check(module, prop, shape, dtype)
     replay = replayer(module, _onnx_file(model))
+    asked = admitting(prop, dtype)
+    module = WithInputs(module, asked.read) if asked.read else module
     answers: dict[bytes, Tensor] = {}
 
     def accept(x: Tensor) -> bool:
         y = answers[_key(x)] = replay(x)
-        return is_counterexample(prop, x.flatten(), y)
+        return is_counterexample(asked, x.flatten(), y)
 
-    questions, numbers = Questions.of(prop), itertools.count()
+    questions, numbers = Questions.of(asked), itertools.count()
 
     def attack(until: float, rounds: int | None = None) -> Tensor | None:
         draws = itertools.islice(numbers, rounds)
@@ -135,7 +142,8 @@ def verify(
         outcome = _attempt(prover or prove, task)
     spent = time.monotonic() - began
     if outcome.x is not None:
-        return Verification("sat", outcome.x, answers[_key(outcome.x)], None, spent)
+        note = outside(prop, outcome.x.flatten())
+        return Verification("sat", outcome.x, answers[_key(outcome.x)], None, spent, note, prop.tensors)
     bound = outcome.bound if outcome.bound > -float("inf") else None
     if outcome.proved:
         return Verification("unsat", None, None, bound, spent)
@@ -159,6 +167,17 @@ def _check(module: nn.Module, prop: Property, shape: tuple[int, ...], dtype: tor
             f"the property has {prop.inputs} inputs, the network {size}, of shape {shape}; "
             "take the property of this network"
         )
+    for tensor in prop.tensors or ():
+        if tensor.element not in {"real", str(dtype).removeprefix("torch.")}:
+            raise DataError(
+                f"the property declares {tensor.name} as {tensor.element}, the network computes in {dtype}; "
+                "take the property of this network, or declare real numbers"
+            )
+    if prop.tensors and isinstance(module, OnnxModule) and _bare(prop.tensors[0].shape) != _bare(shape):
+        raise DataError(
+            f"the property declares an input of shape {prop.tensors[0].shape}, the network takes {shape}; "
+            "take the property of this network"
+        )
     try:
         with borrowed(module), torch.no_grad():
             outputs = module(torch.zeros(1, *shape, dtype=dtype)).numel()
@@ -168,6 +187,11 @@ def _check(module: nn.Module, prop: Property, shape: tuple[int, ...], dtype: tor
         raise DataError(
             f"the property has {prop.outputs} outputs, the network {outputs}; take the property of this network"
         )
+
+
+def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the dimensions that change nothing in the order of its entries, as that of a batch of one."""
+    return tuple(size for size in shape if size != 1)
 
 
 def _onnx_file(model: nn.Module | str | Path) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,16 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from holdfast.errors import DataError
 from holdfast.models.borrow import borrowed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from holdfast.certify.properties import Conjunction, Declared, Property
 
-    from holdfast.certify.vnnlib import Conjunction, Property
-
-__all__ = ["Replay", "inward", "is_counterexample", "outward", "replayer", "written"]
+__all__ = ["Replay", "admitting", "inward", "is_counterexample", "outside", "outward", "replayer", "written"]
 
 Replay = Callable[[Tensor], Tensor]
 
@@ -42,6 +42,48 @@ def outward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
     low = torch.where(low.to(lower.dtype) > lower, low.nextafter(-infinity), low)
     high = torch.where(high.to(upper.dtype) < upper, high.nextafter(infinity), high)
     return low, high
+
+
+def admitting(prop: Property, dtype: torch.dtype) -> Property:
+    """A property whose boxes hold inputs that a network of a precision can be given.
+
+    Where no number of the precision lies between the bounds of an input, as where both are 0.1, the numbers nearest to
+    the bounds stand for them: the box is widened to hold them. What is proved of it holds for what the file says too.
+
+    Raises
+    ------
+    DataError
+        If bounds lie beyond the largest number of the precision.
+    """
+    sets = []
+    for box in prop.sets:
+        lower, upper = torch.from_numpy(box.lower), torch.from_numpy(box.upper)
+        low, high = inward(lower, upper, dtype)
+        none = (low > high).numpy()
+        near, far = (end.to(dtype).double().numpy() for end in (lower, upper))
+        if not (np.isfinite(near[none]).all() and np.isfinite(far[none]).all()):
+            raise DataError(f"the property bounds an input beyond what a {_name(dtype)} holds; mend its bounds")
+        ends = (
+            np.where(none, np.minimum(near, box.lower), box.lower),
+            np.where(none, np.maximum(far, box.upper), box.upper),
+        )
+        sets.append(replace(box, lower=ends[0], upper=ends[1]))
+    return replace(prop, sets=tuple(sets))
+
+
+def outside(prop: Property, x: Tensor) -> str:
+    """What to say of a counterexample ``(n,)`` that only :func:`admitting` lets into a box; empty for any other."""
+    inside = x.double().numpy()
+    missed = [np.flatnonzero((inside < box.lower) | (box.upper < inside)) for box in prop.sets]
+    places = min(missed, key=len)
+    if not len(places):
+        return ""
+    others = f" and of {len(places) - 1} more inputs" if len(places) > 1 else ""
+    return f"no {_name(x.dtype)} lies between the bounds of X_{places[0]}{others}; the nearest one is the input"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def replayer(model: nn.Module, path: Path | None = None) -> Replay:
@@ -90,31 +132,35 @@ def _by_onnxruntime(path: Path) -> Replay:
 
 
 def is_counterexample(prop: Property, x: Tensor, y: Tensor) -> bool:
-    """Whether an input ``(n,)`` lies in a box of the property and its output ``(K,)`` is unsafe there: no tolerance."""
+    """Whether an input ``(n,)`` lies in a box of the property and is unsafe with its output ``(K,)``: no tolerance."""
     inside = x.double().numpy()
-    outputs = [Fraction(value) for value in y.tolist()] if bool(y.isfinite().all()) else []
-    return bool(outputs) and any(
-        _holds(conjunction, outputs)
+    if not bool(y.isfinite().all()):
+        return False
+    values = [Fraction(value) for value in (*y.tolist(), *inside[list(prop.read)].tolist())]
+    return any(
+        _holds(conjunction, values)
         for box in prop.sets
         if bool(((box.lower <= inside) & (inside <= box.upper)).all())
         for conjunction in box.unsafe
     )
 
 
-def _holds(conjunction: Conjunction, outputs: list[Fraction]) -> bool:
+def _holds(conjunction: Conjunction, values: list[Fraction]) -> bool:
     """In rational arithmetic: a sum of floats would round."""
     for row, bound, strict in zip(conjunction.matrix, conjunction.bound, conjunction.strict, strict=True):
-        value = sum((Fraction(row[j]) * outputs[j] for j in np.flatnonzero(row)), Fraction(0))
+        value = sum((Fraction(row[j]) * values[j] for j in np.flatnonzero(row)), Fraction(0))
         if value > Fraction(bound) or (strict and value == Fraction(bound)):
             return False
     return True
 
 
-def written(x: Tensor, y: Tensor) -> str:
-    """A counterexample as the competition's result files have it, with all digits."""
-
-    def lines(kind: str, values: NDArray[np.float64]) -> list[str]:
-        return [f"({kind}_{i} {float(value)!r})" for i, value in enumerate(values)]
-
-    entries = lines("X", x.double().flatten().numpy()) + lines("Y", y.double().flatten().numpy())
-    return "(" + "\n ".join(entries) + ")"
+def written(x: Tensor, y: Tensor, tensors: tuple[Declared, Declared] | None = None) -> str:
+    """A counterexample with all digits: as the competition's result files have it, or as version 2 asks for."""
+    values = [part.double().flatten().tolist() for part in (x, y)]
+    if tensors is None:
+        entries = [f"({kind}_{i} {v!r})" for kind, part in zip("XY", values, strict=True) for i, v in enumerate(part)]
+        return "(" + "\n ".join(entries) + ")"
+    lines = list[str]()
+    for tensor, part in zip(tensors, values, strict=True):
+        lines += [f"{tensor.name} {tensor.element} [{','.join(map(str, tensor.shape))}]", *map(repr, part)]
+    return "\n".join(lines)
