@@ -23,6 +23,8 @@ def decide(
 ) -> None:
     """Print the verdict, and the counterexample where there is one; ``file`` is for the same.
 
+    The file is written in one go, and an older one is taken away first: what is there is the whole verdict of this run.
+
     Raises
     ------
     RunError
@@ -30,7 +32,7 @@ def decide(
     """
     if file is not None:
         # Before the work: an hour later is too late to hear of it.
-        _write(file, "")
+        _clear(file)
     # An ONNX file is left to verify, which has onnxruntime replay what it finds.
     found = verify(model if weights is None else load_model(model, weights), prop, seconds=seconds, seed=seed)
     if file is not None:
@@ -40,8 +42,29 @@ def decide(
         err.print(f"holdfast: {found.note}", markup=False, soft_wrap=True)
 
 
+def _clear(file: Path) -> None:
+    """See that a file can be written, and leave none at its place."""
+    if file.is_dir():
+        raise RunError(f"{file}: cannot be written: it is a folder; name a file in it")
+    if not _special(file):
+        _write(file, "")
+        file.resolve().unlink()
+
+
 def _write(file: Path, text: str) -> None:
     try:
-        file.write_text(text)
+        if _special(file):
+            file.write_text(text)
+        else:
+            # Beside its place, through links, and moved there: it is never there in part.
+            place = file.resolve()
+            part = place.with_name(f"{place.name}.part")
+            part.write_text(text)
+            part.replace(place)
     except OSError as error:
         raise RunError(f"{file}: cannot be written: {error.strerror or error}") from error
+
+
+def _special(file: Path) -> bool:
+    """Whether it is a device or a pipe, which nothing can be moved to."""
+    return file.exists() and not file.is_file()
