@@ -1,7 +1,10 @@
 """Properties of networks decided end to end: the truth from mixed-integer programs, and from the competition."""
 
 import io
+import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -38,18 +41,20 @@ def of(formula: str):
 
 @pytest.mark.parametrize("prover", [prove, prove_by_neurons])
 @pytest.mark.parametrize(
-    ("formula", "matrix"),
+    ("formula", "matrix", "reads"),
     [
-        ("(<= (- Y_0 Y_1) {0})", [[1, -1, 0]]),
-        ("(and (<= (- Y_0 Y_1) {0}) (<= (- Y_0 Y_2) {0}) (<= Y_0 {0}))", [[1, -1, 0], [1, 0, -1], [1, 0, 0]]),
+        ("(<= (- Y_0 Y_1) {0})", [[1, -1, 0]], None),
+        ("(and (<= (- Y_0 Y_1) {0}) (<= (- Y_0 Y_2) {0}) (<= Y_0 {0}))", [[1, -1, 0], [1, 0, -1], [1, 0, 0]], None),
+        ("(not (or (> (- Y_0 (* 2 X_0)) {0}) (< {0} (- Y_1 X_2))))", [[1, 0, 0], [0, 1, 0]], [[-2, 0, 0], [0, 0, -1]]),
+        ("(and (<= (- X_0 X_1) {0}) (<= Y_0 (+ X_1 {0})))", [[0, 0, 0], [1, 0, 0]], [[1, -1, 0], [0, -1, 0]]),
     ],
 )
-def test_verdicts_are_those_of_a_mixed_integer_program(prover, formula, matrix):
+def test_verdicts_are_those_of_a_mixed_integer_program(prover, formula, matrix, reads):
     proved = 0
     for seed in range(4):
         model = relu_network((3, 8, 8, 3), seed)
         lower, upper = [-0.2] * 3, [0.4] * 3
-        middle = least_excess(model, lower, upper, matrix, [0] * len(matrix))
+        middle = least_excess(model, lower, upper, matrix, [0] * len(matrix), reads)
         for shift in (-0.02, 0.02):
             prop = parse_vnnlib(text(lower, upper, formula.format(f"{middle + shift:.9f}"), 3))
             found = verify(model, prop, seconds=10, prover=prover)
@@ -129,6 +134,115 @@ def test_an_empty_set_needs_no_proof():
     assert verify(shifted(), prop, prover=lambda task: Outcome(False, None, 0.0)).word == "unsat"
 
 
+NAMES = "(declare-const X_0 Real)(declare-const Y_0 Real)"
+
+
+def identity(formula: str, model: nn.Module | None = None, names: str = NAMES):
+    return verify(model or nn.Identity(), parse_vnnlib(f"{names}(assert {formula})"), seconds=2)
+
+
+# Neighbours among float32 numbers, around 0.1.
+BELOW, ABOVE = 0.09999999403953552, 0.10000000149011612
+
+
+@pytest.mark.parametrize(
+    ("formula", "word", "x"),
+    [
+        # A bound of the file, in decimal, that no float32 meets: the nearest one is the input.
+        ("(and (= X_0 0.1) (> Y_0 0.1))", "sat", ABOVE),
+        ("(and (= X_0 0.1) (< Y_0 0.1))", "unsat", None),
+        ("(and (>= X_0 0.1) (<= X_0 0.1000000001) (>= Y_0 0.1))", "sat", ABOVE),
+        ("(and (>= X_0 0.1) (<= X_0 0.1000000001) (>= Y_0 0.100001))", "unsat", None),
+        # Between the same neighbours, but nearer to one with one end, to the other with the other.
+        ("(and (>= X_0 0.0999999976) (<= X_0 0.0999999979) (<= Y_0 0.0999999949))", "sat", BELOW),
+        ("(and (>= X_0 0.0999999976) (<= X_0 0.0999999979) (>= Y_0 0.1))", "sat", ABOVE),
+        ("(and (>= X_0 1e-50) (<= X_0 1e-49) (<= Y_0 0))", "sat", 0.0),
+        # A box with float32 numbers inside has those and no other.
+        ("(and (>= X_0 0.1) (<= X_0 0.2) (<= Y_0 0.1))", None, None),
+        # Edges: an equality holds at them, a strict inequality does not.
+        ("(and (>= X_0 1) (<= X_0 2) (<= Y_0 1))", "sat", 1.0),
+        ("(and (>= X_0 1) (<= X_0 2) (< Y_0 1))", None, None),
+        ("(and (> X_0 1) (<= X_0 2) (<= Y_0 1))", None, None),
+        ("(and (>= X_0 1) (<= X_0 1) (>= Y_0 1) (= Y_0 X_0))", "sat", 1.0),
+        ("(and (>= X_0 1) (<= X_0 2) (!= Y_0 X_0))", None, None),
+        # No input, no way of being unsafe, and nothing else than being an input.
+        ("(and (>= X_0 2) (<= X_0 1))", "unsat", None),
+        ("(and (>= X_0 1) (<= X_0 2) (<= 1 0))", "unsat", None),
+        ("(and (>= X_0 1) (<= X_0 2) false)", "unsat", None),
+        ("(and (= X_0 1) (<= 0 1))", "sat", 1.0),
+        ("(= X_0 1)", "sat", 1.0),
+    ],
+)
+def test_words_at_the_edges(formula, word, x):
+    found = identity(formula)
+    # Where no word is given, neither may be claimed falsely: there is no such float32, but a real number is as near.
+    assert found.word == word if word else found.word != "sat"
+    assert (found.x.item() if found.x is not None else None) == x
+    if word:
+        rounded = any(number in formula for number in ("0.1", "0.09", "1e-50"))
+        assert found.note == (
+            "no float32 lies between the bounds of input 0; the nearest one is the input" if rounded else ""
+        )
+
+
+def test_the_note_counts_the_inputs_that_were_rounded():
+    names = "".join(f"(declare-const X_{i} Real)" for i in range(3)) + "(declare-const Y_0 Real)"
+    found = identity("(and (= X_0 1) (= X_1 0.1) (= X_2 0.2) (<= Y_0 9))", nn.Linear(3, 1), names)
+    assert found.note == "no float32 lies between the bounds of input 1 and of 1 more; the nearest one is the input"
+
+
+def test_the_precision_is_the_networks():
+    assert identity("(and (= X_0 0.1) (<= Y_0 9))", nn.Linear(1, 1).double()).x.item() == 0.1
+    with pytest.raises(DataError, match="beyond what a float32 holds"):
+        identity("(and (>= X_0 1e39) (<= X_0 1e40))")
+
+
+def test_relations_of_many_inputs_by_neurons():
+    model = relu_network((20, 6, 2), 0)
+    bounds = text([-1] * 20, [1] * 20, "(and (<= (+ X_0 X_1) -1.5) (>= X_2 (* 2 X_3)))", 2)
+    worst = least_excess(
+        model, [-1] * 20, [1] * 20, [[1, -1], [0, 0], [0, 0]], [0, 0, 0],
+        [[0] * 20, [1e6, 1e6] + [0] * 18, [0, 0, -1e6, 2e6] + [0] * 16],
+    )  # fmt: skip
+    free = least_excess(model, [-1] * 20, [1] * 20, [[1, -1]], [0])
+    assert free <= worst
+    found = verify(model, parse_vnnlib(bounds + f"(assert (<= (- Y_0 Y_1) {free - 0.05}))"), seconds=20)
+    assert found.word == "unsat"
+    found = verify(model, parse_vnnlib(bounds + "(assert (<= (- Y_0 Y_1) 9))"), seconds=20)
+    assert found.word == "sat"
+    assert found.x[0] + found.x[1] <= -1.5
+    assert found.x[2] >= 2 * found.x[3]
+
+
+VERSION_2 = """(vnnlib-version <2.0>)
+(declare-network net (declare-input In {0} [1,2]) (declare-output Out {0} [1,1]))
+(assert (and (>= In[0,0] -1) (<= In[0,0] 1) (= In[0,1] In[0,0])))
+(assert (<= Out[0,0] {1}))"""
+
+
+def test_version_2_end_to_end():
+    found = verify(shifted(), parse_vnnlib(VERSION_2.format("float32", -1.9)), seconds=20)
+    assert found.word == "sat"
+    assert found.x[0] == found.x[1]
+    word, *lines = found.written().splitlines()
+    assert (word, lines[0], lines[3]) == ("sat", "In float32 [1,2]", "Out float32 [1,1]")
+    assert [float(line) for line in (*lines[1:3], lines[4])] == [*found.x.tolist(), *found.y.tolist()]
+    assert verify(shifted(), parse_vnnlib(VERSION_2.format("real", -2.1))).word == "unsat"
+    with pytest.raises(DataError, match=r"In as float64, the network computes in torch\.float32"):
+        verify(shifted(), parse_vnnlib(VERSION_2.format("float64", 0)))
+
+
+def test_a_shape_that_is_another_is_refused(tmp_path):
+    net = save(tmp_path / "net.onnx", [node("Flatten", "x", "y")], (1, 2, 3))
+    head = "(vnnlib-version <2.0>)(declare-network f (declare-input X real [{}])(declare-output Y real [6]))"
+    body = "".join("(assert (= X[{}] 1))".format(",".join(map(str, index))) for index in np.ndindex(1, 2, 3))
+    assert verify(net, parse_vnnlib(head.format("1,2,3") + body)).word == "sat"
+    with pytest.raises(DataError, match=r"shape \(1, 3, 2\), the network takes \(2, 3\)"):
+        verify(net, parse_vnnlib(head.format("1,3,2") + "".join(
+            "(assert (= X[{}] 1))".format(",".join(map(str, index))) for index in np.ndindex(1, 3, 2)
+        )))  # fmt: skip
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(DataError, match="the property's 3 inputs"):
         verify(onnx_like(), parse_vnnlib(text([0] * 3, [1] * 3, BROKEN, 1)))
@@ -169,6 +283,47 @@ def test_the_command_says_the_word_first_and_writes_the_counterexample(files):
     assert values["Y_0"] <= -1
     total = sum(max(values[f"X_{i}"], 0) for i in range(2)) - 2
     assert values["Y_0"] == pytest.approx(total, abs=1e-6)
+
+
+def test_a_result_is_there_whole_or_not_at_all(files, monkeypatch):
+    net, folder = files
+    result, link = folder / "result.txt", folder / "link.txt"
+    result.write_text("sat\nof another run")
+    link.symlink_to(result)
+    seen = []
+
+    class KilledError(Exception):
+        pass
+
+    def killed(*_, **__):
+        seen.append(result.exists())
+        raise KilledError
+
+    with monkeypatch.context() as context:
+        context.setattr("holdfast.cli.verify.verify", killed)
+        with pytest.raises(KilledError):
+            command(net, folder / "holds.vnnlib", link)
+    assert seen == [False]
+    replace = Path.replace
+
+    def watched(part, place):
+        # What is moved into place is complete, and nothing was there before.
+        seen.append((part.read_text(), place.exists()))
+        return replace(part, place)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    command(net, folder / "holds.vnnlib", link)
+    assert seen[-1] == ("unsat\n", False)
+    assert result.read_text() == "unsat\n"
+    assert link.is_symlink()
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "broken.vnnlib",
+        "holds.vnnlib",
+        "link.txt",
+        "net.onnx",
+        "result.txt",
+    ]
+    command(net, folder / "holds.vnnlib", Path(os.devnull))
 
 
 def test_a_result_that_cannot_be_written_is_known_at_once(files):

@@ -72,8 +72,9 @@ def relu_network(sizes: tuple[int, ...], seed: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def least_excess(model: nn.Sequential, lower, upper, matrix, bound) -> float:
-    """The least ``max(matrix @ y - bound)`` over a box, exactly, by big-M encoding of the ReLUs."""
+def least_excess(model: nn.Sequential, lower, upper, matrix, bound, reads=None) -> float:
+    """The least ``max(matrix @ y + reads @ x - bound)`` over a box, exactly, by big-M encoding of the ReLUs."""
+    reads = np.zeros((len(matrix), len(lower))) if reads is None else np.asarray(reads)
     layers = [(m.weight.detach().double().numpy(), m.bias.detach().double().numpy()) for m in model[::2]]
     widths = [len(lower), *(len(bias) for _, bias in layers[:-1])]
     hidden = sum(widths[1:])
@@ -104,8 +105,10 @@ def least_excess(model: nn.Sequential, lower, upper, matrix, bound) -> float:
         low, high = np.maximum(middle - radius, 0), np.maximum(middle + radius, 0)
         before, here = here, here + len(bias)
     weight, bias = layers[-1]
-    for row, limit in zip(np.asarray(matrix) @ weight, np.asarray(matrix) @ bias - np.asarray(bound), strict=True):
-        constrain({count - 1: 1, **{before + j: -row[j] for j in range(len(row))}}, limit, np.inf)
+    limits = np.asarray(matrix) @ bias - np.asarray(bound)
+    for row, read, limit in zip(np.asarray(matrix) @ weight, reads, limits, strict=True):
+        hidden_part = {before + j: -row[j] for j in range(len(row))}
+        constrain({count - 1: 1, **hidden_part, **{i: -read[i] for i in range(inputs)}}, limit, np.inf)
     integrality = np.zeros(count)
     integrality[sum(widths) : -1] = 1
     objective = np.zeros(count)

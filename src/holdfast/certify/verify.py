@@ -23,7 +23,7 @@ from holdfast.certify.provers import Prover, Task, prove
 from holdfast.certify.questions import Questions, WithInputs
 from holdfast.certify.split import Outcome
 from holdfast.certify.vnnlib import read_vnnlib
-from holdfast.certify.witness import admitting, is_counterexample, outside, replayer, written
+from holdfast.certify.witness import admitting, is_counterexample, remark, replayer, written
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models import OnnxModule, load_model
 from holdfast.models.borrow import borrowed
@@ -118,7 +118,7 @@ def verify(
     prop = prop if isinstance(prop, Property) else read_vnnlib(prop)
     module = model if isinstance(model, nn.Module) else load_model(model)
     shape = module.input_shape if isinstance(module, OnnxModule) else (prop.inputs,)
-    dtype = next((t.dtype for t in module.state_dict().values() if t.is_floating_point()), torch.float32)
+    dtype = next((t.dtype for t in module.state_dict().values() if t.is_floating_point()), _declared(prop))
     _check(module, prop, shape, dtype)
     replay = replayer(module, _onnx_file(model))
     asked = admitting(prop, dtype)
@@ -142,11 +142,11 @@ def verify(
         outcome = _attempt(prover or prove, task)
     spent = time.monotonic() - began
     if outcome.x is not None:
-        note = outside(prop, outcome.x.flatten())
+        note = remark(prop, asked, dtype, outcome.x.flatten())
         return Verification("sat", outcome.x, answers[_key(outcome.x)], None, spent, note, prop.tensors)
     bound = outcome.bound if outcome.bound > -float("inf") else None
     if outcome.proved:
-        return Verification("unsat", None, None, bound, spent)
+        return Verification("unsat", None, None, bound, spent, remark(prop, asked, dtype))
     return Verification("unknown" if outcome.note else "timeout", None, None, bound, spent, outcome.note)
 
 
@@ -187,6 +187,13 @@ def _check(module: nn.Module, prop: Property, shape: tuple[int, ...], dtype: tor
         raise DataError(
             f"the property has {prop.outputs} outputs, the network {outputs}; take the property of this network"
         )
+
+
+def _declared(prop: Property) -> torch.dtype:
+    """The precision that a property asks for of a network that has none of its own."""
+    element = prop.tensors[0].element if prop.tensors else "real"
+    dtype: torch.dtype = torch.float32 if element == "real" else getattr(torch, element)
+    return dtype
 
 
 def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:

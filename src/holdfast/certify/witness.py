@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from holdfast.certify.properties import Conjunction, Declared, Property
 
-__all__ = ["Replay", "admitting", "inward", "is_counterexample", "outside", "outward", "replayer", "written"]
+__all__ = ["Replay", "admitting", "inward", "is_counterexample", "outward", "remark", "replayer", "written"]
 
 Replay = Callable[[Tensor], Tensor]
 
@@ -47,8 +47,8 @@ def outward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
 def admitting(prop: Property, dtype: torch.dtype) -> Property:
     """A property whose boxes hold inputs that a network of a precision can be given.
 
-    Where no number of the precision lies between the bounds of an input, as where both are 0.1, the numbers nearest to
-    the bounds stand for them: the box is widened to hold them. What is proved of it holds for what the file says too.
+    An input that is fixed at a number that the precision does not have, as 0.1, is the nearest number that it has.
+    Where bounds differ but none lies between them, the box is widened to hold the numbers nearest to its ends.
 
     Raises
     ------
@@ -57,29 +57,35 @@ def admitting(prop: Property, dtype: torch.dtype) -> Property:
     """
     sets = []
     for box in prop.sets:
-        lower, upper = torch.from_numpy(box.lower), torch.from_numpy(box.upper)
-        low, high = inward(lower, upper, dtype)
-        none = (low > high).numpy()
-        near, far = (end.to(dtype).double().numpy() for end in (lower, upper))
+        low, high = inward(torch.from_numpy(box.lower), torch.from_numpy(box.upper), dtype)
+        none, fixed = (low > high).numpy(), box.lower == box.upper
+        near, far = (torch.from_numpy(end).to(dtype).double().numpy() for end in (box.lower, box.upper))
         if not (np.isfinite(near[none]).all() and np.isfinite(far[none]).all()):
             raise DataError(f"the property bounds an input beyond what a {_name(dtype)} holds; mend its bounds")
-        ends = (
-            np.where(none, np.minimum(near, box.lower), box.lower),
-            np.where(none, np.maximum(far, box.upper), box.upper),
-        )
-        sets.append(replace(box, lower=ends[0], upper=ends[1]))
+        lower = np.where(none, np.where(fixed, near, np.minimum(near, box.lower)), box.lower)
+        upper = np.where(none, np.where(fixed, far, np.maximum(far, box.upper)), box.upper)
+        sets.append(replace(box, lower=lower, upper=upper))
     return replace(prop, sets=tuple(sets))
 
 
-def outside(prop: Property, x: Tensor) -> str:
-    """What to say of a counterexample ``(n,)`` that only :func:`admitting` lets into a box; empty for any other."""
-    inside = x.double().numpy()
-    missed = [np.flatnonzero((inside < box.lower) | (box.upper < inside)) for box in prop.sets]
-    places = min(missed, key=len)
+def remark(prop: Property, asked: Property, dtype: torch.dtype, x: Tensor | None = None) -> str:
+    """What to say of the difference between a property and what :func:`admitting` made of it; empty where it is none.
+
+    With a counterexample ``(n,)`` it is only said if that lies in no box of the property itself.
+    """
+    if x is None:
+        changed = [
+            (box.lower != a.lower) | (box.upper != a.upper) for box, a in zip(prop.sets, asked.sets, strict=True)
+        ]
+        places = np.flatnonzero(np.any(changed, axis=0)) if changed else np.empty(0)
+    else:
+        inside = x.double().numpy()
+        missed = (np.flatnonzero((inside < box.lower) | (box.upper < inside)) for box in prop.sets)
+        places = min(missed, key=len)
     if not len(places):
         return ""
-    others = f" and of {len(places) - 1} more inputs" if len(places) > 1 else ""
-    return f"no {_name(x.dtype)} lies between the bounds of X_{places[0]}{others}; the nearest one is the input"
+    more = f" and of {len(places) - 1} more" if len(places) > 1 else ""
+    return f"no {_name(dtype)} lies between the bounds of input {places[0]}{more}; the nearest one is the input"
 
 
 def _name(dtype: torch.dtype) -> str:
