@@ -59,6 +59,9 @@ def admitting(prop: Property, dtype: torch.dtype) -> Property:
     for box in prop.sets:
         low, high = inward(torch.from_numpy(box.lower), torch.from_numpy(box.upper), dtype)
         none, fixed = (low > high).numpy(), box.lower == box.upper
+        if not none.any():
+            sets.append(box)
+            continue
         near, far = (torch.from_numpy(end).to(dtype).double().numpy() for end in (box.lower, box.upper))
         if not (np.isfinite(near[none]).all() and np.isfinite(far[none]).all()):
             raise DataError(f"the property bounds an input beyond what a {_name(dtype)} holds; mend its bounds")
@@ -74,10 +77,10 @@ def remark(prop: Property, asked: Property, dtype: torch.dtype, x: Tensor | None
     With a counterexample ``(n,)`` it is only said if that lies in no box of the property itself.
     """
     if x is None:
-        changed = [
-            (box.lower != a.lower) | (box.upper != a.upper) for box, a in zip(prop.sets, asked.sets, strict=True)
-        ]
-        places = np.flatnonzero(np.any(changed, axis=0)) if changed else np.empty(0)
+        moved = np.zeros(prop.inputs, dtype=bool)
+        for box, new in zip(prop.sets, asked.sets, strict=True):
+            moved |= (box.lower != new.lower) | (box.upper != new.upper)
+        places = np.flatnonzero(moved)
     else:
         inside = x.double().numpy()
         missed = (np.flatnonzero((inside < box.lower) | (box.upper < inside)) for box in prop.sets)
