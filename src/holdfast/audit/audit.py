@@ -55,6 +55,7 @@ def audit(
     save_inputs: bool = False,
     certify: str = "none",
     certify_seconds: float = 20.0,
+    certify_arithmetic: str = "executed",
     certify_budgets: Sequence[float | str] = (),
     sigma: float | None = None,
     processes: Processes = ALONE,
@@ -101,6 +102,9 @@ def audit(
         come upon counterexamples too), also after them, on what they left.
     certify_seconds : float
         How long branch and bound may take, an example. Verdicts that it cuts off depend on the machine.
+    certify_arithmetic : str
+        ``"executed"``: proofs are about the network as it runs, whatever the order in which its sums are taken;
+        ``"exact"``: about the network in exact arithmetic.
     certify_budgets : sequence of float
         Smaller budgets at which to say, by the quick bounds, how much is certified.
     sigma : float, optional
@@ -132,7 +136,7 @@ def audit(
     if processes.count > 1 and run is None:
         raise SettingError(f"the verdicts of {processes.count} processes meet in a run folder; give one, as --run DIR")
     threat = parse_threat(threat) if isinstance(threat, str) else threat
-    certification = CertificationPlan.of(certify, certify_seconds, certify_budgets, threat)
+    certification = CertificationPlan.of(certify, certify_seconds, certify_budgets, threat, certify_arithmetic)
     if sigma is not None and certify != "smoothing":
         raise SettingError("sigma: noise belongs to smoothing; choose it with certify")
     plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)

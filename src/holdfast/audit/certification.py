@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
 from holdfast.audit.protocols import endless
-from holdfast.certify.certificate import METHODS, Method
+from holdfast.certify.certificate import METHODS, RUNS, Method, Runs
 from holdfast.certify.certify import Certifier
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
@@ -16,6 +16,12 @@ from holdfast.threats import Ball, Threat
 from holdfast.threats.budget import parse_budget
 
 __all__ = ["CertificationPlan"]
+
+_STATEMENTS: dict[Runs, str] = {
+    "executed": "a deterministic proof about the network as executed, in the model's own floating-point precision and "
+    "whatever the order in which its sums are taken",
+    "exact": "a deterministic proof in exact arithmetic; the rounding of the model's own forward pass is not part of it",
+}
 
 
 @dataclass(frozen=True)
@@ -32,15 +38,20 @@ class CertificationPlan:
         Budgets below the threat's own at which to say how much is certified.
     threat : Ball
         What the proofs are about.
+    arithmetic : str
+        One of :data:`holdfast.certify.certificate.RUNS`: the network as it runs, or in exact arithmetic.
     """
 
     method: Method
     seconds: float
     budgets: tuple[float, ...]
     threat: Ball
+    arithmetic: Runs
 
     @classmethod
-    def of(cls, method: str, seconds: float, budgets: Sequence[float | str], threat: Threat) -> Self | None:
+    def of(
+        cls, method: str, seconds: float, budgets: Sequence[float | str], threat: Threat, arithmetic: str = "executed"
+    ) -> Self | None:
         """The plan as a user writes it; None where nothing is to be proved of the model itself.
 
         Raises
@@ -62,16 +73,37 @@ class CertificationPlan:
             raise SettingError(f"certify: there are proofs for norm balls only, not for {threat.name}")
         if endless(threat):
             raise SettingError(f"certify: a proof needs a finite budget, but the threat is {threat.name}")
-        return cls(method, float(seconds), _smaller(budgets, threat), threat)
+        if arithmetic not in RUNS:
+            raise SettingError(f"certify_arithmetic: unknown arithmetic {arithmetic!r}; choose {' or '.join(RUNS)}")
+        return cls(method, float(seconds), _smaller(budgets, threat), threat, cast("Runs", arithmetic))
 
     def certifier(self, model: nn.Module, query: Query, x: Tensor) -> Certifier:
         """What proves something of a model, normalisation included, that takes inputs like ``x``."""
         inputs = query.prepare(x).contiguous()
-        return Certifier.of(model, inputs, self.method, seconds=self.seconds, logits=query.bare_logits)
+        return Certifier.of(
+            model,
+            inputs,
+            self.method,
+            seconds=self.seconds,
+            logits=query.bare_logits,
+            arithmetic=self.arithmetic,
+        )
+
+    @property
+    def statement(self) -> str:
+        """What a certificate says."""
+        return (
+            f"a certified example keeps its label for every input of the threat's set: {_STATEMENTS[self.arithmetic]}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that verdicts depend on, the threat aside."""
-        return {"method": self.method, "seconds": self.seconds, "budgets": self.budgets}
+        return {
+            "method": self.method,
+            "seconds": self.seconds,
+            "budgets": self.budgets,
+            "arithmetic": self.arithmetic,
+        }
 
 
 def _smaller(budgets: Sequence[float | str], threat: Ball) -> tuple[float, ...]:

@@ -39,11 +39,6 @@ KNOWLEDGE: dict[Knowledge, str] = {
     "decision": "black box: the attacker asks the model for its class alone",
 }
 
-STATEMENT = (
-    "a certified example keeps its label for every input of the threat's set: a deterministic proof, in real "
-    "arithmetic; the rounding of the model's own forward pass is not part of it"
-)
-
 
 def summarise(
     store: RunStore,
@@ -179,7 +174,7 @@ def _certification(store: RunStore, plan: CertificationPlan, threat: Threat, tot
     return Certification(
         method=plan.method,
         seconds=plan.seconds,
-        statement=STATEMENT,
+        statement=plan.statement,
         interval=clopper_pearson(certified, total, CONFIDENCE),
         methods=methods,
         open=still_open,

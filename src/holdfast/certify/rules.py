@@ -510,8 +510,8 @@ def _standardising(unit: float, centred: Interval, inverse: Interval, x: Interva
     """What rounding does to a standardised value.
 
     However a variance of ``n`` numbers is computed, from the sum of their squares or from their distances from the
-    mean, it is off by at most a few ``n`` units of the largest square among them (Chan, Golub and LeVeque 1983, "Algorithms
-    for computing the sample variance", table 1). Whatever is left of one, it is not negative.
+    mean, it is off by at most a few ``n`` units of the largest square among them (Chan, Golub and LeVeque 1983,
+    "Algorithms for computing the sample variance", table 1). Whatever is left of one, it is not negative.
     """
     count = x.lower.shape[-1]
     reach, scale = largest(x).amax(-1, keepdim=True), inverse.upper

@@ -104,6 +104,7 @@ def audit(
         ),
     ] = "none",
     certify_seconds: options.CertifySeconds = 20.0,
+    certify_arithmetic: options.CertifyArithmetic = "executed",
     certify_budgets: options.CertifyBudgets = None,
     sigma: options.Sigma = None,
 ) -> None:
@@ -135,6 +136,7 @@ def audit(
                 save_inputs=save_inputs,
                 certify=certify,
                 certify_seconds=certify_seconds,
+                certify_arithmetic=certify_arithmetic,
                 certify_budgets=options.split(certify_budgets),
                 sigma=sigma,
                 processes=processes,
@@ -171,6 +173,7 @@ def certify(
     mean: options.Mean = None,
     std: options.Std = None,
     seconds: options.CertifySeconds = 20.0,
+    arithmetic: options.CertifyArithmetic = "executed",
     budgets: options.CertifyBudgets = None,
     sigma: options.Sigma = None,
     alpha: Annotated[
@@ -213,7 +216,11 @@ def certify(
                 raise SettingError(f"--threat: {method} proves something about a threat; write linf:8/255")
             if sigma is not None:
                 raise SettingError(f"--sigma: {method} proves without noise; leave it out, or choose smoothing")
-            limits: dict[str, Any] = {"certify_seconds": seconds, "certify_budgets": options.split(budgets)}
+            limits: dict[str, Any] = {
+                "certify_seconds": seconds,
+                "certify_arithmetic": arithmetic,
+                "certify_budgets": options.split(budgets),
+            }
             allowed = options.read_threat(threat, box)
             prove(model, data, allowed, method, out, _out, _err, processes=processes, **limits, **settings)
 

@@ -57,6 +57,13 @@ Std = Annotated[str | None, typer.Option("--std", help="the scale of that normal
 CertifySeconds = Annotated[
     float, typer.Option("--certify-seconds", help="how long branch and bound may take, an example")
 ]
+CertifyArithmetic = Annotated[
+    str,
+    typer.Option(
+        "--certify-arithmetic",
+        help="executed: proofs hold for the network as it runs, rounding included; exact: in exact arithmetic",
+    ),
+]
 CertifyBudgets = Annotated[
     str | None, typer.Option("--certify-budgets", help="smaller budgets at which to prove too, such as 2/255,4/255")
 ]

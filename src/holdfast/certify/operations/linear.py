@@ -101,8 +101,8 @@ class Scale:
         return x * self.factor + self.shift
 
     def interval(self, x: Interval) -> Interval:
-        # Of the ends themselves: a small shift must not get lost between a large middle and a large radius. The factor's
-        # sign alone says which end is which, since ends may be functions in the place of numbers.
+        # Of the ends themselves: a small shift must not get lost between a large middle and a large radius. The sign of
+        # the factor alone says which end is which, since ends may be functions in the place of numbers.
         a, b, rising = self.apply(x.lower), self.apply(x.upper), self.factor >= 0
         low, high = torch.where(rising, a, b), torch.where(rising, b, a)
         if not self.roundings:
