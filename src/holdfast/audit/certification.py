@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ __all__ = ["CertificationPlan"]
 _STATEMENTS: dict[Runs, str] = {
     "executed": "a deterministic proof about the network as executed, in the model's own floating-point precision and "
     "whatever the order in which its sums are taken",
-    "exact": "a deterministic proof in exact arithmetic; the rounding of the model's own forward pass is not part of it",
+    "exact": "a deterministic proof in exact arithmetic; the rounding of the model's own forward pass is no part of it",
 }
 
 
@@ -75,7 +75,7 @@ class CertificationPlan:
             raise SettingError(f"certify: a proof needs a finite budget, but the threat is {threat.name}")
         if arithmetic not in RUNS:
             raise SettingError(f"certify_arithmetic: unknown arithmetic {arithmetic!r}; choose {' or '.join(RUNS)}")
-        return cls(method, float(seconds), _smaller(budgets, threat), threat, cast("Runs", arithmetic))
+        return cls(method, float(seconds), _smaller(budgets, threat), threat, arithmetic)
 
     def certifier(self, model: nn.Module, query: Query, x: Tensor) -> Certifier:
         """What proves something of a model, normalisation included, that takes inputs like ``x``."""
