@@ -10,8 +10,9 @@ from torch import nn
 
 from holdfast.certify.capture import capture
 from holdfast.certify.crown import crown
+from holdfast.certify.encoding import encode
 from holdfast.certify.margins import crown_margins, specification
-from holdfast.certify.milp import lp_bound, milp_margin, safe_bound
+from holdfast.certify.milp import lp_bound, margin, milp_margin, proved, safe_bound, solve
 from holdfast.certify.operations.relu import ReLU
 from holdfast.certify.region import Region
 from holdfast.errors import ModelError, SettingError
@@ -75,6 +76,24 @@ def margins(model, x, y):
     others = logits.clone()
     others[:, y] = -torch.inf
     return logits[:, y] - others.amax(1)
+
+
+@pytest.mark.parametrize("name", list(networks(0)))
+def test_a_minimum_is_proved_again_without_the_solver(name):
+    """As much as the solver says and no more, whatever is asked for; out of time, less."""
+    model = networks(1)[name]
+    x = torch.tensor([[0.3, 0.8]], dtype=torch.float64)
+    y = int(model(x).argmax())
+    graph, region = capture(model, x), Region.around(Linf(0.4), x)
+    encoding = encode(graph, region, crown(graph, region).intervals)
+    for k in {0, 1, 2} - {y}:
+        cost = margin(encoding, y, k)
+        found = solve(encoding.program, cost, seconds=60)
+        for above in (-1.0, -1e-6, 1e-3):
+            bound = proved(encoding.program, cost, goal=found.upper + above, seconds=60)
+            assert bound == pytest.approx(min(found.upper, found.upper + above), abs=1e-5)
+            assert bound <= found.upper + 1e-12
+        assert proved(encoding.program, cost, goal=found.upper, seconds=0.0) == -np.inf
 
 
 THREATS = [Linf(0.3), L1(0.4), L0(1), Linf(0.5, None)]

@@ -27,7 +27,7 @@ from holdfast.certify.crown import crown, lower_bounds
 from holdfast.certify.domains import Problem
 from holdfast.certify.encoding import constant, encode, largest_change
 from holdfast.certify.margins import specification
-from holdfast.certify.milp import TOLERANCE, margin, solve
+from holdfast.certify.milp import TOLERANCE, margin, proved, solve
 from holdfast.certify.operations.pooling import MaxPool
 from holdfast.certify.region import Region
 from holdfast.certify.rows import Rows
@@ -50,6 +50,8 @@ _AGREE = (1e-4, 1e-5)
 _MANY = 100
 # How much smaller than the distance of a witness the ball is that is to hold none, relatively: at first and at most.
 _GAPS = (1e-6, 1e-5)
+# How far below the solver's minimum a proof need not come: elsewhere, and in L0, whose distances are whole numbers.
+_SHORT = (2 * TOLERANCE, 0.5)
 # How near to a ball that stays open, relative to its radius, others are tried.
 _CLOSE = 0.01
 # A ball may take this part of the time that is left for all.
@@ -67,12 +69,12 @@ class Distance:
     Parameters
     ----------
     status : str
-        ``"exact"``: the bounds agree to 1e-4 of the distance; ``"bounded"``: they do not, for want of time; ``"none"``:
-        no admissible input is misclassified; ``"unknown"``: no misclassified input was found and not all was searched.
+        ``"exact"``: the bounds agree to 1e-4 of the distance, or to 1e-5; ``"bounded"``: they do not, for want of time;
+        ``"none"``: no admissible input is misclassified; ``"unknown"``: no misclassified input was found and not all
+        was searched.
     lower, upper : float
-        No misclassified input is nearer than ``lower``: of the network in real arithmetic, and, by mixed-integer
-        programming, up to the solver's tolerance of 1e-6 on each constraint. ``x_adv`` is at ``upper``, infinite if
-        there is none, and that is the distance where it is exact.
+        No misclassified input is nearer than ``lower``, of the network as executed. ``x_adv`` is at ``upper``, infinite
+        if there is none, and that is the distance where it is exact.
     x_adv : Tensor or None
         ``(*shape)`` the nearest misclassified input found: a plain forward pass misclassifies it, and it lies in the
         set without any tolerance.
@@ -339,7 +341,11 @@ def _programmed(example: _Example, program: _Program, bracket: _Bracket, until: 
         ahead, slack = -1.0 * margin(encoding, example.y, k), constant(np.array([reach])) - encoding.size
         beyond = encoding.size - constant(np.array([bracket.lower]))
         found = solve(encoding.program, encoding.size, ahead, slack, beyond, seconds=until - time.perf_counter())
-        lower = min(lower, reach if found.status == "infeasible" else max(found.lower, 0.0))
+        goal = reach if found.status == "infeasible" else found.lower - _SHORT[example.threat.norm == "l0"]
+        sure = proved(
+            encoding.program, encoding.size, ahead, slack, beyond, goal=goal, seconds=until - time.perf_counter()
+        )
+        lower = min(lower, max(sure, 0.0))
         if found.variables is not None:
             reach = min(reach, found.upper)
             bracket = bracket.nearer(*_nearest(example, _pushed(x, _input(x, found.variables))))
@@ -350,8 +356,7 @@ def _programmed(example: _Example, program: _Program, bracket: _Bracket, until: 
                 if deepest.variables is not None:
                     bracket = bracket.nearer(*_nearest(example, _pushed(x, _input(x, deepest.variables))))
     if example.threat.norm == "l0":
-        # A count, whatever the solver's tolerance made of it.
-        lower = float(np.ceil(lower - 1e-3))
+        lower = float(np.ceil(lower))  # a count
     return replace(bracket, lower=max(lower, bracket.lower))
 
 

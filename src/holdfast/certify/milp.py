@@ -3,7 +3,8 @@
 The programs are those of :mod:`holdfast.certify.encoding`; HiGHS solves them, through scipy. Its answers hold up to its
 tolerances: a constraint may be violated by :data:`TOLERANCE`. What a *linear* program proves needs no trust in that:
 its multipliers give the bound again, by weak duality, in plain arithmetic (Neumaier and Shcherbina, "Safe bounds in
-linear and mixed-integer linear programming", Mathematical Programming 99, 2004).
+linear and mixed-integer linear programming", Mathematical Programming 99, 2004). What a mixed-integer one says of its
+minimum is therefore proved again by a branch and bound over its whole numbers, whose every leaf is such a bound.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from holdfast.certify.graph import Graph, Interval
     from holdfast.certify.region import Region
 
-__all__ = ["TOLERANCE", "Leaf", "Minimum", "lp_bound", "milp_margin", "solve"]
+__all__ = ["TOLERANCE", "Leaf", "Minimum", "lp_bound", "milp_margin", "proved", "solve"]
 
 Array = NDArray[np.float64]
 
@@ -99,6 +100,52 @@ def solve(program: Program, cost: Affine, *also: Affine, seconds: float) -> Mini
         bound = result.fun
     lower = -np.inf if bound is None else float(bound) + shift
     return Minimum("optimal" if result.status == _OPTIMAL else "timeout", lower, best, result.x)
+
+
+def proved(program: Program, cost: Affine, *also: Affine, goal: float, seconds: float) -> float:
+    """A lower bound of a minimum that rests on no solver.
+
+    Parameters
+    ----------
+    program, cost, also
+        As :func:`solve` takes them.
+    goal : float
+        What is to be proved: parts of the program that reach it are done with.
+    seconds : float
+        After which the bound is what is known of the parts that are left.
+
+    Returns
+    -------
+    float
+        At most the goal.
+    """
+    until = time.perf_counter() + seconds
+    whole = np.concatenate(program.integral)
+    matrix, floor = program.constraints(*also)
+    parts = [(-np.inf, program.bounds())]
+    found = goal
+    while parts:
+        known, (lower, upper) = parts.pop()
+        if time.perf_counter() > until:
+            return min([found, known, *(bound for bound, _ in parts)])
+        relaxed = _relaxed(cost, matrix, floor, lower, upper)
+        if relaxed is None:
+            bound, values = (goal if _empty(matrix, floor, lower, upper) else known), None
+        else:
+            bound, values = max(relaxed[0], known), relaxed[1]
+        if bound >= goal:
+            continue
+        open_ = np.flatnonzero(whole & (lower < upper))
+        if not len(open_):
+            found = min(found, bound)
+            continue
+        middle = (lower + upper) / 2 if values is None else values
+        place = open_[np.abs(middle[open_] - np.floor(middle[open_]) - 0.5).argmin()]
+        cut = np.clip(np.floor(middle[place]), lower[place], upper[place] - 1)
+        below, above = upper.copy(), lower.copy()
+        below[place], above[place] = cut, cut + 1
+        parts += [(bound, (lower, below)), (bound, (above, upper))]
+    return found
 
 
 def milp_margin(graph: Graph, region: Region, intervals: list[Interval], y: int, *, seconds: float) -> Minimum:
@@ -184,22 +231,29 @@ def lp_bound(
     cost = encoding.output.apply(scipy.sparse.csr_matrix(row.detach().double().cpu().numpy()[None])) + constant(
         np.array([offset])
     )
-    found = _relaxed(encoding.program, cost)
+    program = encoding.program
+    found = _relaxed(cost, *program.constraints(), *program.bounds())
     if found is not None:
         bound, variables = found
         x = torch.from_numpy(variables[: len(encoding.inputs)].copy()).reshape(region.center.shape[1:])
         return Leaf(bound, x.clamp(region.lower[0].double(), region.upper[0].double()))
-    # No point, says the solver. The least violation of the constraints proves it, if its multipliers make it positive.
-    elastic, violation = _elastic(encoding.program)
-    least = _relaxed(elastic, violation)
-    return Leaf(np.inf if least is not None and least[0] > 0 else -np.inf, None)
+    empty = _empty(*program.constraints(), *program.bounds())
+    return Leaf(np.inf if empty else -np.inf, None)
 
 
-def _relaxed(program: Program, cost: Affine) -> tuple[float, Array] | None:
+def _empty(matrix: Any, floor: Array, lower: Array, upper: Array) -> bool:
+    """Whether a program that a solver calls infeasible is so.
+
+    The least violation of its constraints proves it, if the multipliers of that program make it positive.
+    """
+    elastic, violation = _elastic(matrix, floor, lower, upper)
+    least = _relaxed(violation, *elastic.constraints(), *elastic.bounds())
+    return least is not None and least[0] > 0
+
+
+def _relaxed(cost: Affine, matrix: Any, floor: Array, lower: Array, upper: Array) -> tuple[float, Array] | None:
     """A proved lower bound of the linear program, and its minimiser; None where it is infeasible."""
-    matrix, floor = program.constraints()
-    lower, upper = program.bounds()
-    price = _row(cost, program.width)
+    price = _row(cost, len(lower))
     result = scipy.optimize.linprog(
         price,
         A_ub=-matrix if len(floor) else None,
@@ -232,10 +286,8 @@ def safe_bound(price: Array, matrix: Any, floor: Array, lower: Array, upper: Arr
     return float(terms.sum() + gained.sum() - error)
 
 
-def _elastic(program: Program) -> tuple[Program, Affine]:
+def _elastic(matrix: Any, floor: Array, lower: Array, upper: Array) -> tuple[Program, Affine]:
     """The program with every constraint allowed to fail by the same amount, and that amount."""
-    lower, upper = program.bounds()
-    matrix, floor = program.constraints()
     least = matrix.maximum(0) @ lower + matrix.minimum(0) @ upper
     worst = np.maximum(floor - least, 0)
     relaxed = Program()

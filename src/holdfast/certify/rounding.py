@@ -58,8 +58,8 @@ class Rounding(NamedTuple):
     size : Tensor
         ``(N, *shape)`` at least the sum of the sizes of all terms that an entry of the value is made of, and the
         value's own size.
-    executed : int
-        How many roundings a term goes through where the network computes it.
+    executed : int or Tensor
+        How many roundings a term goes through where the network computes it; terms that are 0 for certain cause none.
     own : int
         How many it goes through in a backward pass through the operation.
     interval : int
@@ -67,7 +67,7 @@ class Rounding(NamedTuple):
     """
 
     size: Tensor
-    executed: int
+    executed: int | Tensor
     own: int
     interval: int = 0
 
@@ -115,6 +115,10 @@ def check_precision(device: torch.device) -> None:
         reduced = "call torch.set_float32_matmul_precision('highest')"
     elif device.type == "cuda" and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32):
         reduced = "set torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32 to False"
+    elif device.type == "cpu" and not torch.backends.mkldnn.enabled and torch.backends.nnpack.is_available():
+        reduced = (
+            "its convolutions may take other sums than those of products; set torch.backends.mkldnn.enabled to True"
+        )
     elif float(torch.tensor(2.0**-140) * 1) == 0:
         reduced = "call torch.set_flush_denormal(False)"
     if reduced is not None:
@@ -129,6 +133,14 @@ def unit(dtype: torch.dtype) -> float:
 def gamma(count: float, u: float) -> float:
     """``n u / (1 - n u)``: by how much ``n`` roundings may change a product, relatively."""
     return count * u / (1 - count * u) if count * u < 1 else math.inf
+
+
+def _shares(count: int | Tensor, u: float) -> float | Tensor:
+    if isinstance(count, int):
+        return gamma(count, u)
+    worst = float(count.max()) if count.numel() else 0.0
+    # In steps that are each off by less than the last rounding.
+    return count * u / (1 - worst * u) * (1 + 2.0**-20) if worst * u < 1 else torch.full_like(count, math.inf)
 
 
 def largest(x: Interval) -> Tensor:
@@ -254,14 +266,15 @@ def _radius(
     # The size itself has been rounded as often as the value, and what follows a few times.
     most = (found.size * (1 + gamma(found.own + found.interval + _FEW, u))).detach()
     executed, outside = torch.zeros_like(most), None
-    if node.executed and found.executed:
-        share = gamma(found.executed, arithmetic.unit)
+    rounds = node.executed and not (isinstance(found.executed, int) and found.executed == 0)
+    if rounds:
+        share = _shares(found.executed, arithmetic.unit)
         executed = most * share + 2 * found.executed * arithmetic.tiny
         executed = executed.masked_fill(~(most * (1 + share) <= arithmetic.largest), torch.inf)
     if node.error is not None:
         error = node.error(arithmetic.unit, *inputs, *(intervals[i] for i in node.also))
         executed = executed + (error * (1 + gamma(_FEW, u))).detach()
-    if found.interval or node.error is not None or (node.executed and found.executed):
+    if found.interval or node.error is not None or rounds:
         # Two more roundings: of the ends when they are moved.
         outside = executed + most * gamma(found.interval + 2, u) + (found.interval + 2) * smallest
     counts = found.own + further + 2

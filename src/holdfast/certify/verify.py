@@ -2,8 +2,8 @@
 
 The verdicts are the competition's: ``unsat`` where the unsafe set is empty and the property holds, ``sat`` with a
 counterexample, ``timeout``, and ``unknown`` where neither can be found. A counterexample counts when a replay of the
-network, by onnxruntime where that is possible, agrees without any tolerance. A proof is one in real arithmetic: bounds
-are taken in float64, and count only where rounding cannot have made them positive.
+network, by onnxruntime where that is possible, agrees without any tolerance. A proof is about the
+network as it runs, whatever the order in which its sums are taken (:mod:`holdfast.certify.rounding`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from holdfast.certify.graph import Interval
-from holdfast.certify.rounding import Rounding, largest
+from holdfast.certify.rounding import Rounding, largest, nonzero
 from holdfast.certify.rows import Rows, Window
 from holdfast.models.gradients import Geometry, by_columns, by_phases, phases
 
@@ -67,7 +67,8 @@ class Convolution:
         spans = zip(self.weight.shape[2:], self.stride, self.dilation, strict=True)
         back = math.prod(math.ceil(length / step) if spread == 1 else length for length, step, spread in spans)
         own = max(channels // self.groups * back, channels + sum(size.shape[2:]))
-        return Rounding(size, terms + 1, own + 8, terms + 8)
+        live = self._convolve(nonzero(largest(x)), nonzero(self.weight), None)
+        return Rounding(size, live + 1, own + 8, terms + 8)
 
     def relax(self, x: Interval) -> None:
         return None

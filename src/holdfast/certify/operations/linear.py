@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from holdfast.certify.graph import Interval
-from holdfast.certify.rounding import Rounding, dot, gamma, largest, outwards, summed, unit
+from holdfast.certify.rounding import Rounding, dot, gamma, largest, nonzero, outwards, summed, unit
 from holdfast.certify.rows import Rows
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class Dense:
         size = functional.linear(largest(x), self.weight.abs(), None if self.bias is None else self.bias.abs())
         out, terms = self.weight.shape
         own = max(out, 0 if self.bias is None else summed(size[0].numel()))
-        return Rounding(size, terms + 1, own + 8, terms + 8)
+        live = functional.linear(nonzero(largest(x)), nonzero(self.weight))
+        return Rounding(size, live + 1, own + 8, terms + 8)
 
     def relax(self, x: Interval) -> None:
         return None
@@ -261,7 +262,8 @@ class Weighted:
         size = self.function(largest(x), self.weight.abs())
         size = size if self.bias is None else size + self.bias.abs()
         forward, back = self.terms
-        return Rounding(size, forward + 1, max(back, summed(size[0].numel())) + 8, forward + 8)
+        live = self.function(nonzero(largest(x)), nonzero(self.weight))
+        return Rounding(size, live + 1, max(back, summed(size[0].numel())) + 8, forward + 8)
 
     def relax(self, x: Interval) -> None:
         return None
