@@ -39,6 +39,7 @@ __all__ = [
     "down",
     "gamma",
     "largest",
+    "nonzero",
     "outwards",
     "summed",
     "unit",
@@ -146,6 +147,11 @@ def _shares(count: int | Tensor, u: float) -> float | Tensor:
 def largest(x: Interval) -> Tensor:
     """The largest size in an interval, elementwise."""
     return torch.maximum(x.lower.abs(), x.upper.abs())
+
+
+def nonzero(x: Tensor) -> Tensor:
+    """1 where a number is not 0."""
+    return (x != 0).to(x.dtype)
 
 
 def outwards(lower: Tensor, upper: Tensor) -> Interval:
