@@ -1,4 +1,8 @@
+import io
+import os
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -108,6 +112,96 @@ def test_more_than_eight_bits_are_not_clipped(tmp_path):
     write(tmp_path / "a" / "0.png", np.full((5, 4), 1000, np.uint16))
     with pytest.raises(DataError, match=r"a/0.png: more than 8 bits a channel; save it with 8, or the data as npz$"):
         load_images(tmp_path, "test")
+
+
+def png(width, height, depth=8, data=b""):
+    """A PNG file in RGB that says what it wants of its size."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def encoded(form, *frames, **options):
+    images = [Image.fromarray(frame) for frame in frames]
+    file = io.BytesIO()
+    more = {"save_all": True, "append_images": images[1:]} if images[1:] else {}
+    images[0].save(file, form, **more, **options)
+    return file.getvalue()
+
+
+def refused(tmp_path, content, words):
+    """A file is refused in one line wherever it stands in its folder."""
+    folder_of(tmp_path)
+    for name in ("ant/0.png", "zebra/5.png"):
+        path = tmp_path / name
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"^{path}: .*{words}[^\n]*$"):
+            drain(load_images(tmp_path, "test"))
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "GIF"])
+def test_every_format_that_loses_nothing_gives_its_pixels(tmp_path, form):
+    pixels = np.random.default_rng(0).choice([0, 85, 255], (5, 4, 3)).astype(np.uint8)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0").write_bytes(encoded(form, pixels, **({"lossless": True} if form == "WEBP" else {})))
+    found = read(load_images(tmp_path, "test"), 1).x[0]
+    assert torch.equal(found, torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / 255))
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_sixteen_bits_a_channel_in_colour_are_not_rounded(tmp_path, deep):
+    rows = b"".join(b"\0" + bytes(4 * 3 * (2 if deep else 1)) for _ in range(5))
+    content = png(4, 5, 16 if deep else 8, rows)
+    if deep:
+        refused(tmp_path, content, "more than 8 bits a channel")
+        refused(tmp_path, b"P6 4 5 65535\n" + bytes(120), "more than 8 bits a channel")
+    else:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "0.png").write_bytes(content)
+        assert drain(load_images(tmp_path, "test")) == 1
+
+
+def test_an_image_never_starts_a_program(tmp_path, monkeypatch):
+    trace, programs = tmp_path / "trace", tmp_path / "bin"
+    programs.mkdir()
+    (programs / "gs").write_text(f"#!/bin/sh\ntouch {trace}\n")
+    (programs / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 5\n%%EndComments\nshowpage\n%%EOF\n"
+    refused(tmp_path / "images", eps, r"not a readable image \(none of PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM\)")
+    assert not trace.exists()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("side", [10_000, 13_000, 2**31 - 1])
+def test_sizes_beyond_reason_are_refused_before_anything_is_decoded(tmp_path, side):
+    refused(tmp_path, png(side, side), "pixels")
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "TIFF", "WEBP"])
+def test_an_example_has_one_frame(tmp_path, form):
+    refused(tmp_path, encoded(form, picture(0), picture(1), picture(2)), "several frames; save the one that is meant")
+
+
+def test_previews_after_the_picture_of_a_camera_are_left_out(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name, frames in (("0.jpg", [picture(0)]), ("1.jpg", [picture(0), picture(1)])):
+        (tmp_path / "a" / name).write_bytes(encoded("MPO", *frames))
+    alone, first = read(load_images(tmp_path, "test"), 2).x
+    assert torch.equal(alone, first)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    folder_of(tmp_path)
+    (tmp_path / "zebra" / "5.png").unlink()
+    os.mkfifo(tmp_path / "zebra" / "5.png")
+    with pytest.raises(DataError, match=rf"^{tmp_path}/zebra/5.png: a pipe, a socket or a device, not a file"):
+        drain(load_images(tmp_path, "test"))
 
 
 def test_folders_that_hold_nothing(tmp_path):

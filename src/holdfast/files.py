@@ -1,0 +1,70 @@
+"""Files that somebody named: whether they are files at all, and their text."""
+
+import os
+import stat
+from pathlib import Path
+
+from holdfast.errors import HoldfastError
+
+__all__ = ["check_file", "is_file", "is_folder", "read_text"]
+
+
+def check_file(path: Path, fault: type[HoldfastError]) -> os.stat_result:
+    """Look at a file before it is opened, since opening a pipe waits for whoever writes to it.
+
+    Returns
+    -------
+    os.stat_result
+        Of the file, or of the file at the end of a link.
+
+    Raises
+    ------
+    HoldfastError
+        Of the class ``fault``, when there is nothing at ``path``, or no regular file.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise fault(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise fault(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise fault(f"{path}: is a folder; name the file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise fault(f"{path}: a pipe, a socket or a device, not a file; save what it gives to a file")
+    return status
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file; unlike ``Path.is_file``, ``False`` for every path that cannot be looked at."""
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long, or a folder on the way is closed
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; unlike ``Path.is_dir``, ``False`` for every path that cannot be looked at."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def read_text(path: Path, fault: type[HoldfastError], limit: int = 2**24) -> str:
+    """The text of a small file, in UTF-8.
+
+    Raises
+    ------
+    HoldfastError
+        Of the class ``fault``, when it is no regular file, has more than ``limit`` bytes, or is not text in UTF-8.
+    """
+    size = check_file(path, fault).st_size
+    if size > limit:
+        raise fault(f"{path}: {size} bytes, where at most {limit} make sense; is it the file that it says?")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise fault(f"{path}: not text in UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise fault(f"{path}: cannot be read: {error.strerror or error}") from error

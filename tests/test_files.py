@@ -1,0 +1,60 @@
+"""Whether what somebody named is a file."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from holdfast.errors import DataError, SettingError
+from holdfast.files import check_file, is_file, is_folder, read_text
+
+
+def words(path, read=check_file):
+    with pytest.raises(SettingError) as caught:
+        read(path, SettingError)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("read", [check_file, read_text])
+def test_what_is_no_file_is_said(tmp_path, read):
+    assert "no such file" in words(tmp_path / "none", read)
+    assert "is a folder" in words(tmp_path, read)
+    os.mkfifo(tmp_path / "pipe")
+    assert "a pipe" in words(tmp_path / "pipe", read)
+    assert "a device" in words(Path("/dev/zero"), read)
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(tmp_path / "s"))
+        assert "a socket" in words(tmp_path / "s", read)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "cannot be read" in words(tmp_path / "loop", read)
+    assert "cannot be read" in words(tmp_path / ("x" * 5000), read)
+    assert "cannot be read" in words(tmp_path / "a\0b", read)
+    (tmp_path / "file").touch()
+    assert "no such file" in words(tmp_path / "file" / "below", read)
+
+
+def test_a_link_to_a_file_is_one(tmp_path):
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert check_file(tmp_path / "link", DataError).st_size == 4
+    assert read_text(tmp_path / "link", DataError) == "text"
+    assert is_file(tmp_path / "link")
+    assert is_folder(tmp_path)
+
+
+def test_asking_never_raises(tmp_path):
+    for path in (tmp_path / ("x" * 5000), tmp_path / "a\0b", tmp_path / "none", Path()):
+        assert not is_file(path)
+    assert not is_folder(tmp_path / ("x" * 5000))
+
+
+def test_text_is_utf8_and_small(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_bytes(b"ab\xff")
+    assert "not text in UTF-8 (byte 2)" in words(path, read_text)
+    with path.open("wb") as file:
+        file.truncate(2**40)  # of which nothing lies on the disk
+    assert f"{2**40} bytes" in words(path, read_text)
