@@ -172,7 +172,7 @@ def test_torchscript(tmp_path):
         (torch.ones(3), "holds a Tensor, not a state dict"),
         ([STATE, STATE], "holds a list"),
         ({"epoch": 3, "lr": 0.1, "w": torch.ones(1)}, "no state dict: epoch, lr are not tensors"),
-        ({"weights": STATE}, "no state dict: weights is not a tensor"),
+        ({"weights": {"epoch": 3}}, "no state dict: weights is not a tensor"),
         ({}, "empty"),
     ],
     ids=str,

@@ -45,6 +45,8 @@ def audit(
     knowledge: Knowledge = "gradient",
     run: str | Path | None = None,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
+    trust: bool = False,
     split: str = "test",
     examples: str | slice | range | None = None,
     seed: int = 0,
@@ -83,6 +85,11 @@ def audit(
         stopped or killed, and ends with the same verdicts. Without it nothing is written.
     weights : path, optional
         Weights to load into the model.
+    weights_key : str, optional
+        The key of that file under which they lie, where it holds several state dicts that fit.
+    trust : bool
+        That code may run which a ``.pt2`` file carries or the folder of a training run names; see
+        :func:`holdfast.load_model`.
     split, examples : str
         Which part of the data; see :func:`holdfast.load_data`.
     seed : int
@@ -141,7 +148,7 @@ def audit(
         raise SettingError("sigma: noise belongs to smoothing; choose it with certify")
     plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)
     name = model if isinstance(model, str) else str(model) if isinstance(model, Path) else type(model).__name__
-    module = load_model(model, weights)
+    module = load_model(model, weights, weights_key=weights_key, trust=trust)
     if processes.device is not None and not isinstance(model, nn.Module):
         module.to(processes.device)
     source = load_data(data, split=split, examples=examples)

@@ -79,6 +79,8 @@ def smooth(
     samples: int,
     procedure: str,
     weights: Path | None,
+    weights_key: str | None,
+    trust: bool,
     split: str,
     examples: str | None,
     seed: int,
@@ -99,7 +101,7 @@ def smooth(
         raise SettingError("--sigma: smoothing needs the scale of its noise; write --sigma 0.25")
     if procedure not in ("sequential", "fixed"):
         raise SettingError(f"--procedure: {procedure!r} is neither sequential nor fixed")
-    module = load_model(model, weights)
+    module = load_model(model, weights, weights_key=weights_key, trust=trust)
     source = load_data(data, split=split, examples=examples)
     settings = _Settings(
         model=digest_module(module),

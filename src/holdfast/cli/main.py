@@ -72,6 +72,8 @@ def audit(
     data: options.Data,
     threat: options.ThreatText,
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    trust: options.Trust = False,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -126,6 +128,8 @@ def audit(
                 knowledge=cast("Knowledge", knowledge),
                 run=run,
                 weights=weights,
+                weights_key=weights_key,
+                trust=trust,
                 split=split,
                 examples=examples,
                 seed=seed,
@@ -162,6 +166,8 @@ def certify(
         str | None, typer.Option("--threat", help="what may be done to an input, such as linf:8/255; not for smoothing")
     ] = None,
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    trust: options.Trust = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="folder for what is found; the same command resumes it")
     ] = None,
@@ -195,6 +201,8 @@ def certify(
 
         settings: dict[str, Any] = {
             "weights": weights,
+            "weights_key": weights_key,
+            "trust": trust,
             "split": split,
             "examples": examples,
             "seed": seed,
@@ -240,6 +248,8 @@ def attack(
     threat: options.ThreatText,
     out: Annotated[Path, typer.Option("--out", help="folder for adversarial.npz and audit.json", show_default=False)],
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    trust: options.Trust = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="a setting of the attack, such as steps=100; repeatable")
     ] = None,
@@ -266,6 +276,8 @@ def attack(
                 protocol=single(name, settings),
                 run=out,
                 weights=weights,
+                weights_key=weights_key,
+                trust=trust,
                 split=split,
                 examples=examples,
                 seed=seed,
@@ -297,6 +309,8 @@ def verify(
         typer.Argument(metavar="PROPERTY", help="a .vnnlib file, which describes the unsafe set", show_default=False),
     ],
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    trust: options.Trust = False,
     timeout: Annotated[float, typer.Option("--timeout", help="the time limit in seconds", min=0)] = 600.0,
     seed: options.Seed = 0,
     out: Annotated[
@@ -307,7 +321,8 @@ def verify(
     with _faults("nothing was decided"):
         from holdfast.cli.verify import decide
 
-        decide(model, weights, prop, timeout, seed, out, _out, _err)
+        network = {"weights": weights, "weights_key": weights_key, "trust": trust}
+        decide(model, network, prop, timeout, seed, out, _out, _err)
 
 
 @app.command()
@@ -350,6 +365,7 @@ def train(
     weights: Annotated[
         Path | None, typer.Option("--weights", help="weights to start from; random ones otherwise")
     ] = None,
+    weights_key: options.WeightsKey = None,
     examples: options.Examples = None,
     box: options.BoxText = "0,1",
     seed: options.Seed = 0,
@@ -392,6 +408,7 @@ def train(
             method=method,
             settings=settings,
             weights=weights,
+            weights_key=weights_key,
             examples=examples,
             seed=seed,
         )

@@ -22,7 +22,9 @@ __all__ = [
     "Split",
     "Std",
     "ThreatText",
+    "Trust",
     "Weights",
+    "WeightsKey",
     "parse_numbers",
     "read_threat",
     "split",
@@ -34,6 +36,12 @@ Model = Annotated[
 ]
 Weights = Annotated[
     Path | None, typer.Option("--weights", help="a .safetensors, .pt or .pth file for the factory's module")
+]
+WeightsKey = Annotated[
+    str | None, typer.Option("--weights-key", help="the key in that file under which the weights lie, such as ema")
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="let code run that a .pt2 file carries or the folder of a training run names")
 ]
 Data = Annotated[str, typer.Option("--data", help="digits, mnist:DIR, npz:FILE or images:DIR", show_default=False)]
 ThreatText = Annotated[

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from holdfast.audit import audit
 from holdfast.cli.progress import watching
+from holdfast.models.load import needs_trust
 from holdfast.processes import Processes
 from holdfast.report import show_result
 from holdfast.report.curves import draw_curves
@@ -72,6 +73,7 @@ def run_train(
                 run,
                 data,
                 threat,
+                trust=True,  # the record in the folder was written just now
                 protocol=protocol,
                 certify=certify or ("alpha-crown" if method in CERTIFIED else "none"),
                 examples=audited,
@@ -84,8 +86,9 @@ def run_train(
         show_result(found, console)
         files.append(f"{AUDIT}/")
     console.print(f"\n{run} holds {', '.join(files)}", soft_wrap=True)
+    trust = " --trust" if needs_trust(network) else ""
     console.print(
-        f"  holdfast audit --model {run} --data {data} --threat {threat.name} --protocol standard --run DIR",
+        f"  holdfast audit --model {run}{trust} --data {data} --threat {threat.name} --protocol standard --run DIR",
         soft_wrap=True,
     )
 

@@ -1,6 +1,7 @@
 """``holdfast verify``: whether a network has a property, in the words of the verification competition."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -10,10 +11,12 @@ from holdfast.models import load_model
 
 __all__ = ["decide"]
 
+_ONNX = (".onnx", ".onnx.gz")
+
 
 def decide(
     model: str,
-    weights: Path | None,
+    network: dict[str, Any],
     prop: Path,
     seconds: float,
     seed: int,
@@ -24,6 +27,7 @@ def decide(
     """Print the verdict, and the counterexample where there is one; ``file`` is for the same.
 
     The file is written in one go, and an older one is taken away first: what is there is the whole verdict of this run.
+    ``network`` holds what else :func:`~holdfast.models.load_model` needs to load the model.
 
     Raises
     ------
@@ -34,7 +38,8 @@ def decide(
         # Before the work: an hour later is too late to hear of it.
         _clear(file)
     # An ONNX file is left to verify, which has onnxruntime replay what it finds.
-    found = verify(model if weights is None else load_model(model, weights), prop, seconds=seconds, seed=seed)
+    alone = model.lower().endswith(_ONNX) and network["weights"] is network["weights_key"] is None
+    found = verify(model if alone else load_model(model, **network), prop, seconds=seconds, seed=seed)
     if file is not None:
         _write(file, found.written())
     out.print(found.written().rstrip(), markup=False, soft_wrap=True)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+import zipfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
 from holdfast.errors import ModelError
+from holdfast.limits import check_bytes
 from holdfast.models.files import existing_file, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _MODE_FLAGS = ("train", "training")  # what the operators that behave differently in training call their flag
@@ -37,13 +43,17 @@ class ExportedModule(nn.Module):
         return self
 
 
-def load_exported(path: str | Path) -> ExportedModule:
+def load_exported(path: str | Path, *, trust: bool = False) -> ExportedModule:
     """Load a program that ``torch.export.save`` wrote.
 
     Parameters
     ----------
     path
         A ``.pt2`` file. The program takes one tensor (N, ...) with N left free and returns one tensor.
+    trust
+        That code in the file may run. torch's reader unpickles weights, constants and example inputs without a check,
+        evaluates symbolic shapes as Python, and calls whichever operators the file names: loading a program is running
+        it.
 
     Returns
     -------
@@ -52,17 +62,41 @@ def load_exported(path: str | Path) -> ExportedModule:
     Raises
     ------
     ModelError
-        If the file is not such a program, has several inputs or outputs, was exported for one batch size only, or was
-        exported in training mode.
+        If it is not trusted; if the file is not such a program, would need too much memory, has several inputs or
+        outputs, was exported for one batch size only, or was exported in training mode.
     """
     path = existing_file(path)
+    if not trust:
+        raise ModelError(
+            f"{path}: reading a .pt2 file can run code that it carries; if you trust whoever made it, say so with "
+            "--trust (from Python: trust=True), or take the model as an ONNX file or as code with weights"
+        )
     try:
-        program = torch.export.load(path)
+        with _silence(), zipfile.ZipFile(path) as archive:
+            check_bytes(sum(member.file_size for member in archive.infolist()), str(path))
+            return _module(path, torch.export.load(path))
+    except ModelError:
+        raise
     except Exception as error:  # the reader raises whatever its zip, JSON and schema parsers raise
         raise ModelError(
             f"{path}: not a program that this torch ({torch.__version__}) can read; write it again with "
             f"torch.export.save ({type(error).__name__}: {one_line(error)[:120]})"
         ) from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep torch from logging the whole of a traceback for a file that it cannot read."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _module(path: Path, program: torch.export.ExportedProgram) -> ExportedModule:
     inputs, outputs = program.graph_signature.user_inputs, program.graph_signature.user_outputs
     if len(inputs) != 1 or len(outputs) != 1:
         raise ModelError(

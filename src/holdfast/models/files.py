@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from holdfast.errors import ModelError
+from holdfast.files import check_file
 
 _LFS_POINTER = b"version https://git-lfs"
 _HTML = (b"<!doctype html", b"<html")
@@ -14,18 +15,14 @@ def existing_file(path: str | Path) -> Path:
     Raises
     ------
     ModelError
-        If it is missing, is a folder, is empty, or is what a failed download leaves behind: an HTML page or the pointer
-        that Git LFS puts in place of a large file.
+        If it is missing, is no regular file, is empty, or is what a failed download leaves behind: an HTML page or the
+        pointer that Git LFS puts in place of a large file.
     """
     path = Path(path)
+    size = check_file(path, ModelError).st_size
     try:
         with path.open("rb") as file:
             head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-            size = path.stat().st_size
-    except IsADirectoryError:
-        raise ModelError(f"{path}: is a folder; name the file in it") from None
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     if size == 0:

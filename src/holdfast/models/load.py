@@ -7,32 +7,43 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from holdfast.errors import ModelError
+from holdfast.files import is_file, read_text
+from holdfast.limits import check_bytes
 from holdfast.models.architectures import is_network, make_network
 from holdfast.models.exported import load_exported
 from holdfast.models.factory import call_factory
 from holdfast.models.files import one_line
 from holdfast.models.onnx import load_onnx
-from holdfast.models.weights import load_weights
+from holdfast.models.states import renamed
+from holdfast.models.weights import fit_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
-_NETWORKS: Mapping[str, Callable[[Path], nn.Module]] = {
-    ".onnx": load_onnx,
-    ".onnx.gz": load_onnx,
-    ".pt2": load_exported,
+_NETWORKS: Mapping[str, Callable[[Path, bool], nn.Module]] = {
+    ".onnx": lambda path, trust: load_onnx(path),
+    ".onnx.gz": lambda path, trust: load_onnx(path),
+    ".pt2": lambda path, trust: load_exported(path, trust=trust),
 }
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
 TRAINED = "train.json"
+_FETCHED = "hf:"  # networks by name whose code and weights lie elsewhere
 _FORMS = "a folder of holdfast train, file.py:factory, package.module:factory, net.onnx or net.pt2"
 
 
-def load_model(spec: nn.Module | str | Path, weights: str | Path | None = None) -> nn.Module:
+def load_model(
+    spec: nn.Module | str | Path,
+    weights: str | Path | None = None,
+    *,
+    weights_key: str | None = None,
+    trust: bool = False,
+) -> nn.Module:
     """Build a model and load its weights.
 
     Parameters
@@ -44,11 +55,17 @@ def load_model(spec: nn.Module | str | Path, weights: str | Path | None = None) 
         - ``"path/to/file.py:factory"`` or ``"package.module:factory"``, a function without arguments (or a class) that
           makes one. The folder of the Python file is importable while it runs;
         - ``"net.onnx"`` (or ``"net.onnx.gz"``), see :func:`~holdfast.models.load_onnx`;
-        - ``"net.pt2"``, a program saved by ``torch.export.save`` with its batch dimension left free;
-        - ``"DIR"``, the folder of a run of :func:`holdfast.train`, which holds the network's weights too.
+        - ``"net.pt2"``, a program saved by ``torch.export.save`` with its batch dimension left free; needs ``trust``;
+        - ``"DIR"``, the folder of a run of :func:`holdfast.train`, which holds the network's weights too; needs
+          ``trust`` where a factory or the Hugging Face Hub makes the network.
     weights
         A file of weights for a module or a factory's module, see :func:`~holdfast.models.load_weights`. They go through
         the module's own ``load_state_dict``.
+    weights_key
+        The key of that file under which the weights lie, where it holds several state dicts that fit.
+    trust
+        That code may run which a file carries or names. Only a ``.pt2`` file and the record of a training run can:
+        reading one that somebody else made is running a program of theirs.
 
     Returns
     -------
@@ -60,22 +77,24 @@ def load_model(spec: nn.Module | str | Path, weights: str | Path | None = None) 
     ModelError
         If the model cannot be found or made, or the weights do not fit. The message is one line.
     """
+    if weights_key is not None and weights is None:
+        raise ModelError(f"weights_key: {weights_key} names a part of a file of weights; give the file as weights")
     if isinstance(spec, nn.Module):
-        return spec if weights is None else _with_weights(spec, weights)
+        return spec if weights is None else _with_weights(spec, weights, weights_key)
     text = str(spec)
-    if (Path(text) / TRAINED).is_file():
-        return _trained(Path(text), weights)
+    if is_file(Path(text) / TRAINED):
+        return _trained(Path(text), weights, weights_key, trust=trust)
     source, colon, factory = text.rpartition(":")
     if colon and factory.isidentifier():
         module = call_factory(source, factory)
-        return module if weights is None else _with_weights(module, weights)
+        return module if weights is None else _with_weights(module, weights, weights_key)
     for suffix, load in _NETWORKS.items():
         if text.lower().endswith(suffix):
             if weights is not None:
                 raise ModelError(
                     f"{text}: carries its own weights, so {weights} cannot be loaded into it; leave it out"
                 )
-            return load(Path(text))
+            return load(Path(text), trust)
     if text.lower().endswith(".py"):
         raise ModelError(f"{text}: which function makes the model? write {text}:NAME")
     if text.lower().endswith(_WEIGHTS):
@@ -86,22 +105,53 @@ def load_model(spec: nn.Module | str | Path, weights: str | Path | None = None) 
     raise ModelError(f"{text}: not a kind of model that is known; give {_FORMS}")
 
 
-def _trained(folder: Path, weights: str | Path | None) -> nn.Module:
+def needs_trust(name: str) -> bool:
+    """Whether the network of a training run is made by code that the run's record only names."""
+    return not is_network(name) or name.startswith(_FETCHED)
+
+
+def _trained(folder: Path, weights: str | Path | None, weights_key: str | None, *, trust: bool) -> nn.Module:
     """The network of a training run, as its record describes it."""
     path = folder / TRAINED
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))["network"]
-        name, shape, classes = str(about["name"]), tuple(about["shape"]), int(about["classes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        about = json.loads(read_text(path, ModelError))["network"]
+        name, shape, classes = str(about["name"]), tuple(map(int, about["shape"])), int(about["classes"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path}: not the record of a training run ({one_line(error)}); train again") from error
-    network = make_network(name, shape, classes) if is_network(name) else load_model(name)
-    return _with_weights(network, weights or folder / "weights.safetensors")
+    weights = weights or folder / "weights.safetensors"
+    if not needs_trust(name):
+        return _with_weights(_sized(path, name, shape, classes), weights, weights_key)
+    if not trust:
+        raise ModelError(
+            f"{path}: has its network made by {name}, which may run any code; if you trust this folder, say so with "
+            f"--trust (from Python: trust=True), or name the code yourself: --model {name} --weights {weights}"
+        )
+    network = make_network(name, shape, classes) if is_network(name) else load_model(name, trust=True)
+    return _with_weights(network, weights, weights_key)
 
 
-def _with_weights(module: nn.Module, weights: str | Path) -> nn.Module:
-    state = load_weights(weights)
+def _sized(path: Path, name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Make a network by name, of a size that a file says."""
     try:
-        module.load_state_dict(state)
+        with torch.device("meta"):
+            tensors = make_network(name, shape, classes).state_dict().values()
+        check_bytes(sum(tensor.nbytes for tensor in tensors), str(path))
+        return make_network(name, shape, classes)
+    except ModelError:
+        raise
+    except Exception as error:  # torch's layers raise many kinds for sizes that make no sense
+        raise ModelError(f"{path}: not the record of a training run ({one_line(error)}); train again") from error
+
+
+def _with_weights(module: nn.Module, weights: str | Path, weights_key: str | None) -> nn.Module:
+    state = fit_weights(weights, module, weights_key)
+    try:
+        try:
+            module.load_state_dict(state)  # which may know other names than the module's
+        except Exception:
+            if (same := renamed(state, module.state_dict())) is None:
+                raise
+            module.load_state_dict(same)
     except Exception as error:  # a module's own load_state_dict may raise anything
         raise ModelError(f"{weights}: does not fit {type(module).__name__}: {_misfit(error, state)}") from error
     return module

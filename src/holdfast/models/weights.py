@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from holdfast.errors import ModelError
+from holdfast.limits import check_bytes
 from holdfast.models.files import existing_file, one_line
+from holdfast.models.states import at_key, find_states, fitting, the_only
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_PARALLEL = "module."
+    from torch import nn
+
+    from holdfast.models.states import State
+
+_ZIP = b"PK\x03\x04"  # how torch.load tells its two formats apart
 
 
-def load_weights(path: str | Path) -> dict[str, Tensor]:
+def load_weights(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     """Load a state dict from a file, on the CPU.
 
     ``.safetensors`` files are read by safetensors, everything else by ``torch.load(weights_only=True)``, which rebuilds
-    tensors and plain containers and nothing else. The state dict may be the file's whole content, or lie under the key
-    ``state_dict``, ``model_state_dict`` or ``model``, or in a list of one, to any depth. The prefix ``module.`` which
-    ``DataParallel`` puts before every key is taken off.
+    tensors and plain containers and nothing else. The state dict may be the file's whole content, or lie under a key
+    such as ``state_dict``, ``model`` or ``net``, or under two, or in a list of one. The prefix ``module.`` of
+    ``DataParallel`` and the ``_orig_mod.`` of ``torch.compile`` are taken off the names.
 
     Parameters
     ----------
     path
         The file of weights.
+    key
+        The key under which the state dict lies, or several joined with ``/``; needed where a file has several that may
+        be meant, such as weights and their average.
 
     Returns
     -------
@@ -43,29 +52,71 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     ------
     ModelError
         If the file is missing, empty, damaged, a Git LFS pointer or an HTML page; if it could only be read by running
-        code from it; or if it holds no state dict.
+        code from it; if it would need too much memory; or if it holds no state dict, or several that may be meant.
+    """
+    return the_only(read_states(path, key), str(path))
+
+
+def fit_weights(path: str | Path, module: nn.Module, key: str | None = None) -> dict[str, Tensor]:
+    """Load the state dict of a file that fits a module, as :func:`load_weights`.
+
+    Raises
+    ------
+    ModelError
+        As :func:`load_weights`; of several state dicts, only those that fit may not differ.
+    """
+    return fitting(read_states(path, key), module.state_dict(), str(path))
+
+
+def read_states(path: str | Path, key: str | None = None) -> dict[str, State]:
+    """Every state dict in a file, or every one under a key, by the keys above it.
+
+    Raises
+    ------
+    ModelError
+        As :func:`load_weights`, but for several state dicts.
     """
     path = existing_file(path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    state = _find_state(content, path)
-    if all(key.startswith(_PARALLEL) for key in state):
-        state = {key.removeprefix(_PARALLEL): value for key, value in state.items()}
-    return state
+    if key is not None:
+        content = at_key(content, key, str(path))
+    states = find_states(content)
+    if not states:
+        raise ModelError(f"{path}: {_why_stateless(content)}; save `model.state_dict()`")
+    for state in states.values():
+        for name, value in state.items():
+            if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+                raise ModelError(f"{path}: {name} is a sparse, quantised or empty tensor; save it with all its numbers")
+    return states
 
 
 def _read_safetensors(path: Path) -> object:
+    check_bytes(path.stat().st_size, str(path))
     try:
         return load_file(path, device="cpu")
-    except SafetensorError as error:
-        raise ModelError(f"{path}: not a whole safetensors file ({one_line(error)}); get it again") from error
+    except Exception as error:  # SafetensorError, or what torch says of a shape or a type that it does not know
+        raise ModelError(f"{path}: not a whole safetensors file ({one_line(error)[:120]}); get it again") from error
 
 
 def _read_torch(path: Path) -> object:
     try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
+        check_bytes(_inflated(path), str(path))
+        with warnings.catch_warnings(action="ignore"):  # of forms that are read or refused all the same
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
     except Exception as error:  # a damaged file can make the reader stumble over anything
         raise ModelError(f"{path}: {_why_unreadable(error)}") from error
     return content
+
+
+def _inflated(path: Path) -> int:
+    """How many bytes a file has, or the members of a zip file once they are inflated."""
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            return path.stat().st_size
+        with zipfile.ZipFile(file) as archive:
+            return sum(member.file_size for member in archive.infolist())
 
 
 def _why_unreadable(error: Exception) -> str:
@@ -80,21 +131,13 @@ def _why_unreadable(error: Exception) -> str:
     return f"not a file that torch.save wrote, or cut short ({type(error).__name__}: {message[:120]}); get it again"
 
 
-def _find_state(content: object, path: Path) -> dict[str, Tensor]:
-    """Unwrap ``content`` until it is a mapping of names to tensors."""
-    if isinstance(content, list | tuple) and len(content) == 1:
-        return _find_state(content[0], path)
+def _why_stateless(content: object) -> str:
     if not isinstance(content, Mapping):
-        raise ModelError(f"{path}: holds a {type(content).__name__}, not a state dict; save `model.state_dict()`")
-    for key in _WRAPPERS:
-        if isinstance(content.get(key), Mapping | list | tuple):
-            return _find_state(content[key], path)
-    strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
-    if strange:
-        raise ModelError(
-            f"{path}: holds no state dict: {', '.join(strange[:3])}{', ...' if len(strange) > 3 else ''} "
-            f"{'is not a tensor' if len(strange) == 1 else 'are not tensors'}; save `model.state_dict()`"
-        )
+        return f"holds a {type(content).__name__}, not a state dict"
     if not content:
-        raise ModelError(f"{path}: the state dict is empty; save `model.state_dict()` of the trained model")
-    return dict(content)
+        return "the state dict is empty"
+    strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
+    return (
+        f"holds no state dict: {', '.join(strange[:3])}{', ...' if len(strange) > 3 else ''} "
+        f"{'is not a tensor' if len(strange) == 1 else 'are not tensors'}"
+    )

@@ -39,6 +39,7 @@ def train(
     method: str = "awp:pgd",
     settings: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
     run: str | Path | None = None,
     split: str = "train",
     examples: str | slice | range | None = None,
@@ -65,6 +66,8 @@ def train(
         Of the method and of the recipe by name, such as ``{"steps": 10, "epochs": 20}``.
     weights : path, optional
         Where to start from; random weights otherwise.
+    weights_key : str, optional
+        The key of that file under which they lie, where it holds several state dicts that fit.
     run : path, optional
         A folder for ``weights.safetensors``, ``train.json`` and a checkpoint. The same call on the same folder resumes
         a run that was stopped or killed, and ends with the same weights.
@@ -97,7 +100,7 @@ def train(
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = _network(network, weights, source.shape, classes).to(device)
+        model = _network(network, weights, weights_key, source.shape, classes).to(device)
     settings = dict(settings or {})
     chosen = {key: settings.pop(key) for key in names(Recipe) if key in settings}
     recipe = replace(
@@ -141,10 +144,12 @@ def train(
     return result
 
 
-def _network(network: nn.Module | str, weights: str | Path | None, shape: tuple[int, ...], classes: int) -> nn.Module:
+def _network(
+    network: nn.Module | str, weights: str | Path | None, weights_key: str | None, shape: tuple[int, ...], classes: int
+) -> nn.Module:
     if isinstance(network, str) and is_network(network):
         network = make_network(network, shape, classes)
-    return load_model(network, weights)
+    return load_model(network, weights, weights_key=weights_key)
 
 
 def _lasting(name: str) -> str:
