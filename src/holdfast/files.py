@@ -6,7 +6,7 @@ from pathlib import Path
 
 from holdfast.errors import HoldfastError
 
-__all__ = ["check_file", "is_file", "is_folder", "read_text"]
+__all__ = ["check_file", "is_file", "is_folder", "read_text", "writable_name"]
 
 
 def check_file(path: Path, fault: type[HoldfastError]) -> os.stat_result:
@@ -25,7 +25,7 @@ def check_file(path: Path, fault: type[HoldfastError]) -> os.stat_result:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise fault(f"{path}: no such file") from None
+        raise fault(f"{path}: no such file; check the path") from None
     except (OSError, ValueError) as error:  # ValueError: a null character
         raise fault(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(status.st_mode):
@@ -68,3 +68,8 @@ def read_text(path: Path, fault: type[HoldfastError], limit: int = 2**24) -> str
         raise fault(f"{path}: not text in UTF-8 (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise fault(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def writable_name(name: str) -> str:
+    """A name of a file as text that can be written anywhere: bytes that are no UTF-8 are spelled out."""
+    return name.encode("utf-8", "backslashreplace").decode()

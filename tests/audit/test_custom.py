@@ -77,7 +77,7 @@ def test_files_that_make_no_sense(tmp_path, text, message):
 
 
 def test_a_file_that_is_not_there():
-    with pytest.raises(SettingError, match=r"nowhere\.toml: No such file"):
+    with pytest.raises(SettingError, match=r"nowhere\.toml: no such file"):
         find_protocol("nowhere.toml", THREAT)
 
 

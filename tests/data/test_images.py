@@ -196,6 +196,17 @@ def test_previews_after_the_picture_of_a_camera_are_left_out(tmp_path):
     assert torch.equal(alone, first)
 
 
+def test_names_that_are_no_text(tmp_path):
+    for name in (b"b\xff", b"a"):
+        folder = tmp_path / os.fsdecode(b"set\xfe") / os.fsdecode(name)
+        folder.mkdir(parents=True)
+        (folder / os.fsdecode(b"\xfd.png")).write_bytes(png(4, 5, data=bytes(5 * 13)))
+    source = load_images(tmp_path / os.fsdecode(b"set\xfe"), "test")
+    assert source.classes == ("a", r"b\udcff")
+    assert source.name == r"set\udcfe"
+    assert drain(source) == 2
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     folder_of(tmp_path)
     (tmp_path / "zebra" / "5.png").unlink()

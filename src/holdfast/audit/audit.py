@@ -28,6 +28,7 @@ from holdfast.certify.certify import normalised
 from holdfast.certify.smoothing import Smoothed
 from holdfast.data import Batch, Source, load_data
 from holdfast.errors import ModelError, RunError, SettingError
+from holdfast.files import writable_name
 from holdfast.models import load_model
 from holdfast.models.query import Query
 from holdfast.processes import ALONE, Processes
@@ -147,7 +148,7 @@ def audit(
     if sigma is not None and certify != "smoothing":
         raise SettingError("sigma: noise belongs to smoothing; choose it with certify")
     plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)
-    name = model if isinstance(model, str) else str(model) if isinstance(model, Path) else type(model).__name__
+    name = writable_name(str(model)) if isinstance(model, str | Path) else type(model).__name__
     module = load_model(model, weights, weights_key=weights_key, trust=trust)
     if processes.device is not None and not isinstance(model, nn.Module):
         module.to(processes.device)

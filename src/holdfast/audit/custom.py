@@ -35,6 +35,7 @@ from holdfast.attacks import (
 )
 from holdfast.audit.protocols import PROTOCOLS, EvaluationProtocol
 from holdfast.errors import SettingError
+from holdfast.files import read_text
 from holdfast.settings import build
 from holdfast.threats import Threat
 
@@ -141,15 +142,13 @@ class _File(BaseModel):
 
 def _from_file(path: Path) -> EvaluationProtocol:
     try:
-        content = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise SettingError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path}: not a TOML file: {error}") from None
+        content = _File.model_validate(tomllib.loads(read_text(path, SettingError)))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise SettingError(f"{path}: {place}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:  # tomllib's own, and numbers and lists without end
+        raise SettingError(f"{path}: not a TOML file: {error}") from None
     stages = [entry.stage() for entry in content.stages]
     return _custom(content.name or path.stem, stages, content.caveat, content.samples)
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from holdfast.data.rows import RowSource
 from holdfast.data.source import Source
-from holdfast.data.stored import StoredArray, naming, read_pairs
+from holdfast.data.stored import INFLATES, StoredArray, check_row, naming, read_pairs
 from holdfast.errors import DataError
+from holdfast.files import is_file, writable_name
 
 __all__ = ["is_idx_folder", "load_idx"]
 
@@ -49,7 +50,9 @@ def load_idx(folder: Path, split: str) -> Source:
         raise DataError(f"{images.where} has {count} images, {labels.where} {labels.shape[0]} labels; take a pair")
     shape = (1, height, width)
     x = StoredArray(images.where, images.open, images.offset, images.dtype, (count, *shape))
-    return RowSource(f"{folder.resolve().name} {split}", shape, None, count, partial(read_pairs, x, labels))
+    return RowSource(
+        f"{writable_name(folder.resolve().name)} {split}", shape, None, count, partial(read_pairs, x, labels)
+    )
 
 
 def is_idx_folder(folder: Path) -> bool:
@@ -59,7 +62,7 @@ def is_idx_folder(folder: Path) -> bool:
 
 def _find(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):  # the plain file first: it need not be read from the start
-        if path.is_file():
+        if is_file(path):
             return path
     raise DataError(f"{folder}: no file {name} or {name}.gz; mnist:DIR takes the folder that holds the IDX files")
 
@@ -79,9 +82,10 @@ def _stored(path: Path, dimensions: int) -> StoredArray:
         raise DataError(f"{path}: magic number {magic} is not {_UNSIGNED_BYTES + dimensions}; is it the file it says?")
     array = StoredArray(str(path), partial(_open, path), offset, np.dtype(np.uint8), tuple(shape))
     # A compressed file shows its length only when it is read through; until then a header that cannot be true, for
-    # whose rows there would be no memory, shows in that deflate shrinks nothing more than 1032 times.
+    # whose rows there would be no memory, shows in that deflate shrinks nothing more than that.
     size = path.stat().st_size
-    fits = array.total_bytes <= 1032 * size if path.suffix == ".gz" else array.total_bytes == size
+    fits = array.total_bytes <= INFLATES * size if path.suffix == ".gz" else array.total_bytes == size
     if not fits:
         raise DataError(f"{path}: {size} bytes, but its header says {array.total_bytes}; get the file again")
+    check_row(array)
     return array

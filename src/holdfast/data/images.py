@@ -11,7 +11,7 @@ import numpy as np
 
 from holdfast.data.rows import RowSource
 from holdfast.errors import DataError
-from holdfast.files import check_file, is_folder
+from holdfast.files import check_file, is_folder, writable_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,15 +69,16 @@ def load_images(folder: Path, split: str) -> Source:
         size than the first, of several frames, or of more than 8 bits a channel.
     """
     root = _split_folder(folder, split)
-    classes = tuple(_names(root, folders=True))
-    found = [(f"{name}/{file}", label) for label, name in enumerate(classes) for file in _names(root / name)]
+    folders = _names(root, folders=True)
+    found = [(f"{name}/{file}", label) for label, name in enumerate(folders) for file in _names(root / name)]
     if not found:
         raise DataError(f"{root}: no images; images:DIR takes a folder that holds one folder of images a class")
     files, labels = zip(*found, strict=True)
     first = _open(root / files[0], None, None)
     mode = "L" if first.ndim == 2 else "RGB"
     shape = (1, *first.shape) if first.ndim == 2 else (3, *first.shape[:2])
-    name = folder.resolve().name + ("" if root == folder else f" {split}")
+    name = writable_name(folder.resolve().name) + ("" if root == folder else f" {split}")
+    classes = tuple(map(writable_name, folders))
     return RowSource(name, shape, classes, len(files), partial(_read, _Folder(root, files, labels, mode, shape)))
 
 

@@ -16,6 +16,7 @@ from holdfast.data.npz import load_npz
 from holdfast.data.slices import parse_examples, take
 from holdfast.data.source import Source
 from holdfast.errors import DataError
+from holdfast.files import is_file, is_folder
 
 __all__ = ["load_data"]
 
@@ -83,10 +84,17 @@ def _from_string(spec: str, split: str) -> Source:
 
 
 def _suggestion(spec: str) -> str:
-    path = Path(spec).expanduser()
-    if spec and path.is_dir():  # the empty path would be the current folder
+    path = _path(spec)
+    if spec and is_folder(path):  # the empty path would be the current folder
         return f"did you mean {'mnist' if is_idx_folder(path) else 'images'}:{spec}? "
-    return f"did you mean npz:{spec}? " if path.is_file() and path.suffix == ".npz" else ""
+    return f"did you mean npz:{spec}? " if is_file(path) and path.suffix == ".npz" else ""
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # nobody has that name
+        return Path(text)
 
 
 def _npz(rest: str, split: str) -> Source:
@@ -95,12 +103,12 @@ def _npz(rest: str, split: str) -> Source:
     for key, value in options.items():
         if key not in ("x", "y", "layout") or not value:
             raise DataError(f'npz:{rest}: option "{key}={value}" is not known; use x=NAME, y=NAME or layout=nhwc')
-    return load_npz(Path(path).expanduser(), split, **options)
+    return load_npz(_path(path), split, **options)
 
 
 _WITH_PATH: dict[str, Callable[[str, str], Source]] = {
-    "mnist": lambda rest, split: load_idx(Path(rest).expanduser(), split),
+    "mnist": lambda rest, split: load_idx(_path(rest), split),
     "npz": _npz,
-    "images": lambda rest, split: load_images(Path(rest).expanduser(), split),
+    "images": lambda rest, split: load_images(_path(rest), split),
 }
 _KNOWN = "digits, mnist:DIR, npz:FILE, images:DIR"

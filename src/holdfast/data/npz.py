@@ -1,5 +1,7 @@
 """numpy's ``.npz`` files, read as a stream: neither inputs nor labels are ever held whole."""
 
+import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,19 +10,26 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from holdfast.data.rows import RowSource
 from holdfast.data.source import Source
-from holdfast.data.stored import StoredArray, naming, read_pairs
+from holdfast.data.stored import INFLATES, StoredArray, check_row, naming, read_pairs
 from holdfast.errors import DataError
+from holdfast.files import check_file, writable_name
 
 __all__ = ["load_npz"]
 
 _LAYOUTS = {"nhwc": 4, "nchw": 4, "nhw": 3}  # and the dimensions of each
 _CHANNELS = (1, 3, 4)
-_READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_MAGIC = b"\x93NUMPY"
+_LENGTH = {1: 2, 2: 4, 3: 4}  # bytes in which each version of the format writes the length of its header
+_HEADER = 10_000  # bytes, as much as numpy reads
+_DESCR = re.compile(r"""['"]descr['"]\s*:\s*['"]([<>=|]?[A-Za-z]\d{0,9})['"]""")
+_FORTRAN_ORDER = re.compile(r"""['"]fortran_order['"]\s*:\s*(True|False)""")
+_SHAPE = re.compile(r"""['"]shape['"]\s*:\s*\(((?:\d{1,18}L?,\s?)*(?:\d{1,18}L?)?)\)""")
+_DIMENSIONS = 32
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def load_npz(
@@ -52,6 +61,7 @@ def load_npz(
         A broken file, an array that is not there or not of plain numbers in C order, an unclear layout, or inputs
         and labels that differ in number.
     """
+    check_file(path, DataError)
     with naming(str(path)), zipfile.ZipFile(path) as archive:
         x_name, y_name = _choose(path, archive, split, x, y)
         inputs, labels = _stored(path, archive, x_name), _stored(path, archive, y_name)
@@ -62,7 +72,8 @@ def load_npz(
         raise DataError(f"{inputs.where}: layout {layout} for shape {inputs.shape}; use one of {', '.join(_LAYOUTS)}")
     # What the layout does to a row it does to no rows, which gives the shape.
     shape = _channels_first(np.empty((0, *inputs.shape[1:])), layout).shape[1:]
-    name = path.stem if x_name == "x" else f"{path.stem} {x or split}"
+    stem = writable_name(path.stem)
+    name = stem if x_name == "x" else f"{stem} {x or split}"
     return RowSource(name, shape, None, inputs.shape[0], partial(_read, inputs, labels, layout))
 
 
@@ -72,7 +83,8 @@ def _choose(path: Path, archive: zipfile.ZipFile, split: str, x: str | None, y: 
     chosen = x or f"x{ending}", y or f"y{ending}"
     for name in chosen:
         if name not in held:
-            raise DataError(f"{path}: no array {name}, only {', '.join(held)}; name two with npz:FILE?x=NAME&y=NAME")
+            known = f"{', '.join(held[:8])}{', ...' if len(held) > 8 else ''}"
+            raise DataError(f"{path}: no array {name}, only {known}; name two with npz:FILE?x=NAME&y=NAME")
     return chosen
 
 
@@ -83,23 +95,49 @@ def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 
 def _stored(path: Path, archive: zipfile.ZipFile, name: str) -> StoredArray:
-    where = f"{path}, array {name}"
+    where, packed = f"{path}, array {name}", path.stat().st_size
     with naming(where), archive.open(f"{name}.npy") as stream:
-        try:
-            shape, fortran_order, dtype = _READ_HEADER[npy.read_magic(stream)](stream)
-        except (KeyError, ValueError) as error:
-            raise DataError(f"{where}: not a readable npy header; save it again with numpy.savez") from error
+        shape, fortran_order, dtype = _header(stream, where)
         array = StoredArray(where, partial(_open, path, name), stream.tell(), dtype, shape)
-    if dtype.hasobject:
-        raise DataError(f"{where}: holds Python objects, which are never unpickled; save it as plain numbers")
     if not shape:
         raise DataError(f"{where}: a single number; give one row an example")
     if fortran_order and len(shape) > 1:
         raise DataError(f"{where}: in Fortran order, which has no rows to stream; save it with numpy.ascontiguousarray")
-    size = archive.getinfo(f"{name}.npy").file_size
-    if size != array.total_bytes:
-        raise DataError(f"{where}: {size} bytes, but its header says {array.total_bytes}; get the file again")
+    member = archive.getinfo(f"{name}.npy")
+    if member.file_size != array.total_bytes:
+        raise DataError(
+            f"{where}: {member.file_size} bytes, but its header says {array.total_bytes}; get the file again"
+        )
+    if member.compress_type not in _METHODS or member.file_size > INFLATES * min(member.compress_size, packed):
+        raise DataError(f"{where}: {member.file_size} bytes cannot lie in {packed}; save it again with numpy.savez")
+    check_row(array)
     return array
+
+
+def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """What the header of an npy file says: shape, whether in Fortran's order, and dtype."""
+    magic = stream.read(len(_MAGIC) + 2)
+    width = _LENGTH.get(magic[-2], 0) if magic.startswith(_MAGIC) else 0
+    length = int.from_bytes(stream.read(width), "little")
+    # A Python literal, which is matched and not evaluated: one that is nested deeply brings its parser down.
+    text = stream.read(min(length, _HEADER)).decode("latin-1")
+    descr, fortran_order, sizes = _DESCR.search(text), _FORTRAN_ORDER.search(text), _SHAPE.search(text)
+    if descr is None or fortran_order is None or sizes is None:
+        raise DataError(f"{where}: not a readable npy header of plain numbers; save it again with numpy.savez")
+    shape = tuple(int(number) for number in re.findall(r"\d+", sizes[1]))
+    if len(shape) > _DIMENSIONS:
+        raise DataError(f"{where}: has {len(shape)} dimensions; give (N, ...) with at most {_DIMENSIONS}")
+    return shape, fortran_order[1] == "True", _dtype(descr[1], where)
+
+
+def _dtype(descr: str, where: str) -> np.dtype[Any]:
+    if descr.endswith("O"):
+        raise DataError(f"{where}: holds Python objects, which are never unpickled; save it as plain numbers")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of spellings that are out of use
+            return np.dtype(descr)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: dtype {descr} is not known; give real numbers, such as uint8 or float32") from error
 
 
 def _layout(inputs: StoredArray, path: Path) -> str | None:

@@ -1,5 +1,6 @@
 """The one :class:`Source` behind every format: a format only says how to read raw rows."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 from holdfast.data.convert import as_array, to_inputs, to_labels
 from holdfast.data.source import Batch
 from holdfast.errors import DataError, SettingError
+from holdfast.limits import check_bytes
 
 __all__ = ["ReadRows", "RowSource", "read_arrays"]
 
@@ -69,6 +71,8 @@ class RowSource:
     def _batches(self, size: int, start: int, stop: int) -> Iterator[Batch]:
         if start >= stop:  # no file need be opened
             return
+        rows = min(size, stop - start)
+        check_bytes(4 * rows * math.prod(self.shape), f"{self.name}, {rows} examples at once", DataError)
         first = start
         for x, y in self.read(size, start, stop):
             inputs = to_inputs(x, where=self.name, first=first)

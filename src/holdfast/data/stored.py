@@ -1,8 +1,8 @@
 """Arrays that lie in a file as a header and rows of bytes, read a batch of rows at a time."""
 
 import io
-import lzma
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,11 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.errors import DataError
+from holdfast.limits import check_bytes
 
-__all__ = ["StoredArray", "naming", "read_pairs"]
+__all__ = ["INFLATES", "StoredArray", "check_row", "naming", "read_pairs"]
 
-# What gzip, zipfile and the operating system raise for a broken file (RuntimeError: an encrypted or unknown member).
-_BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
+INFLATES = 1032
+"""How many bytes deflate makes of one at most."""
+
+# What gzip, zipfile and the operating system raise for a broken file (RuntimeError: an encrypted or unknown member;
+# ValueError and struct.error: directories and names that make no sense).
+_BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError, struct.error)
 _SKIP = 2**20  # bytes; zipfile seeks by reading as much at once as it is asked to skip
 
 
@@ -57,6 +62,18 @@ class StoredArray:
         return self.offset + self.shape[0] * self.row_bytes
 
 
+def check_row(array: StoredArray) -> None:
+    """Refuse an array of which one row, taken for float32 at least, is more than a file may ask for.
+
+    Raises
+    ------
+    DataError
+        Such an array.
+    """
+    numbers = math.prod(max(size, 1) for size in array.shape[1:])
+    check_bytes(numbers * max(array.dtype.itemsize, 4), array.where, DataError)
+
+
 @contextmanager
 def naming(where: str) -> Iterator[None]:
     """Turn what a broken file raises into a :class:`DataError` that names it."""
@@ -81,6 +98,7 @@ def read_pairs(
 
 
 def _read(array: StoredArray, size: int, start: int, stop: int) -> Iterator[NDArray[Any]]:
+    check_bytes(min(size, stop - start) * array.row_bytes, f"{array.where}, {size} rows at once", DataError)
     with naming(array.where), array.open() as stream:
         stream.read(array.offset)  # read, not skipped: zipfile checks no checksum after a seek
         skip = start * array.row_bytes

@@ -381,7 +381,7 @@ def _memory(rank: int) -> str:
 
 
 def _read(source: Source) -> tuple[Tensor, Tensor, Tensor]:
-    batches = list(source.batches(4096))
+    batches = list(source.batches(256))
     index, x, y = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("index", "x", "y"))
     return index, x, y
 

@@ -162,4 +162,4 @@ def _classes(source: Source) -> int:
     """How many classes there are: as the data set knows, or as its labels show."""
     if source.classes is not None:
         return len(source.classes)
-    return 1 + max(int(batch.y.max()) for batch in source.batches(4096))
+    return 1 + max(int(batch.y.max()) for batch in source.batches(256))
