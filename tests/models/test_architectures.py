@@ -11,6 +11,7 @@ from torch import nn
 
 from holdfast import ModelError, load_model
 from holdfast.models.architectures import is_network, make_network
+from holdfast.models.load import needs_trust
 from holdfast.models.networks import NETWORKS
 
 PARAMETERS = {"mlp": 269_322, "conv-small": 166_406, "lenet5": 648_226}
@@ -91,3 +92,18 @@ def test_the_folder_of_a_training_run_is_a_model(tmp_path):
     (tmp_path / "train.json").write_text("{}")
     with pytest.raises(ModelError, match="not the record of a training run"):
         load_model(tmp_path)
+
+
+def test_a_run_whose_network_is_made_by_code_asks_for_trust(tmp_path):
+    (tmp_path / "nets.py").write_text("from torch import nn\ndef net():\n    return nn.Linear(3, 2)\n")
+    net = nn.Linear(3, 2)
+    save_file(net.state_dict(), tmp_path / "weights.safetensors")
+    name = f"{tmp_path / 'nets.py'}:net"
+    about = {"network": {"name": name, "shape": [3], "classes": 2}}
+    (tmp_path / "train.json").write_text(json.dumps(about))
+    with pytest.raises(ModelError, match=rf"--trust .*: --model {name} --weights {tmp_path}/weights.safetensors$"):
+        load_model(tmp_path)
+    assert load_model(tmp_path, trust=True).weight.equal(net.weight)
+    assert load_model(name, tmp_path / "weights.safetensors").weight.equal(net.weight)
+    assert all(needs_trust(of) for of in ("hf:some/tiny", name, "os:abort"))
+    assert not any(needs_trust(of) for of in ("mlp", "timm:tiny", "torchvision:tiny"))

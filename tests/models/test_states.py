@@ -182,6 +182,12 @@ def test_a_module_that_knows_other_names_is_asked_first(save, prefix):
     assert same(load_model(Renaming(), save(prefixed(prefix, WANT))).inner)
 
 
+def test_names_that_break_lines_do_not_break_the_message(save):
+    refused(save({"0\nweight": torch.ones(1)}))
+    assert "a b, c d" in refused(save({"a\nb": WANT, "c\nd": AVERAGE}))[0]
+    assert "a b" in refused(save({"a\nb": 3}))[0]
+
+
 @pytest.mark.parametrize(
     "tensor",
     [

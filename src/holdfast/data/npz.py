@@ -83,7 +83,7 @@ def _choose(path: Path, archive: zipfile.ZipFile, split: str, x: str | None, y: 
     chosen = x or f"x{ending}", y or f"y{ending}"
     for name in chosen:
         if name not in held:
-            known = f"{', '.join(held[:8])}{', ...' if len(held) > 8 else ''}"
+            known = " ".join(f"{', '.join(held[:8])}{', ...' if len(held) > 8 else ''}".split())
             raise DataError(f"{path}: no array {name}, only {known}; name two with npz:FILE?x=NAME&y=NAME")
     return chosen
 

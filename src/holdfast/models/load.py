@@ -153,7 +153,9 @@ def _with_weights(module: nn.Module, weights: str | Path, weights_key: str | Non
                 raise
             module.load_state_dict(same)
     except Exception as error:  # a module's own load_state_dict may raise anything
-        raise ModelError(f"{weights}: does not fit {type(module).__name__}: {_misfit(error, state)}") from error
+        raise ModelError(
+            f"{weights}: does not fit {type(module).__name__}: {one_line(_misfit(error, state))}"
+        ) from error
     return module
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from holdfast.errors import ModelError
+from holdfast.models.files import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -70,7 +71,7 @@ def at_key(content: object, key: str, where: str) -> object:
     parts = [key] if isinstance(content, Mapping) and key in content else key.split("/")
     for part in parts:
         if not isinstance(content, Mapping) or part not in content:
-            held = ", ".join(list(find_states(content))[:8]) if isinstance(content, Mapping) else ""
+            held = one_line(", ".join(list(find_states(content))[:8])) if isinstance(content, Mapping) else ""
             raise ModelError(f"{where}: nothing lies under the key {key}; state dicts lie under {held or 'none'}")
         content = _unlisted(content[part])
     return content
@@ -144,7 +145,7 @@ def _fits(state: State, module: Mapping[str, Tensor]) -> bool:
 def _refuse_rivals(states: Mapping[str, State], where: str) -> None:
     if all(_same(one, other) for one, other in pairwise(states.values())):
         return
-    keys = ", ".join(key or "the whole" for key in list(states)[:8])
+    keys = one_line(", ".join(key or "the whole" for key in list(states)[:8]))
     raise ModelError(
         f"{where}: holds {len(states)} state dicts that may be meant, {keys}; "
         "name one with --weights-key KEY (from Python: weights_key)"

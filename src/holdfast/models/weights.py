@@ -86,7 +86,9 @@ def read_states(path: str | Path, key: str | None = None) -> dict[str, State]:
     for state in states.values():
         for name, value in state.items():
             if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-                raise ModelError(f"{path}: {name} is a sparse, quantised or empty tensor; save it with all its numbers")
+                raise ModelError(
+                    f"{path}: {one_line(name)} is a sparse, quantised or empty tensor; save it with all its numbers"
+                )
     return states
 
 
@@ -128,6 +130,8 @@ def _why_unreadable(error: Exception) -> str:
             f"reading it would run code ({found[1]}), which a file of weights from elsewhere may abuse; if you trust "
             "it, load it with torch.load(..., weights_only=False) yourself and save only `model.state_dict()`"
         )
+    if found := re.search(r"WeightsUnpickler error: (.*?)(?: Check the documentation|$)", message):
+        message = found[1]
     return f"not a file that torch.save wrote, or cut short ({type(error).__name__}: {message[:120]}); get it again"
 
 
@@ -136,7 +140,11 @@ def _why_stateless(content: object) -> str:
         return f"holds a {type(content).__name__}, not a state dict"
     if not content:
         return "the state dict is empty"
-    strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
+    strange = [
+        one_line(str(key))
+        for key, value in content.items()
+        if not isinstance(value, Tensor) or not isinstance(key, str)
+    ]
     return (
         f"holds no state dict: {', '.join(strange[:3])}{', ...' if len(strange) > 3 else ''} "
         f"{'is not a tensor' if len(strange) == 1 else 'are not tensors'}"
