@@ -373,3 +373,77 @@ def test_quickstart_shows_brackets(tmp_path, monkeypatch):
         for document in (exact, attacked):
             assert f"{100 * document['robust_accuracy']:.2f} %" in result.stdout
     assert holdfast("quickstart", "--out", tmp_path / "out", "--seed", 1).exit_code == 0
+
+
+@pytest.fixture(scope="module")
+def binary(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("binary")
+    (folder / "net.py").write_text(
+        textwrap.dedent("""
+        import torch
+        from torch import nn
+        def one():
+            net = nn.Linear(4, 1)
+            net.weight.data, net.bias.data = torch.tensor([[1.0, -1.0, 1.0, -1.0]]), torch.zeros(1)
+            return net
+        def sigmoid():
+            return nn.Sequential(one(), nn.Sigmoid())
+        """)
+    )
+    x = np.random.default_rng(0).random((40, 4), dtype=np.float32)
+    np.savez(folder / "data.npz", x=x, y=(x @ np.array([1, -1, 1, -1]) > 0).astype(int))
+    return folder
+
+
+class TestOneLogitAndBudgets:
+    """What the commands say of a model with one output, and of a budget that can hardly be meant."""
+
+    def run(self, binary: Path, *arguments: object, model: str = "one", threat: str | None = "linf:0.01"):
+        allowed = () if threat is None else ("--threat", threat)
+        return holdfast(*arguments, "--model", f"{binary}/net.py:{model}", "--data", f"npz:{binary}/data.npz", *allowed)
+
+    @pytest.mark.parametrize("command", ["audit", "certify", "attack", "smooth"])
+    def test_the_reading_is_printed_and_can_be_turned(self, binary, tmp_path, command):
+        arguments = {
+            "audit": ("audit",),
+            "certify": ("certify", "--method", "crown"),
+            "attack": ("attack", "pgd", "--out", tmp_path / "out"),
+            "smooth": ("certify", "--method", "smoothing", "--sigma", "0.1", "--samples", "200"),
+        }[command]
+        threat = None if command == "smooth" else "linf:0.01"
+        plain = self.run(binary, *arguments, threat=threat)
+        assert plain.exit_code == 0
+        assert "class 1 where it is positive" in " ".join(plain.output.replace("│", " ").split())
+        turned = self.run(
+            binary,
+            *(a if a != tmp_path / "out" else tmp_path / "0" for a in arguments),
+            "--positive",
+            "0",
+            threat=threat,
+        )
+        assert turned.exit_code == 0
+        assert "class 0 where it is positive" in " ".join(turned.output.replace("│", " ").split())
+        if command == "audit":
+            assert "clean accuracy   100.00 %" in plain.output
+            assert "clean accuracy   0.00 %" in turned.output
+
+    def test_what_cannot_be_read_so(self, binary):
+        refused = self.run(binary, "audit", model="sigmoid")
+        assert refused.exit_code == 3
+        assert refused.output.count("\n") == 1
+        assert "remove its final sigmoid" in refused.output
+        assert self.run(binary, "audit", "--positive", "2").exit_code == 2
+
+    @pytest.mark.parametrize("command", ["audit", "certify", "attack"])
+    def test_a_budget_that_covers_the_box_is_doubted(self, binary, tmp_path, command):
+        arguments = {
+            "audit": ("audit",),
+            "certify": ("certify", "--method", "crown"),
+            "attack": ("attack", "pgd", "--out", tmp_path / "out"),
+        }[command]
+        doubted = self.run(binary, *arguments, threat="linf:8")
+        assert "write 8/255" in " ".join(doubted.output.split())
+        assert (
+            "budget of"
+            not in self.run(binary, *(a if a != tmp_path / "out" else tmp_path / "0" for a in arguments)).output
+        )

@@ -151,8 +151,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "one-hot": (lambda: Answering(lambda m, x: torch.eye(3)[m.logits(x).argmax(1)]), "probabilities, not logits"),
     "tuple": (lambda: Answering(lambda m, x: (m.logits(x), x)), "returned a tuple, not a tensor"),
     "dict": (lambda: Answering(lambda m, x: {"logits": m.logits(x)}), "returned a dict, not a tensor"),
-    "one logit": (lambda: Answering(lambda m, x: m.logits(x)[:, :1]), r"shape \(4, 1\) for 4 inputs"),
-    "flat": (lambda: Answering(lambda m, x: m.logits(x)[:, 0]), r"shape \(4,\) for 4 inputs"),
+    "one probability": (
+        lambda: Answering(lambda m, x: m.logits(x)[:, :1].sigmoid()),
+        r"remove its final sigmoid \(what is left is read as one logit, class 1",
+    ),
+    "flat probability": (lambda: Answering(lambda m, x: m.logits(x)[:, 0].sigmoid()), "remove its final sigmoid"),
+    "class numbers": (lambda: Answering(lambda m, x: m.logits(x).argmax(1)), "torch.int64; return the scores"),
     "too few rows": (lambda: Answering(lambda m, x: m.logits(x)[1:]), r"shape \(3, 3\) for 4 inputs"),
     "feature maps": (lambda: Answering(lambda m, x: m.logits(x)[:, :, None]), r"shape \(4, 3, 1\) for 4 inputs"),
     "raises": (

@@ -29,7 +29,7 @@ from holdfast.certify.smoothing import Smoothed
 from holdfast.data import Batch, Source, load_data
 from holdfast.errors import ModelError, RunError, SettingError
 from holdfast.files import writable_name
-from holdfast.models import load_model
+from holdfast.models import OneLogit, load_model
 from holdfast.models.query import Query
 from holdfast.processes import ALONE, Processes
 from holdfast.threats import Threat, parse_threat
@@ -56,6 +56,7 @@ def audit(
     std: tuple[float, ...] | None = None,
     max_forwards: int | None = None,
     save_inputs: bool = False,
+    positive: int | None = None,
     certify: str = "none",
     certify_seconds: float = 20.0,
     certify_arithmetic: str = "executed",
@@ -69,7 +70,8 @@ def audit(
     Parameters
     ----------
     model : nn.Module, str or Path
-        A module that maps ``(N, ...)`` inputs to ``(N, K)`` logits, or what :func:`holdfast.load_model` reads.
+        A module that maps ``(N, ...)`` inputs to ``(N, K)`` logits, or what :func:`holdfast.load_model` reads. A single
+        output is read as one logit of two classes, and the diagnostics say so.
     data : str, Source, Dataset or pair of arrays
         What :func:`holdfast.load_data` reads.
     threat : Threat or str
@@ -104,6 +106,8 @@ def audit(
         The attacks' queries an example; with 0 the result is that of the clean model.
     save_inputs : bool
         Write the inputs that were found to ``adversarial.npz`` in the run's folder.
+    positive : int, optional
+        Of a model with one logit, the class where it is positive: 1 unless it is told otherwise.
     certify : str
         What proves examples robust, for the lower end of the bracket: ``"none"``; ``"ibp"`` or ``"crown"``, before the
         attacks, which certified examples are spared; ``"alpha-crown"`` or ``"complete"`` (branch and bound, which may
@@ -150,6 +154,8 @@ def audit(
     plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)
     name = writable_name(str(model)) if isinstance(model, str | Path) else type(model).__name__
     module = load_model(model, weights, weights_key=weights_key, trust=trust)
+    if positive is not None:
+        module = OneLogit(module, positive)
     if processes.device is not None and not isinstance(model, nn.Module):
         module.to(processes.device)
     source = load_data(data, split=split, examples=examples)
@@ -190,7 +196,7 @@ def audit(
                 ledger.add(outcomes)
                 ledger.report()
         else:
-            certifier = certification.certifier(normalised(module, mean, std), query, first.x)
+            certifier = certification.certifier(normalised(query.model, mean, std), query, first.x)
             proofs = Proofs(certifier, query, certification.threat, ledger, seed, plan.samples)
             for outcomes in attack(proofs.screen(batches())):
                 proofs.keep(outcomes)
@@ -263,7 +269,8 @@ def _missing(batches: Iterable[Batch], store: RunStore) -> Iterator[Batch]:
 def _check_classes(query: Query, source: Source, first: Batch) -> None:
     logits = query.bare_logits(first.x)
     if source.classes is not None and len(source.classes) != logits.shape[1]:
+        returned = "one logit" if isinstance(query.model, OneLogit) else f"{logits.shape[1]} logits"
         raise ModelError(
-            f"the model returns {logits.shape[1]} logits, but {source.name} has {len(source.classes)} classes: the "
+            f"the model returns {returned}, but {source.name} has {len(source.classes)} classes: the "
             "model and the data do not belong together"
         )

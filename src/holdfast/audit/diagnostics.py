@@ -4,24 +4,29 @@ from collections.abc import Iterator
 
 import torch
 
+from holdfast.audit.budget import doubts_about_budget
 from holdfast.audit.protocols import EvaluationProtocol
 from holdfast.audit.result import Diagnostic, StageResult
 from holdfast.certify.certificate import LOOSE, TIMEOUT
 from holdfast.data import Batch
+from holdfast.models.one_logit import OneLogit
 from holdfast.models.query import Query
 from holdfast.objectives import margin
 from holdfast.threats import Threat
 
-__all__ = ["examine_model", "examine_proofs", "examine_stages", "examine_verdicts"]
+__all__ = ["examine_model", "examine_outputs", "examine_proofs", "examine_stages", "examine_verdicts"]
 
 
 def examine_model(query: Query, threat: Threat, protocol: EvaluationProtocol, batch: Batch) -> list[Diagnostic]:
-    """What a first batch tells about the model: randomness, gradients, and objectives that it cannot have."""
+    """What a first batch tells: how outputs are read, doubts about the budget, randomness, gradients, objectives."""
     return list(_examine_model(query, threat, protocol, batch))
 
 
 def _examine_model(query: Query, threat: Threat, protocol: EvaluationProtocol, batch: Batch) -> Iterator[Diagnostic]:
     yield Diagnostic(name="protocol", level="note", message=protocol.caveat)
+    yield from examine_outputs(query)
+    if doubt := doubts_about_budget(threat, batch):
+        yield Diagnostic(name="budget", level="note", message=doubt)
     x, y = batch.x[: query.batch_size], batch.y[: query.batch_size].to(query.device)
     first, second = query.bare_logits(x), query.bare_logits(x)
     if not torch.equal(first, second) and protocol.samples == 1:
@@ -50,6 +55,18 @@ def _examine_model(query: Query, threat: Threat, protocol: EvaluationProtocol, b
             level="warning",
             message=f"the margin's gradient is exactly 0 at {flat} of {len(x)} clean inputs: gradients are masked, and "
             "attacks that follow them cannot show how robust the model is",
+        )
+
+
+def examine_outputs(query: Query) -> Iterator[Diagnostic]:
+    """How the model's answers are read, where that is not plain; it has been asked before."""
+    if isinstance(query.model, OneLogit):
+        side = query.model.positive
+        yield Diagnostic(
+            name="one logit",
+            level="note",
+            message=f"the model's one output was read as one logit: class {side} where it is positive, class "
+            f"{1 - side} elsewhere (where it is the other way round, positive={1 - side} or --positive {1 - side})",
         )
 
 

@@ -132,7 +132,7 @@ def certify(
             )
         right = ~misclassified(logits, y)
         found = {i: Certificate("broken", "clean pass", None, x[i], 0.0) for i in (~right).nonzero()[:, 0].tolist()}
-        network = normalised(model, mean, std)
+        network = normalised(query.model, mean, std)
         certifier = Certifier.of(
             network, x, method, seconds=seconds, logits=query.bare_logits, memory=memory, arithmetic=arithmetic
         )

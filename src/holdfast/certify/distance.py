@@ -129,7 +129,8 @@ def exact_distance(
     attacked = craft(FMN(), model, x, y, threat=threat, seed=seed)
     with Query(model, seed=seed) as query:
         x = query.prepare(x).contiguous()
-        certifier = Certifier.of(model, x, "complete", seconds=seconds, logits=query.bare_logits)
+        query.bare_logits(x[:1])  # shows whether it has one logit, which is bounded as two
+        certifier = Certifier.of(query.model, x, "complete", seconds=seconds, logits=query.bare_logits)
         if certifier.graph is None:
             raise ModelError(certifier.fault)
         return [

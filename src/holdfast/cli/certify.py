@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from holdfast.audit import AuditResult, EvaluationProtocol, audit
+from holdfast.audit.diagnostics import examine_outputs
 from holdfast.audit.digest import digest_module
 from holdfast.certify.certificate import METHODS
 from holdfast.certify.smoothing import Smoothed
@@ -24,8 +25,8 @@ from holdfast.certify.smoothing_result import SmoothingResult
 from holdfast.cli.progress import watching
 from holdfast.data import Source, load_data
 from holdfast.errors import RunError, SettingError
-from holdfast.models import load_model
-from holdfast.report.terminal import percent
+from holdfast.models import OneLogit, Query, load_model
+from holdfast.report.terminal import percent, show_diagnostics
 from holdfast.threats import Ball
 
 __all__ = ["prove", "smooth"]
@@ -87,6 +88,7 @@ def smooth(
     batch_size: int | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
+    positive: int | None,
 ) -> None:
     """Certify a data set by smoothing and show what came out; without a folder the log is not kept.
 
@@ -102,6 +104,8 @@ def smooth(
     if procedure not in ("sequential", "fixed"):
         raise SettingError(f"--procedure: {procedure!r} is neither sequential nor fixed")
     module = load_model(model, weights, weights_key=weights_key, trust=trust)
+    if positive is not None:
+        module = OneLogit(module, positive)
     source = load_data(data, split=split, examples=examples)
     settings = _Settings(
         model=digest_module(module),
@@ -118,6 +122,10 @@ def smooth(
         folder = Path(nowhere) if out is None else out
         _write_log(smoothed, source, settings, folder, progress)
         _show_smoothing(read_log(folder / LOG), _spent(folder / LOG), settings, console)
+    with Query(module, mean=mean, std=std, batch_size=batch_size, seed=seed) as query:
+        query.bare_logits(next(source.batches(1)).x)
+        for diagnostic in examine_outputs(query):
+            console.print(f"{diagnostic.level}: {diagnostic.message}", markup=False, soft_wrap=True)
     if out is not None:
         console.print(f"\n{out / LOG} holds a line for each example", soft_wrap=True)
 
@@ -158,9 +166,7 @@ def _show_proofs(result: AuditResult, console: Console) -> None:
         console.print(f"  {count:>6}  {name}")
     for budget, share in found.curve:
         console.print(f"  {percent(share):>9}  within {budget:g}")
-    for diagnostic in result.diagnostics:
-        if diagnostic.name in ("cannot certify", "proof cut off"):
-            console.print(f"{diagnostic.level}: {diagnostic.message}", markup=False, soft_wrap=True)
+    show_diagnostics(result, console, ("one logit", "budget", "cannot certify", "proof cut off"))
     console.print(found.statement, soft_wrap=True)
 
 

@@ -93,6 +93,7 @@ def audit(
     batch_size: options.BatchSize = None,
     mean: options.Mean = None,
     std: options.Std = None,
+    positive: options.Positive = None,
     max_forwards: Annotated[
         int | None, typer.Option("--max-forwards", help="the attacks' queries an example", min=0)
     ] = None,
@@ -136,6 +137,7 @@ def audit(
                 batch_size=batch_size,
                 mean=options.parse_numbers(mean, "--mean"),
                 std=options.parse_numbers(std, "--std"),
+                positive=positive,
                 max_forwards=max_forwards,
                 save_inputs=save_inputs,
                 certify=certify,
@@ -178,6 +180,7 @@ def certify(
     batch_size: options.BatchSize = None,
     mean: options.Mean = None,
     std: options.Std = None,
+    positive: options.Positive = None,
     seconds: options.CertifySeconds = 20.0,
     arithmetic: options.CertifyArithmetic = "executed",
     budgets: options.CertifyBudgets = None,
@@ -209,6 +212,7 @@ def certify(
             "batch_size": batch_size,
             "mean": options.parse_numbers(mean, "--mean"),
             "std": options.parse_numbers(std, "--std"),
+            "positive": positive,
         }
         if method == "smoothing":
             if processes.count > 1:
@@ -260,12 +264,14 @@ def attack(
     batch_size: options.BatchSize = None,
     mean: options.Mean = None,
     std: options.Std = None,
+    positive: options.Positive = None,
 ) -> None:
     """Craft adversarial inputs with one attack and save them."""
     with _faults(f"every input so far is kept in {out}: the same command goes on from there") as processes:
         from holdfast.audit import audit as run_audit
         from holdfast.audit import single
         from holdfast.cli.progress import watching
+        from holdfast.report.terminal import show_diagnostics
 
         settings = dict(_setting(text) for text in set_ or [])
         with watching(_err, name) as show:
@@ -284,6 +290,7 @@ def attack(
                 batch_size=batch_size,
                 mean=options.parse_numbers(mean, "--mean"),
                 std=options.parse_numbers(std, "--std"),
+                positive=positive,
                 save_inputs=True,
                 processes=processes,
                 on_progress=show,
@@ -294,6 +301,7 @@ def attack(
             f"({result.verdicts['misclassified']} more were wrong to begin with); inputs in {out / 'adversarial.npz'}",
             soft_wrap=True,
         )
+        show_diagnostics(result, _out, ("one logit", "budget"))
 
 
 @app.command()

@@ -17,6 +17,7 @@ __all__ = [
     "Examples",
     "Mean",
     "Model",
+    "Positive",
     "Seed",
     "Sigma",
     "Split",
@@ -76,6 +77,12 @@ CertifyBudgets = Annotated[
     str | None, typer.Option("--certify-budgets", help="smaller budgets at which to prove too, such as 2/255,4/255")
 ]
 
+Positive = Annotated[
+    int | None,
+    typer.Option(
+        "--positive", help="of a binary model with one output, the class where it is positive: 1 or 0; else 1"
+    ),
+]
 Sigma = Annotated[float | None, typer.Option("--sigma", help="the scale of smoothing's Gaussian noise")]
 
 

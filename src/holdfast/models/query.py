@@ -15,6 +15,8 @@ from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.borrow import borrowed
 from holdfast.models.gradients import InputGradients, quicker
 from holdfast.models.layout import is_channels_last, lay_out
+from holdfast.models.one_logit import OneLogit, is_one_logit
+from holdfast.models.probabilities import are_probabilities
 
 __all__ = ["Answer", "Query"]
 
@@ -59,7 +61,8 @@ class Query:
     Parameters
     ----------
     model : nn.Module
-        Maps ``(N, ...)`` inputs to ``(N, K)`` logits.
+        Maps ``(N, ...)`` inputs to ``(N, K)`` logits; or to one logit each, which is read as class 1 where it is
+        positive, see :class:`~holdfast.models.OneLogit`.
     mean, std : sequence of float, optional
         A normalisation to put before the model, a number a channel (dimension 1), so that budgets and boxes are those
         of raw inputs.
@@ -75,6 +78,8 @@ class Query:
 
     Attributes
     ----------
+    model : nn.Module
+        As given; from the first answer on in a :class:`~holdfast.models.OneLogit` where that is a single logit.
     forwards, backwards : int
         Examples passed through the model and back, all calls together.
     dtype : torch.dtype
@@ -148,7 +153,7 @@ class Query:
         logits = torch.cat(rows)
         self.forwards += len(x)
         if first:
-            _refuse_probabilities(logits)
+            self._refuse_probabilities(logits, x)
             # Pooling in the default format is what costs most in small networks on a CPU, and nothing else tells the
             # formats apart as reliably. The rule looks at the network and not at a clock: a choice by timing would
             # round differently from one run to the next.
@@ -272,7 +277,29 @@ class Query:
             raise ModelError(
                 f"the model failed on an input batch of shape {tuple(x.shape)}: {type(error).__name__}: {reason}"
             ) from error
+        if self._classes is None and is_one_logit(logits, len(x)):
+            self.model = OneLogit(self.model)
+            logits = self.model.read(logits)
         return self._checked(logits, len(x))
+
+    def _refuse_probabilities(self, logits: Tensor, x: Tensor) -> None:
+        one = isinstance(self.model, OneLogit)
+
+        def outputs(logits: Tensor) -> Tensor:
+            return logits.sum(1, keepdim=True) if one else logits  # beside one logit stands a 0
+
+        def ask(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                parts = [self._forward(self._pad(part))[: len(part)] for part in x.split(self.batch_size)]
+            return outputs(torch.cat(parts))
+
+        if are_probabilities(outputs(logits), x, ask, self._inner_dtype):
+            last = "sigmoid (what is left is read as one logit, class 1 where it is positive)" if one else "softmax"
+            raise ModelError(
+                "the model returns probabilities, not logits: of an nn.Sequential take model[:-1], of any other remove "
+                f"its final {last}; on probabilities the attacks' gradients vanish and the model would look more "
+                "robust than it is"
+            )
 
     def _normalize(self, x: Tensor) -> Tensor:
         def channels(values: Tensor) -> Tensor:
@@ -292,8 +319,8 @@ class Query:
             )
         if logits.dim() != 2 or logits.shape[0] != rows or logits.shape[1] < 2:
             raise ModelError(
-                f"the model returned a tensor of shape {tuple(logits.shape)} for {rows} inputs; logits must be "
-                "(N, K) with K of at least 2"
+                f"the model returned a tensor of shape {tuple(logits.shape)} for {rows} inputs; logits must be (N, K), "
+                f"a row for each input and a column for each class{_cure(logits, rows)}"
             )
         if self._classes not in (None, logits.shape[1]):
             raise ModelError(f"the model returned {logits.shape[1]} logits after {self._classes} before")
@@ -315,19 +342,20 @@ def _first(x: Tensor, count: int) -> Tensor:
     return x if len(x) == count else x[:count]
 
 
+def _cure(outputs: Tensor, rows: int) -> str:
+    """How a model may come to return what is no matrix of logits."""
+    if not outputs.is_floating_point():
+        return f": it returns {outputs.dtype}; return the scores of which it takes the largest"
+    if outputs.dim() > 2 and outputs.shape[0] == rows:
+        return ": flatten or average what its last layer returns"
+    return ": it must keep the first dimension, which counts inputs" if outputs.shape[:1] != (rows,) else ""
+
+
 def _require_gradient(values: Tensor) -> None:
     if not values.requires_grad:
         raise ModelError(
             "no gradient reaches the model's input (a detach, rounding, no_grad or NumPy on the way?): gradient "
             "attacks cannot be run on it"
-        )
-
-
-def _refuse_probabilities(logits: Tensor) -> None:
-    if bool((logits >= 0).all()) and bool(((logits.double().sum(1) - 1).abs() < 1e-5).all()):
-        raise ModelError(
-            "the model returns probabilities, not logits: remove its final softmax (on probabilities the attacks' "
-            "gradients vanish and the model would look more robust than it is)"
         )
 
 

@@ -1,7 +1,7 @@
 """An audit's result in a terminal."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from rich import box
@@ -13,7 +13,7 @@ from rich.text import Text
 from holdfast.audit import AuditResult
 from holdfast.audit.result import Certification, SmoothedResult
 
-__all__ = ["show_result"]
+__all__ = ["percent", "show_diagnostics", "show_result"]
 
 # Open examples that are shown one by one.
 _OPEN = 5
@@ -36,6 +36,13 @@ def show_result(result: AuditResult, console: Console) -> None:
     for diagnostic in result.diagnostics:
         style = "bold yellow" if diagnostic.level == "warning" else "dim"
         console.print(Text(f"{diagnostic.level}: {diagnostic.message}", style=style))
+
+
+def show_diagnostics(result: AuditResult, console: Console, names: Collection[str]) -> None:
+    """Print those of a result's diagnostics that have one of some names, a line each."""
+    for diagnostic in result.diagnostics:
+        if diagnostic.name in names:
+            console.print(f"{diagnostic.level}: {diagnostic.message}", markup=False, soft_wrap=True)
 
 
 def percent(share: float) -> str:

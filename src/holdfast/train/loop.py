@@ -150,7 +150,8 @@ class _Training:
         with self.query:
             classes = self.query.bare_logits(self.x[:part]).shape[1]
         _check_labels(y, classes)
-        self.state = State.fresh(model, recipe)
+        # As the query has come to know it: a model with one logit learns as one with two.
+        self.model, self.state = model, State.fresh(self.query.model, recipe)
         self.guard: Guard | None = None
         self.best: _Best | None = None
         self.losses: list[float] = []
@@ -193,7 +194,7 @@ class _Training:
         model.load_state_dict(self.best.weights)
         model.eval()
         events = () if self.guard is None else tuple(self.guard.events)
-        return TrainingResult(model, tuple(self.epochs), tuple(self.losses), self.best.step, events)
+        return TrainingResult(self.model, tuple(self.epochs), tuple(self.losses), self.best.step, events)
 
     def advance(self, rows: Tensor) -> float:
         """One update with the examples ``rows``; its loss."""
