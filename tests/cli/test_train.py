@@ -1,12 +1,15 @@
 """``holdfast train`` as a person types it."""
 
 import json
+import shlex
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from holdfast import load_model
 from holdfast.cli.main import app
+from holdfast.models.networks import NETWORKS
 
 SHORT = ("--data", "digits", "--examples", "0:200", "--set", "validation=40", "--set", "steps=2")
 
@@ -65,3 +68,34 @@ def test_another_run_in_the_folder_is_kept(tmp_path):
     other = train(tmp_path / "run", "--epochs", 1, "--audit", "none", threat="linf:0.1")
     assert other.exit_code == 5
     assert "holds another run: its method was" in other.stderr
+
+
+# The wide one would take a minute to train; it is loaded by name in tests/models/test_named.py.
+@pytest.mark.parametrize(
+    "arch",
+    [pytest.param(name, marks=pytest.mark.slow if "resnet" in name else ()) for name in NETWORKS if "wide" not in name],
+)
+def test_the_command_that_it_prints_audits_what_it_trained(tmp_path, arch):
+    run = tmp_path / "it's a [red]run"
+    few = ("--epochs", 1, "--examples", "0:40", "--set", "validation=20", "--set", "steps=1", "--set", "guard=false")
+    data = ("--data", f"npz:{tmp_path / 'grey levels.npz'}")
+    x = np.random.default_rng(0).uniform(0, 255, (40, 1, 8, 8))
+    np.savez(tmp_path / "grey levels.npz", x=x, y=np.arange(40) % 4)
+    budget = ("--threat", "linf:8/3", "--box", "0,255", "--audit", "none")
+    trained = holdfast("train", "--arch", arch, "--run", run, *data, *few, *budget)
+    assert trained.exit_code == 0, trained.output
+    (command,) = [line.strip() for line in trained.stdout.splitlines() if line.strip().startswith("holdfast audit")]
+    program, *arguments = shlex.split(command)
+    assert program == "holdfast"
+    audited = holdfast(*arguments, "--examples", "0:2", "--max-forwards", 1)
+    assert audited.exit_code == 0, audited.output
+    (document,) = run.glob("*/audit.json")
+    found = json.loads(document.read_text())
+    assert found["threat"]["eps"] == 8 / 3
+    assert found["threat"]["box"] == [0, 255]
+    weights = ("--model", arch, "--weights", run / "weights.safetensors")
+    rest = ("--examples", "0:2", "--max-forwards", 1, "--run", tmp_path / "named")
+    by_name = holdfast("audit", *weights, *data, *budget[:4], *rest)
+    assert by_name.exit_code == 0, by_name.output
+    again = json.loads((tmp_path / "named" / "audit.json").read_text())
+    assert again["verdicts"] == found["verdicts"]

@@ -153,12 +153,12 @@ def audit(
         raise SettingError("sigma: noise belongs to smoothing; choose it with certify")
     plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)
     name = writable_name(str(model)) if isinstance(model, str | Path) else type(model).__name__
-    module = load_model(model, weights, weights_key=weights_key, trust=trust)
+    source = load_data(data, split=split, examples=examples)
+    module = load_model(model, weights, weights_key=weights_key, trust=trust, shape=source.shape)
     if positive is not None:
         module = OneLogit(module, positive)
     if processes.device is not None and not isinstance(model, nn.Module):
         module.to(processes.device)
-    source = load_data(data, split=split, examples=examples)
     smoothing = SmoothingPlan.of(sigma, threat, source.shape) if certify == "smoothing" else None
     folder = None if run is None else Path(run)
     query = Query(module, mean=mean, std=std, batch_size=batch_size, seed=seed)

@@ -103,10 +103,10 @@ def smooth(
         raise SettingError("--sigma: smoothing needs the scale of its noise; write --sigma 0.25")
     if procedure not in ("sequential", "fixed"):
         raise SettingError(f"--procedure: {procedure!r} is neither sequential nor fixed")
-    module = load_model(model, weights, weights_key=weights_key, trust=trust)
+    source = load_data(data, split=split, examples=examples)
+    module = load_model(model, weights, weights_key=weights_key, trust=trust, shape=source.shape)
     if positive is not None:
         module = OneLogit(module, positive)
-    source = load_data(data, split=split, examples=examples)
     settings = _Settings(
         model=digest_module(module),
         data=source.name,

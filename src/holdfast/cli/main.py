@@ -408,6 +408,7 @@ def train(
             run,
             _out,
             _err,
+            typed=["--threat", threat, "--box", box],
             protocol=protocol,
             certify=certify,
             audited=audited,

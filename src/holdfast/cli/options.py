@@ -33,10 +33,16 @@ __all__ = [
 
 Model = Annotated[
     str,
-    typer.Option("--model", help="file.py:factory, package.module:factory, net.onnx or net.pt2", show_default=False),
+    typer.Option(
+        "--model",
+        help="file.py:factory, package.module:factory, net.onnx, net.pt2, the folder of holdfast train, or the name of "
+        "one of its networks",
+        show_default=False,
+    ),
 ]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", help="a .safetensors, .pt or .pth file for the factory's module")
+    Path | None,
+    typer.Option("--weights", help="a .safetensors, .pt or .pth file for the factory's module or network"),
 ]
 WeightsKey = Annotated[
     str | None, typer.Option("--weights-key", help="the key in that file under which the weights lie, such as ema")

@@ -1,5 +1,6 @@
 """``holdfast quickstart``: the main job on bundled data, start to finish."""
 
+import shlex
 from pathlib import Path
 
 import torch
@@ -58,9 +59,10 @@ def run_quickstart(out: Path, seed: int, console: Console, progress: Console) ->
         show_result(result, console)
         console.print()
     console.print(_brackets(rows))
+    trained = out / "adversarial" / "weights.safetensors"
     console.print(
         "\nThe same audit by hand, and on your own model and data:\n\n"
-        f"  holdfast audit --model {FACTORY} --weights {out / 'adversarial' / 'weights.safetensors'} \\\n"
+        f"  holdfast audit --model {FACTORY} --weights {shlex.quote(str(trained))} \\\n"
         f"      --data digits --threat {EXACT.name} --certify complete --run DIR\n"
         "  holdfast audit --model FILE.py:FACTORY --weights FILE --data npz:FILE --threat linf:8/255 --run DIR",
         soft_wrap=True,

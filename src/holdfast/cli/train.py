@@ -1,6 +1,7 @@
 """``holdfast train``: a robust model, what happened on the way, and its audit."""
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from holdfast.train.trackers import tracking
 
 __all__ = ["run_train"]
 
-CURVES, AUDIT = "curves.png", "audit"
+CURVES, AUDIT, FINAL = "curves.png", "audit", "audit-standard"
 # The gap is that between one step and PGD, in points; alignment is the cosine between gradients a random step apart.
 _HEADER = (
     f"{'epoch':>5}  {'step':>7}  {'loss':>7}  {'clean':>7}  {'PGD':>7}  {'proved':>7}  {'gap':>6}  {'alignment':>9}"
@@ -39,6 +40,7 @@ def run_train(
     console: Console,
     progress: Console,
     *,
+    typed: Sequence[str],
     protocol: str,
     certify: str | None,
     audited: str,
@@ -47,7 +49,10 @@ def run_train(
     track: Sequence[str],
     **settings: Any,
 ) -> None:
-    """Train, write everything to the folder ``run``, and audit the result on the test split."""
+    """Train, write everything to the folder ``run``, and audit the result on the test split.
+
+    ``typed`` are the options that the threat was read from, for the command that is shown at the end.
+    """
     about = {"network": network, "data": data, "threat": threat.name, "method": method, **settings["settings"]}
     with _watching(progress) as show, tracking(track if processes.is_main else [], run, about) as tell:
 
@@ -85,12 +90,10 @@ def run_train(
         console.print()
         show_result(found, console)
         files.append(f"{AUDIT}/")
-    console.print(f"\n{run} holds {', '.join(files)}", soft_wrap=True)
-    trust = " --trust" if needs_trust(network) else ""
-    console.print(
-        f"  holdfast audit --model {run}{trust} --data {data} --threat {threat.name} --protocol standard --run DIR",
-        soft_wrap=True,
-    )
+    console.print(f"\n{run} holds {', '.join(files)}", markup=False, soft_wrap=True)
+    trust = ["--trust"] if needs_trust(network) else []
+    again = ["--model", run, *trust, "--data", data, *typed, "--protocol", "standard", "--run", run / FINAL]
+    console.print(f"  holdfast audit {shlex.join(map(str, again))}", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from holdfast.models.architectures import is_network, make_network
 from holdfast.models.exported import load_exported
 from holdfast.models.factory import call_factory
 from holdfast.models.files import one_line
+from holdfast.models.networks import NETWORKS, Shape
 from holdfast.models.onnx import load_onnx
 from holdfast.models.states import renamed
-from holdfast.models.weights import fit_weights
+from holdfast.models.weights import fit_weights, load_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,7 +35,11 @@ _NETWORKS: Mapping[str, Callable[[Path, bool], nn.Module]] = {
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
 TRAINED = "train.json"
 _FETCHED = "hf:"  # networks by name whose code and weights lie elsewhere
-_FORMS = "a folder of holdfast train, file.py:factory, package.module:factory, net.onnx or net.pt2"
+_FEWEST = 2  # classes that a network is made for before its weights are seen
+_FORMS = (
+    "a folder of holdfast train, file.py:factory, package.module:factory, net.onnx, net.pt2, or the name of a network "
+    f"({', '.join(NETWORKS)})"
+)
 
 
 def load_model(
@@ -43,6 +48,7 @@ def load_model(
     *,
     weights_key: str | None = None,
     trust: bool = False,
+    shape: Shape | None = None,
 ) -> nn.Module:
     """Build a model and load its weights.
 
@@ -57,15 +63,19 @@ def load_model(
         - ``"net.onnx"`` (or ``"net.onnx.gz"``), see :func:`~holdfast.models.load_onnx`;
         - ``"net.pt2"``, a program saved by ``torch.export.save`` with its batch dimension left free; needs ``trust``;
         - ``"DIR"``, the folder of a run of :func:`holdfast.train`, which holds the network's weights too; needs
-          ``trust`` where a factory or the Hugging Face Hub makes the network.
+          ``trust`` where a factory or the Hugging Face Hub makes the network;
+        - ``"mlp"``, ``"timm:NAME"`` or another name that :func:`~holdfast.models.architectures.make_network` knows,
+          with weights, which tell how many classes it has.
     weights
-        A file of weights for a module or a factory's module, see :func:`~holdfast.models.load_weights`. They go through
-        the module's own ``load_state_dict``.
+        A file of weights for a module, a factory's module or a network by name, see
+        :func:`~holdfast.models.load_weights`. They go through the module's own ``load_state_dict``.
     weights_key
         The key of that file under which the weights lie, where it holds several state dicts that fit.
     trust
         That code may run which a file carries or names. Only a ``.pt2`` file and the record of a training run can:
         reading one that somebody else made is running a program of theirs.
+    shape
+        Of one input, which a network by name is made for; others know it themselves.
 
     Returns
     -------
@@ -84,6 +94,8 @@ def load_model(
     text = str(spec)
     if is_file(Path(text) / TRAINED):
         return _trained(Path(text), weights, weights_key, trust=trust)
+    if is_network(text):
+        return _named(text, weights, weights_key, shape)
     source, colon, factory = text.rpartition(":")
     if colon and factory.isidentifier():
         module = call_factory(source, factory)
@@ -103,6 +115,39 @@ def load_model(
             "file as its weights"
         )
     raise ModelError(f"{text}: not a kind of model that is known; give {_FORMS}")
+
+
+def _named(name: str, weights: str | Path | None, weights_key: str | None, shape: Shape | None) -> nn.Module:
+    """A network by name with weights for however many classes."""
+    if weights is None:
+        raise ModelError(
+            f"{name}: a network by name comes without weights; give a file of them, such as holdfast train makes"
+        )
+    if shape is None:
+        raise ModelError(
+            f"{name}: a network by name is made for a shape of inputs, which is not known here; give shape=(...) from "
+            "Python, or the model in another form (a folder of holdfast train, file.py:factory)"
+        )
+    state = load_weights(weights, weights_key)
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
+        network = make_network(name, shape, _FEWEST)
+        classes = _classes(network.state_dict(), state)
+        if classes != _FEWEST:
+            network = make_network(name, shape, classes)
+    return _with_state(network, state, weights)
+
+
+def _classes(ours: Mapping[str, Tensor], state: dict[str, Tensor]) -> int:
+    """For how many classes weights are that fit a network but for its last layer, made for the fewest."""
+    found = {
+        len(theirs)
+        for key, theirs in (renamed(state, ours) or state).items()
+        if key in ours
+        and ours[key].shape != theirs.shape
+        and ours[key].shape[:1] == (_FEWEST,)
+        and ours[key].shape[1:] == theirs.shape[1:]
+    }
+    return found.pop() if len(found) == 1 else _FEWEST
 
 
 def needs_trust(name: str) -> bool:
@@ -144,7 +189,10 @@ def _sized(path: Path, name: str, shape: tuple[int, ...], classes: int) -> nn.Mo
 
 
 def _with_weights(module: nn.Module, weights: str | Path, weights_key: str | None) -> nn.Module:
-    state = fit_weights(weights, module, weights_key)
+    return _with_state(module, fit_weights(weights, module, weights_key), weights)
+
+
+def _with_state(module: nn.Module, state: dict[str, Tensor], weights: str | Path) -> nn.Module:
     try:
         try:
             module.load_state_dict(state)  # which may know other names than the module's
