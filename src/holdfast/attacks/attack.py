@@ -1,5 +1,6 @@
 """What an attack is, and what it returns."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -78,7 +79,8 @@ class AttackResult:
     success : Tensor
         ``(N,)`` bool, verified on ``x_adv`` by a forward pass of the bare model and by the threat.
     distance : Tensor
-        ``(N,)`` how far ``x_adv`` lies from the clean input, in the units of the budget.
+        ``(N,)`` how far ``x_adv`` lies from the clean input, in the units of the budget; infinite where the budget is,
+        and no adversarial input was found.
     objective : Tensor
         ``(N,)`` the objective at ``x_adv``; NaN where the clean input was already misclassified and nothing was run.
     forwards, backwards : Tensor
@@ -93,6 +95,8 @@ class AttackResult:
     backwards: Tensor
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers without the inputs, as lists."""
+        """The numbers without the inputs, as lists; None, which JSON knows, for those that are infinite or NaN."""
         names = ("success", "distance", "objective", "forwards", "backwards")
-        return {name: getattr(self, name).tolist() for name in names}
+        return {
+            name: [value if math.isfinite(value) else None for value in getattr(self, name).tolist()] for name in names
+        }

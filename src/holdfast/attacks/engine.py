@@ -75,7 +75,8 @@ class Outcome:
         The stage that broke it, under an infinite budget the one that found ``x_adv``; or in which its budget of
         queries ended.
     distance : float
-        Of ``x_adv`` from the clean input, in the units of the budget.
+        Of ``x_adv`` from the clean input, in the units of the budget; infinite where the budget is, and nothing was
+        found.
     objective : float
         At ``x_adv``, by the last stage that saw the row; NaN where none did, or where the nearest input was wanted.
     forwards, backwards : int
@@ -337,12 +338,17 @@ class _Engine:
         broken = verdict == "broken"
         stages = [self.stages[number].name if broken else stage for number in rows.stage.tolist()]
         x_adv = rows.x if verdict == "misclassified" else threat.apply(rows.x, rows.best)
-        unknown = (rows.value == -torch.inf) | (rows.found & threat.budget(x_adv).isinf())
+        endless = threat.budget(x_adv).isinf()
+        unknown = (rows.value == -torch.inf) | (rows.found & endless)
+        distance = threat.distance(x_adv, rows.x)
+        if verdict in ("robust", "undecided"):
+            # Of the nearest adversarial input that was found, where none was.
+            distance = torch.where(endless, torch.inf, distance)
         columns = (
             rows.index,
             rows.y,
             rows.clean_logits.argmax(1),
-            threat.distance(x_adv, rows.x),
+            distance,
             torch.where(unknown, torch.nan, rows.value),
             rows.forwards,
             rows.backwards,

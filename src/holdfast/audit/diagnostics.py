@@ -91,15 +91,17 @@ def examine_stages(protocol: EvaluationProtocol, stages: list[StageResult], exam
     return []
 
 
-def examine_verdicts(verdicts: dict[str, int], predictions: int, correct: int, majority: int) -> list[Diagnostic]:
+def examine_verdicts(
+    verdicts: dict[str, int], predictions: int, labels: int, correct: int, majority: int
+) -> list[Diagnostic]:
     """What the verdicts themselves tell.
 
     Parameters
     ----------
     verdicts : dict
         How many examples have each verdict.
-    predictions : int
-        How many different classes the model predicts on clean inputs.
+    predictions, labels : int
+        How many different classes the model predicts on clean inputs, and how many they have.
     correct, majority : int
         Clean inputs classified correctly, and inputs of the commonest label.
     """
@@ -113,12 +115,22 @@ def examine_verdicts(verdicts: dict[str, int], predictions: int, correct: int, m
                 "accuracy may be lower",
             )
         )
-    if predictions == 1 and sum(verdicts.values()) > 1:
+    if labels == 1:
+        found.append(
+            Diagnostic(
+                name="one label",
+                level="note",
+                message="all examples have one label: a model that always answers it would do as well or better, and "
+                "nothing is known of other classes",
+            )
+        )
+    elif predictions == 1:
         found.append(
             Diagnostic(
                 name="constant model",
                 level="warning",
-                message="the model answers one and the same class: nobody can change its mind, and it is of no use",
+                message="the model answers one and the same class to every clean input: it is of no use, however hard "
+                "it is to change its mind",
             )
         )
     elif correct <= majority:

@@ -1,5 +1,6 @@
 """What an audit says: the documented, versioned content of ``audit.json``."""
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -150,8 +151,10 @@ class AuditResult(_Frozen):
         Raises
         ------
         SettingError
-            When the audit was made under a finite budget.
+            When the audit was made under a finite budget, or the budget is no number.
         """
+        if math.isnan(budget):
+            raise SettingError("budget: NaN is no budget; give a number")
         if self.curve is None:
             raise SettingError("this audit knows its own budget only: run it under an infinite one for the whole curve")
         return next(share for eps, share in reversed(self.curve) if eps <= max(budget, 0.0))

@@ -76,7 +76,9 @@ def summarise(
         )
     ]
     majority = max((c.examples for c in per_class), default=0)
-    ((predictions,),) = store.select("SELECT count(DISTINCT clean_prediction) FROM examples")
+    ((predictions, labels),) = store.select(
+        "SELECT count(DISTINCT clean_prediction), count(DISTINCT label) FROM examples"
+    )
     ((forwards, backwards),) = store.select(
         "SELECT coalesce(sum(forwards), 0), coalesce(sum(backwards), 0) FROM examples"
     )
@@ -116,7 +118,7 @@ def summarise(
             # Of a number that is exact the attacks' caveat is not true.
             *(found for found in diagnostics if proofs is None or proofs.open or found.name != "protocol"),
             *examine_stages(plan, stages, total),
-            *examine_verdicts(verdicts, predictions, correct, majority),
+            *examine_verdicts(verdicts, predictions, labels, correct, majority),
             *examine_proofs(dict(store.select(_NOTES))),
         ],
         versions=_versions(),

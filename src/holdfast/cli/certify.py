@@ -256,7 +256,7 @@ def _show_smoothing(log: SmoothingLog, spent: int, settings: _Settings, console:
     console.print(
         f"average certified radius {log.average_certified_radius:.4f}; {log.abstentions} of {count} abstained\n"
         f"{spent:,} samples, {spent / fixed:.1%} of the {fixed:,} of the fixed procedure\n"
-        f"with confidence {1 - settings.alpha:.1%} for each example; of the smoothed classifier (sigma "
+        f"a certificate is false with probability {settings.alpha:g} at most; of the smoothed classifier (sigma "
         f"{settings.sigma:g}), not of the model itself",
         soft_wrap=True,
     )

@@ -295,12 +295,12 @@ def attack(
                 processes=processes,
                 on_progress=show,
             )
-        broken = result.verdicts["broken"]
-        _out.print(
-            f"{broken} of {result.examples - result.verdicts['misclassified']} correctly classified examples broken "
-            f"({result.verdicts['misclassified']} more were wrong to begin with); inputs in {out / 'adversarial.npz'}",
-            soft_wrap=True,
-        )
+        broken, wrong = result.verdicts["broken"], result.verdicts["misclassified"]
+        if right := result.examples - wrong:
+            found = f"{broken} of {right} correctly classified examples broken ({wrong} more were wrong to begin with)"
+        else:
+            found = f"nothing was attacked: all {wrong} examples are misclassified as they are"
+        _out.print(f"{found}; inputs in {out / 'adversarial.npz'}", markup=False, soft_wrap=True)
         show_diagnostics(result, _out, ("one logit", "budget"))
 
 

@@ -46,8 +46,11 @@ def show_diagnostics(result: AuditResult, console: Console, names: Collection[st
 
 
 def percent(share: float) -> str:
-    """A share as results print it."""
-    return f"{100 * share:.2f} %"
+    """A share as results print it: only none is 0 %, and only all are 100 %."""
+    text = f"{100 * share:.2f} %"
+    if text == "0.00 %" and share > 0:
+        return "< 0.01 %"
+    return "> 99.99 %" if text == "100.00 %" and share < 1 else text
 
 
 def _headline(result: AuditResult) -> Text:
@@ -73,9 +76,6 @@ def _facts(result: AuditResult) -> Table:
     inside = f"inside [{bounds[0]:g}, {bounds[1]:g}]" if plain else "inside bounds of its own for each feature"
     cost = result.cost
     interval = f"{result.confidence:.0%} interval {percent(low)} to {percent(high)}, Clopper-Pearson"
-    distance = "-"
-    if result.median_distance is not None:
-        distance = f"{result.median_distance:.4g} in {threat['norm']}, of the adversarial inputs found"
     within = "at any distance" if eps == [math.inf] else f"within {budget}"
     facts = {
         "model": f"{result.model} on {result.device}",
@@ -84,7 +84,7 @@ def _facts(result: AuditResult) -> Table:
         "clean accuracy": f"{percent(result.clean_accuracy)} (commonest label {percent(result.majority_class_rate)})",
         "robust accuracy": f"{percent(result.robust_accuracy)} ({interval})",
         "certified": _certified(result),
-        "median distance": distance,
+        "median distance": _median(result),
         "protocol": f"{result.protocol['name']}, seed {result.seed}",
         "cost": f"{cost.forwards:,} forwards, {cost.backwards:,} backwards, {cost.seconds:.1f} s",
         "versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),
@@ -99,6 +99,15 @@ def _facts(result: AuditResult) -> Table:
     for name, value in facts.items():
         table.add_row(Text(name, style="dim"), Text(value))
     return table
+
+
+def _median(result: AuditResult) -> str:
+    """The median distance, and what is not in it: what nothing broke at any distance would raise it."""
+    if result.median_distance is None:
+        return "-"
+    text = f"{result.median_distance:.4g} in {result.threat['norm']}, of the adversarial inputs found"
+    standing = result.verdicts["robust"] + result.verdicts["undecided"]
+    return f"{text}; {standing} more examples never broken" if result.curve is not None and standing else text
 
 
 def _certified(result: AuditResult) -> str:
