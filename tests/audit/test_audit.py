@@ -382,3 +382,21 @@ def test_diagnostics_speak_up_and_only_then():
     three = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     batch = next(iter(load_data("digits").batches(40)))
     assert "few classes" in named(holdfast.audit(three, (batch.x, batch.y % 3), "linf:0.05"))
+
+
+def test_usual_mistakes_are_met_with_their_cure():
+    net, x, y = nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten()), torch.rand(6, 3, 8, 8), torch.arange(6) % 2
+    mistakes = [
+        (x.permute(0, 2, 3, 1), y, ModelError, r"channels seem to come last: .* x.permute\(0, 3, 1, 2\)"),
+        (x * 255, y, DataError, "outside the box .* divide them by 255, or set the box to 0,255"),
+        (x * 2 - 1, y, DataError, "outside the box .* normalise inside the model"),
+        (x, y + 1, DataError, "has label 2, but the model knows classes 0 to 1: count labels from 0"),
+        (x, torch.eye(2)[y], DataError, "one-hot: take the argmax"),
+    ]
+    for inputs, labels, error, cure in mistakes:
+        with pytest.raises(error, match=cure):
+            holdfast.audit(net, (inputs, labels), "linf:0.1")
+    # An ordinary failure on images with channels first is not blamed on them.
+    with pytest.raises(ModelError) as caught:
+        holdfast.audit(nn.Sequential(net, nn.Linear(5, 2)), (x, y), "linf:0.1")
+    assert "channels" not in str(caught.value)

@@ -412,14 +412,19 @@ def _check(rows: Rows, clean: Tensor, threat: Threat, stages: Sequence[Stage]) -
     classes = clean.shape[1]
     if (example := first((rows.y < 0) | (rows.y >= classes))) is not None:
         label = int(rows.y[rows.index == example][0])
-        raise DataError(f"example {example} has label {label}, but the model knows classes 0 to {classes - 1}")
+        raise DataError(
+            f"example {example} has label {label}, but the model knows classes 0 to {classes - 1}: count labels from "
+            "0, or give the model that goes with these data"
+        )
     if rows.target is not None and (example := first((rows.target < 0) | (rows.target >= classes))) is not None:
         raise DataError(f"example {example} has a target class outside 0 to {classes - 1}")
     if (example := first(~threat.contains(rows.x, rows.x))) is not None:
-        values = rows.x[rows.index == example]
+        low, high = (float(end) for end in rows.x[rows.index == example].aminmax())
+        cure = "give raw inputs and normalise inside the model (or give mean and std), or set another box"
+        if low >= 0 and 1 < high <= 255:
+            cure = "if these are grey levels, divide them by 255, or set the box to 0,255 and the budget in grey levels"
         raise DataError(
-            f"example {example} has values from {values.min():g} to {values.max():g}, outside the box of the threat "
-            f"{threat!r}: give raw inputs and normalise inside the model (or give mean and std), or set another box"
+            f"example {example} has values from {low:g} to {high:g}, outside the box of the threat {threat!r}: {cure}"
         )
     if (example := first(~clean.isfinite().all(1))) is not None:
         raise ModelError(f"the model returns NaN or infinite logits for clean example {example}")

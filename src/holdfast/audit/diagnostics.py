@@ -139,7 +139,8 @@ def examine_verdicts(
                 name="no better than the majority",
                 level="warning",
                 message=f"clean accuracy ({correct} right) is no better than always answering the commonest label "
-                f"({majority} right): check the labels, their order and the input scaling",
+                f"({majority} right): check the labels, their order and the input scaling (normalised twice, or "
+                "not at all?)",
             )
         )
     return found

@@ -128,7 +128,7 @@ def certify(
         if len(wrong := ((y < 0) | (y >= logits.shape[1])).nonzero()):
             raise DataError(
                 f"example {int(wrong[0, 0])} has label {int(y[wrong[0, 0]])}, but the model knows classes 0 to "
-                f"{logits.shape[1] - 1}"
+                f"{logits.shape[1] - 1}: count labels from 0, or give the model that goes with these data"
             )
         right = ~misclassified(logits, y)
         found = {i: Certificate("broken", "clean pass", None, x[i], 0.0) for i in (~right).nonzero()[:, 0].tolist()}

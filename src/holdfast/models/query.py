@@ -23,6 +23,9 @@ __all__ = ["Answer", "Query"]
 # Small batches stay in a CPU's cache and waste little on the last, padded one; a GPU wants to be full.
 CPU_BATCH, GPU_BATCH = 64, 512
 
+# Of images: grey, in colour, with an alpha channel.
+_CHANNELS = (1, 3, 4)
+
 # Matrix products work through rows in blocks, and round the rows of a last, incomplete block differently.
 _BLOCK = 4
 # The smallest shape worth a call of its own where a batch is nearly empty.
@@ -275,7 +278,8 @@ class Query:
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"the model failed on an input batch of shape {tuple(x.shape)}: {type(error).__name__}: {reason}"
+                f"the model failed on an input batch of shape {tuple(x.shape)}: {type(error).__name__}: "
+                f"{reason}{_channels_cure(x)}"
             ) from error
         if self._classes is None and is_one_logit(logits, len(x)):
             self.model = OneLogit(self.model)
@@ -340,6 +344,13 @@ def _keep_memory() -> None:
 
 def _first(x: Tensor, count: int) -> Tensor:
     return x if len(x) == count else x[:count]
+
+
+def _channels_cure(x: Tensor) -> str:
+    """What may help a model that failed on images whose channels seem to come last."""
+    if x.dim() != 4 or x.shape[1] in _CHANNELS or x.shape[3] not in _CHANNELS:
+        return ""
+    return "; channels seem to come last: give images as (N, C, H, W), by x.permute(0, 3, 1, 2)"
 
 
 def _cure(outputs: Tensor, rows: int) -> str:
