@@ -4,11 +4,27 @@ The command line prints the line and exits with the class's ``exit_code``; from 
 all of them :class:`HoldfastError`.
 """
 
+from holdfast.words import plain
+
+# No message of ours is so long; names and texts in it may be.
+_LONGEST, _END = 2000, 500
+
 
 class HoldfastError(Exception):
-    """Base of every error that holdfast raises on purpose."""
+    """Base of every error that holdfast raises on purpose.
+
+    Parameters
+    ----------
+    message : str
+        What to say. What it quotes of files, models and data is made :func:`plain <holdfast.words.plain>` here, so
+        that it is one line wherever it is printed; the middle of what is longer than 2,000 characters is left out.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        words = plain(message)
+        super().__init__(words if len(words) <= _LONGEST else f"{words[: _LONGEST - _END]} ... {words[-_END:]}")
 
 
 class SettingError(HoldfastError):

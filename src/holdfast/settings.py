@@ -36,8 +36,9 @@ def build(kind: type, name: str, settings: Mapping[str, Any], **given: Any) -> A
 def read(kind: type, name: str, settings: Mapping[str, Any], *given: str) -> dict[str, Any]:
     """Settings as values of the fields' types; parameters and errors are those of :func:`build`."""
     known = names(kind, *given)
-    if unknown := next((key for key in settings if key not in known), None):
-        raise SettingError(f"{name} has no setting {unknown!r}: its settings are {', '.join(known) or 'none'}")
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        raise SettingError(f"{name} has no setting {unknown[0]!r}: its settings are {', '.join(known) or 'none'}")
     hints = get_type_hints(kind)
     values = {}
     for key, value in settings.items():

@@ -3,9 +3,10 @@
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from holdfast.errors import SettingError
+from holdfast.words import plain
 
 __all__ = [
     "AuditResult",
@@ -23,6 +24,21 @@ SCHEMA_VERSION = 1
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_plain_words(cls, content: Any) -> Any:
+        """Names of models, data, classes and stages are others' words, and a result is shown in many places."""
+        return _plain(content)
+
+
+def _plain(content: Any) -> Any:
+    """The same with every text in it plain."""
+    if isinstance(content, dict):
+        return {_plain(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(map(_plain, content))
+    return plain(content) if isinstance(content, str) else content
 
 
 class Cost(_Frozen):

@@ -28,6 +28,7 @@ from holdfast.errors import RunError, SettingError
 from holdfast.models import OneLogit, Query, load_model
 from holdfast.report.terminal import percent, show_diagnostics
 from holdfast.threats import Ball
+from holdfast.words import plain
 
 __all__ = ["prove", "smooth"]
 
@@ -64,7 +65,8 @@ def prove(
     _show_proofs(result, console)
     if out is not None:
         console.print(
-            f"\n{out / 'audit.json'} holds the result, {out / 'run.sqlite'} a row for each example", soft_wrap=True
+            f"\n{plain(out / 'audit.json')} holds the result, {plain(out / 'run.sqlite')} a row for each example",
+            soft_wrap=True,
         )
 
 
@@ -125,9 +127,9 @@ def smooth(
     with Query(module, mean=mean, std=std, batch_size=batch_size, seed=seed) as query:
         query.bare_logits(next(source.batches(1)).x)
         for diagnostic in examine_outputs(query):
-            console.print(f"{diagnostic.level}: {diagnostic.message}", markup=False, soft_wrap=True)
+            console.print(f"{diagnostic.level}: {plain(diagnostic.message)}", soft_wrap=True)
     if out is not None:
-        console.print(f"\n{out / LOG} holds a line for each example", soft_wrap=True)
+        console.print(f"\n{plain(out / LOG)} holds a line for each example", soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from holdfast.errors import HoldfastError
+from holdfast.words import plain
 
 if TYPE_CHECKING:
     from holdfast.lab import Finding
@@ -53,11 +54,11 @@ def run_experiments(name: str, out: Path | None, console: Console, progress: Con
             finding = experiment.run()
         seconds = time.perf_counter() - start
         console.rule(experiment.name)
-        console.print(f"{experiment.title} ({seconds:.1f} s)\n", markup=False)
+        console.print(f"{experiment.title} ({seconds:.1f} s)\n")
         console.print(_claims(finding))
         if out is not None:
             written = [*experiment.save(finding, out), lab.write_page(out, lab.EXPERIMENTS)]
-            console.print(f"\n{', '.join(map(str, written))}", markup=False, soft_wrap=True)
+            console.print(f"\n{', '.join(map(plain, written))}", soft_wrap=True)
         if finding.refuted:
             refuted[each] = finding.refuted
     if refuted:
@@ -77,5 +78,5 @@ def _claims(finding: "Finding") -> Table:
     for claim in finding.claims:
         style = "green" if claim.verdict == "confirmed" else "bold red"
         text = Text.assemble(claim.text, "\n", (claim.source, "dim"))
-        table.add_row(text, claim.expected, f"{claim.measured:.6g}", f"[{style}]{claim.verdict}[/]")
+        table.add_row(text, claim.expected, f"{claim.measured:.6g}", Text(claim.verdict, style=style))
     return table

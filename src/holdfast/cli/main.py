@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
+from typer.core import TyperGroup
 
 from holdfast.cli import options
+from holdfast.cli.terminal import Terminal
 from holdfast.errors import HoldfastError, SettingError
 from holdfast.processes import ALONE, Processes
+from holdfast.words import plain
 
 if TYPE_CHECKING:
     from holdfast.attacks import Knowledge
@@ -23,18 +25,46 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 INTERRUPTED = 130
+# Typer brings a click of its own in some versions, so its errors are known by this one.
+_UsageError: Any = typer.BadParameter.__base__
+
+_out = Terminal()
+_err = Terminal(stderr=True)
+
+
+class _Commands(TyperGroup):
+    """The commands, with usage errors in one line like all others."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        with _usage():
+            return super().make_context(*arguments, **settings)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _usage():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        command = "holdfast" if error.ctx is None else error.ctx.command_path
+        words = " ".join(error.format_message().split()).removesuffix(".")
+        fault = SettingError(f"{words}; {command} --help lists what there is")
+        _err.print(f"holdfast: {fault}", soft_wrap=True)
+        raise typer.Exit(fault.exit_code) from error
+
 
 app = typer.Typer(
     name="holdfast",
+    cls=_Commands,
     help="Attack, certify, train and audit models against inputs chosen to break them.",
     epilog="Exit codes: 0 done, 1 a fault of holdfast, 2 settings, 3 model, 4 data, 5 run folder, 130 interrupted.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
 
 
 @contextmanager
@@ -49,21 +79,27 @@ def _faults(kept: str) -> Iterator[Processes]:
             _out.quiet = _err.quiet = not processes.is_main
             yield processes
     except HoldfastError as error:
-        _err.print(f"holdfast: {error}", markup=False, soft_wrap=True)
+        _err.print(f"holdfast: {error}", soft_wrap=True)
         processes.part()
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt:
-        _err.print(f"holdfast: interrupted; {kept}", markup=False, soft_wrap=True)
+        _err.print(f"holdfast: interrupted; {plain(kept)}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
 @app.callback(invoke_without_command=True)
-def _main(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
+def _main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+) -> None:
     if version:
         from importlib import metadata
 
         _out.print(f"holdfast {metadata.version('holdfast')}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        _err.print(context.get_help(), soft_wrap=True)
+        raise typer.Exit(SettingError.exit_code)
 
 
 @app.command()
@@ -151,7 +187,8 @@ def audit(
         show_result(result, _out)
         if run is not None:
             _out.print(
-                f"\n{run / 'audit.json'} holds the result, {run / 'run.sqlite'} a verdict for each example",
+                f"\n{plain(run / 'audit.json')} holds the result, "
+                f"{plain(run / 'run.sqlite')} a verdict for each example",
                 soft_wrap=True,
             )
 
@@ -300,7 +337,7 @@ def attack(
             found = f"{broken} of {right} correctly classified examples broken ({wrong} more were wrong to begin with)"
         else:
             found = f"nothing was attacked: all {wrong} examples are misclassified as they are"
-        _out.print(f"{found}; inputs in {out / 'adversarial.npz'}", markup=False, soft_wrap=True)
+        _out.print(f"{found}; inputs in {plain(out / 'adversarial.npz')}", soft_wrap=True)
         show_diagnostics(result, _out, ("one logit", "budget"))
 
 

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from holdfast.audit import Progress as AuditProgress
+from holdfast.words import plain
 
 __all__ = ["watching"]
 
@@ -33,7 +34,7 @@ class _TimeLeft(ProgressColumn):
 def watching(console: Console, title: str) -> Iterator[Callable[[AuditProgress], None]]:
     """A live line while an audit runs: examples decided, robust and proved so far, forwards a second, time left."""
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.completed}/{task.total} decided"),
         TextColumn("{task.fields[robust]}"),
@@ -54,7 +55,7 @@ def watching(console: Console, title: str) -> Iterator[Callable[[AuditProgress],
         if not task:
             if progress.decided:
                 console.print(f"resuming: {progress.decided} of {progress.asked} examples were decided before")
-            task.append(bar.add_task(title, total=progress.asked, robust="", pace="", resumed=progress.decided))
+            task.append(bar.add_task(plain(title), total=progress.asked, robust="", pace="", resumed=progress.decided))
             # Not before there is something to show: an error then stands alone.
             bar.start()
         elif now - drawn < _REFRESH_SECONDS:

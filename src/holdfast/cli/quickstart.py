@@ -1,6 +1,8 @@
 """``holdfast quickstart``: the main job on bundled data, start to finish."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from holdfast.models.networks import digits_conv
 from holdfast.report.terminal import percent, show_result
 from holdfast.threats import Ball, Linf
 from holdfast.train import Method, PGDTraining, Recipe, Standard, fit
+from holdfast.words import plain
 
 __all__ = ["run_quickstart"]
 
@@ -62,7 +65,7 @@ def run_quickstart(out: Path, seed: int, console: Console, progress: Console) ->
     trained = out / "adversarial" / "weights.safetensors"
     console.print(
         "\nThe same audit by hand, and on your own model and data:\n\n"
-        f"  holdfast audit --model {FACTORY} --weights {shlex.quote(str(trained))} \\\n"
+        f"  holdfast audit --model {FACTORY} --weights {plain(shlex.quote(str(trained)))} \\\n"
         f"      --data digits --threat {EXACT.name} --certify complete --run DIR\n"
         "  holdfast audit --model FILE.py:FACTORY --weights FILE --data npz:FILE --threat linf:8/255 --run DIR",
         soft_wrap=True,
@@ -70,6 +73,9 @@ def run_quickstart(out: Path, seed: int, console: Console, progress: Console) ->
 
 
 def _train(method: Method, weights: Path, name: str, seed: int, progress: Console) -> None:
+    with _writing(weights):
+        # Before the work: later is too late to hear of it.
+        weights.parent.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]), progress.status(f"training the {name} network") as status:
         torch.manual_seed(seed)
         network = digits_conv()
@@ -84,14 +90,19 @@ def _train(method: Method, weights: Path, name: str, seed: int, progress: Consol
                 f"training the {name} network: step {now.step} of {now.steps}, loss {now.loss:.3f}"
             ),
         )
-    try:
-        weights.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(weights):
         before = weights.read_bytes() if weights.exists() else b""
         save_file(network.state_dict(), weights)
         if weights.read_bytes() != before:
             # Verdicts on other weights (another seed or machine) are no use to this network's audits.
             for store in weights.parent.glob("*/run.sqlite"):
                 store.unlink()
+
+
+@contextmanager
+def _writing(weights: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise RunError(f"{weights}: {error.strerror or error}; give an --out folder that can be written") from error
 

@@ -22,6 +22,7 @@ from holdfast.train import Epoch, train
 from holdfast.train import Progress as TrainingProgress
 from holdfast.train.methods import CERTIFIED
 from holdfast.train.trackers import tracking
+from holdfast.words import plain
 
 __all__ = ["run_train"]
 
@@ -71,7 +72,7 @@ def run_train(
     if not processes.is_main or draw_curves(result.epochs, run / CURVES, title=f"{network} against {threat.name}"):
         files.append(CURVES)
     else:
-        progress.print(f"no {CURVES}: it needs matplotlib (pip install 'holdfast[figures]')", markup=False)
+        progress.print(f"no {CURVES}: it needs matplotlib (pip install 'holdfast[figures]')")
     if protocol != "none":
         with watching(progress, "auditing") as show_audit:
             found = audit(
@@ -90,10 +91,10 @@ def run_train(
         console.print()
         show_result(found, console)
         files.append(f"{AUDIT}/")
-    console.print(f"\n{run} holds {', '.join(files)}", markup=False, soft_wrap=True)
+    console.print(f"\n{plain(run)} holds {', '.join(files)}", soft_wrap=True)
     trust = ["--trust"] if needs_trust(network) else []
     again = ["--model", run, *trust, "--data", data, *typed, "--protocol", "standard", "--run", run / FINAL]
-    console.print(f"  holdfast audit {shlex.join(map(str, again))}", markup=False, soft_wrap=True)
+    console.print(f"  holdfast audit {plain(shlex.join(map(str, again)))}", soft_wrap=True)
 
 
 @contextmanager
@@ -117,14 +118,14 @@ def _watching(console: Console) -> Iterator[Callable[[TrainingProgress], None]]:
             if now.step > 1:
                 console.print(f"resuming after step {now.step - 1} of {now.steps}")
             tasks.append(bar.add_task("", total=now.steps, loss="", left=""))
-            console.print(_HEADER, markup=False)
+            console.print(_HEADER)
             bar.start()
         left = f"{int(now.seconds_left) // 60}:{int(now.seconds_left) % 60:02d}"
         bar.update(tasks[0], completed=now.step, loss=f"{now.loss:.3f}", left=left)
         if now.epoch is not None:
-            console.print(_line(now.epoch), markup=False)
+            console.print(_line(now.epoch))
         if now.event is not None:
-            console.print(str(now.event), markup=False, soft_wrap=True)
+            console.print(plain(now.event), soft_wrap=True)
 
     try:
         yield show

@@ -8,6 +8,7 @@ from rich.console import Console
 from holdfast.certify.verify import verify
 from holdfast.errors import RunError
 from holdfast.models import load_model
+from holdfast.words import plain
 
 __all__ = ["decide"]
 
@@ -42,9 +43,9 @@ def decide(
     found = verify(model if alone else load_model(model, **network), prop, seconds=seconds, seed=seed)
     if file is not None:
         _write(file, found.written())
-    out.print(found.written().rstrip(), markup=False, soft_wrap=True)
+    out.print(found.written().rstrip(), soft_wrap=True)
     if found.note:
-        err.print(f"holdfast: {found.note}", markup=False, soft_wrap=True)
+        err.print(f"holdfast: {plain(found.note)}", soft_wrap=True)
 
 
 def _clear(file: Path) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from holdfast.errors import RunError
 from holdfast.lab.files import write_whole
+from holdfast.words import plain
 
 __all__ = ["write_page"]
 
-_KEYS = ("text", "source", "expected", "measured", "verdict")
+_WORDS, _NUMBER = ("text", "source", "expected", "verdict"), "measured"
 
 
 def write_page(folder: Path, names: Iterable[str]) -> Path:
@@ -45,7 +46,7 @@ def write_page(folder: Path, names: Iterable[str]) -> Path:
         f"Experiments: {len(read)}. Claims: {len(verdicts)}, of which {verdicts.count('refuted')} refuted. "
         "This page is made by `holdfast lab NAME --out DIR` out of what it wrote to the folder; the numbers behind a "
         "figure are in `NAME.json`.",
-        "\n".join(f"- [{name}](#{name}): {_plain(document['title'])}" for name, document in read.items()),
+        "\n".join(f"- [{name}](#{name}): {_escaped(document['title'])}" for name, document in read.items()),
         *(_section(folder, name, document) for name, document in read.items()),
     ]
     try:
@@ -58,29 +59,31 @@ def write_page(folder: Path, names: Iterable[str]) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        claims = [{key: claim[key] for key in _KEYS} for claim in document["claims"]]
+        words = [{key: str(claim[key]) for key in _WORDS} for claim in document["claims"]]
+        numbers = [{_NUMBER: float(claim[_NUMBER])} for claim in document["claims"]]
+        claims = [said | measured for said, measured in zip(words, numbers, strict=True)]
         return {"title": str(document["title"]), "claims": claims}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
             f"{path}: not what the lab writes; run `holdfast lab {path.stem}` into the folder again"
         ) from error
 
 
 def _section(folder: Path, name: str, document: dict[str, Any]) -> str:
-    title = _plain(document["title"])
+    title = _escaped(document["title"])
     figure = [f"![{title}]({name}.png)"] if (folder / f"{name}.png").exists() else []
     table = [
         "| claim | source | expected | measured | verdict |",
         "|---|---|---:|---:|---|",
         *(
-            f"| {_plain(claim['text'])} | {_plain(claim['source'])} | {claim['expected']} | {claim['measured']:.6g} "
-            f"| {claim['verdict']} |"
+            f"| {_escaped(claim['text'])} | {_escaped(claim['source'])} | {_escaped(claim['expected'])} "
+            f"| {claim['measured']:.6g} | {_escaped(claim['verdict'])} |"
             for claim in document["claims"]
         ),
     ]
-    return "\n\n".join([f"## {name}", f"{title[0].upper()}{title[1:]}.", *figure, "\n".join(table)])
+    return "\n\n".join([f"## {name}", f"{title[:1].upper()}{title[1:]}.", *figure, "\n".join(table)])
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown leaves as it is."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
+def _escaped(text: str) -> str:
+    """Text in one line that Markdown leaves as it is."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", plain(text))

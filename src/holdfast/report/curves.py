@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.train import Epoch
+from holdfast.words import plain
 
 __all__ = ["draw_curves"]
 
@@ -33,7 +34,8 @@ def draw_curves(epochs: Sequence[Epoch], path: Path, title: str) -> bool:
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     for (label, values), style in zip(accuracies.items(), ("-", "--", "-", ":"), strict=True):
         left.plot(numbers, values, style, label=label, marker="." if style == "-" else None)
-    left.set(xlabel="epoch", ylabel="on held-out examples", ylim=(-0.02, 1.02), title=title)
+    left.set(xlabel="epoch", ylabel="on held-out examples", ylim=(-0.02, 1.02))
+    left.set_title(plain(title), parse_math=False)
     left.legend(loc="lower right", frameon=False)
     right.plot(numbers, [epoch.loss for epoch in epochs], color="black", marker=".")
     right.set(xlabel="epoch", ylabel="training loss")

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from holdfast.audit import AuditResult
 from holdfast.audit.result import Certification, SmoothedResult
+from holdfast.words import plain
 
 __all__ = ["percent", "show_diagnostics", "show_result"]
 
@@ -42,7 +43,7 @@ def show_diagnostics(result: AuditResult, console: Console, names: Collection[st
     """Print those of a result's diagnostics that have one of some names, a line each."""
     for diagnostic in result.diagnostics:
         if diagnostic.name in names:
-            console.print(f"{diagnostic.level}: {diagnostic.message}", markup=False, soft_wrap=True)
+            console.print(f"{diagnostic.level}: {plain(diagnostic.message)}", markup=False, soft_wrap=True)
 
 
 def percent(share: float) -> str:
@@ -72,8 +73,8 @@ def _facts(result: AuditResult) -> Table:
     eps = [math.inf if one is None else one for one in _listed(threat["eps"])]
     budget = f"{min(eps):g}" if len(eps) == 1 else f"{min(eps):g} to {max(eps):g}, one an example"
     bounds = threat["box"]
-    plain = all(isinstance(bound, float) for bound in bounds)
-    inside = f"inside [{bounds[0]:g}, {bounds[1]:g}]" if plain else "inside bounds of its own for each feature"
+    one_box = all(isinstance(bound, float) for bound in bounds)
+    inside = f"inside [{bounds[0]:g}, {bounds[1]:g}]" if one_box else "inside bounds of its own for each feature"
     cost = result.cost
     interval = f"{result.confidence:.0%} interval {percent(low)} to {percent(high)}, Clopper-Pearson"
     within = "at any distance" if eps == [math.inf] else f"within {budget}"
@@ -150,7 +151,7 @@ def _stages(result: AuditResult) -> Table:
         table.add_column(header, justify="right")
     table.add_row("clean", str(result.examples), str(result.verdicts["misclassified"]), percent(result.clean_accuracy))
     for stage in result.stages:
-        table.add_row(stage.name, str(stage.attacked), str(stage.broken), percent(stage.robust_accuracy))
+        table.add_row(Text(stage.name), str(stage.attacked), str(stage.broken), percent(stage.robust_accuracy))
     return table
 
 
@@ -165,7 +166,7 @@ def _classes(result: AuditResult) -> Table:
         name = f"{row.name}  ← worst" if worst else row.name
         proved = [] if row.certified_accuracy is None else [row.certified_accuracy]
         shares = (row.clean_accuracy, *proved, row.robust_accuracy)
-        table.add_row(name, str(row.examples), *map(percent, shares), style="bold" if worst else "")
+        table.add_row(Text(name), str(row.examples), *map(percent, shares), style="bold" if worst else "")
     return table
 
 
@@ -187,5 +188,5 @@ def _proofs(certification: Certification) -> Iterator[Table]:
         table.add_column("why")
         for example in certification.open_examples[:_OPEN]:
             bound = "-" if example.bound is None else f"{example.bound:.4g}"
-            table.add_row(str(example.index), bound, example.note)
+            table.add_row(str(example.index), bound, Text(example.note))
         yield table

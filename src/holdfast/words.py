@@ -1,0 +1,25 @@
+"""Words that others chose (names of files, classes and nodes, texts of exceptions) as a terminal may be given them.
+
+A terminal obeys control characters: they move its cursor, write over what stands there, change its title. Characters
+that turn the direction of writing make a line read as another one. None of them reaches a reader from here.
+"""
+
+__all__ = ["plain"]
+
+
+def plain(text: object) -> str:
+    r"""Foreign words in one line of printable characters, each other character as Python writes it: ``\x1b``.
+
+    Those are the control characters (line breaks among them), the marks that join, hide or turn what is around them,
+    and what is no character at all. A byte of a file's name that is not UTF-8 becomes ``\xff``. What is plain already
+    stays as it is, so nothing changes when it is done twice.
+    """
+    words = str(text)
+    return words if words.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in words)
+
+
+def _escaped(character: str) -> str:
+    """One character in ASCII; where the file system's bytes were no text, Python holds them in surrogates."""
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
