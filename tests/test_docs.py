@@ -398,7 +398,7 @@ def test_objectives_page_names_them_all() -> None:
 
 
 def test_run_store_page_names_every_column() -> None:
-    from holdfast.audit.store import SCHEMA
+    from holdfast.audit.tables import SCHEMA
 
     page = DOCS / "reference" / "run-sqlite.md"
     for table, columns in re.findall(r"TABLE IF NOT EXISTS (\w+) \((.*?)\)(?: WITHOUT ROWID)?;", SCHEMA, re.DOTALL):

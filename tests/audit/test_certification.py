@@ -24,6 +24,7 @@ from holdfast.attacks import FAB, Outcome
 from holdfast.audit import AuditResult
 from holdfast.audit.smoothing import SmoothingPlan
 from holdfast.audit.store import RunStore
+from holdfast.audit.tables import Expected
 from holdfast.certify import Certificate
 from holdfast.certify.certify import Certifier
 from holdfast.certify.smoothing import Smoothed
@@ -204,7 +205,10 @@ def test_what_cannot_be_bounded_is_named_and_the_audit_goes_on(plain, tmp_path):
 def test_a_proof_against_a_counterexample_is_an_error(monkeypatch, tmp_path):
     proof = Certificate("certified", "crown", 1.0, None, 0.0)
     broken = Outcome(3, 0, 0, "broken", "pgd", 0.1, math.nan, 1, 1, torch.zeros(1))
-    with RunStore(tmp_path / "store", {}) as store, pytest.raises(RunError, match=r"example 3: a proof .*pgd"):
+    with (
+        RunStore(tmp_path / "store", {}, Expected(range(10))) as store,
+        pytest.raises(RunError, match=r"example 3: a proof .*pgd"),
+    ):
         store.add([broken], {3: proof})
     # On the curve: an attack has broken examples at distances at which a prover gone wrong certifies them.
     honest = Certifier.bound

@@ -1,5 +1,6 @@
 """The audit: attacks over a data set, verdicts kept as they fall, and one honest result."""
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from holdfast.attacks import Attack, Knowledge, Stage, drive
+from holdfast.audit.agreement import agreeing
 from holdfast.audit.certification import CertificationPlan
 from holdfast.audit.custom import find_protocol
 from holdfast.audit.diagnostics import examine_model
@@ -24,6 +26,7 @@ from holdfast.audit.result import AuditResult
 from holdfast.audit.smoothing import SmoothingPlan, certify_smoothed
 from holdfast.audit.store import RunStore
 from holdfast.audit.summary import summarise
+from holdfast.audit.tables import Expected
 from holdfast.certify.certify import normalised
 from holdfast.certify.smoothing import Smoothed
 from holdfast.data import Batch, Source, load_data
@@ -183,8 +186,17 @@ def audit(
         """The share of this process, in the batches that there are without others."""
         return islice(source.batches(query.batch_size), processes.rank, None, processes.count)
 
-    with RunStore(folder, settings, processes) as store, query:
-        _check_classes(query, source, first)
+    expected = Expected(
+        positions=range(int(first.index[0]), int(first.index[0]) + len(source)),
+        stages=tuple(stage.name for stage in plan.stages),
+        proofs=certification is not None,
+        budgets=() if certification is None else certification.budgets,
+        radius=None if smoothing is None else smoothing.radius,
+        input_bytes=4 * math.prod(source.shape) if save_inputs else None,
+    )
+    with RunStore(folder, settings, expected, processes) as store, query:
+        classes = _check_classes(query, source, first)
+        resumed = agreeing(batches(), store, classes, threat, inputs=save_inputs)
         diagnostics = examine_model(query, threat, plan, first)
         lengths = [min(query.batch_size, len(source) - start) for start in range(0, len(source), query.batch_size)]
         told = on_progress if processes.is_main else _say_nothing
@@ -192,13 +204,13 @@ def audit(
         ledger.report()
         attack = partial(drive, query, threat, plan.stages, seed=seed, max_forwards=max_forwards, samples=plan.samples)
         if certification is None:
-            for outcomes in attack(_missing(batches(), store)):
+            for outcomes in attack(_missing(resumed, store)):
                 ledger.add(outcomes)
                 ledger.report()
         else:
             certifier = certification.certifier(normalised(query.model, mean, std), query, first.x)
             proofs = Proofs(certifier, query, certification.threat, ledger, seed, plan.samples)
-            for outcomes in attack(proofs.screen(batches())):
+            for outcomes in attack(proofs.screen(resumed)):
                 proofs.keep(outcomes)
                 ledger.report()
             proofs.finish(batches())
@@ -266,7 +278,8 @@ def _missing(batches: Iterable[Batch], store: RunStore) -> Iterator[Batch]:
             yield Batch(batch.index[places], batch.x[places], batch.y[places])
 
 
-def _check_classes(query: Query, source: Source, first: Batch) -> None:
+def _check_classes(query: Query, source: Source, first: Batch) -> int:
+    """How many classes the model knows, once they are as many as those of the data."""
     logits = query.bare_logits(first.x)
     if source.classes is not None and len(source.classes) != logits.shape[1]:
         returned = "one logit" if isinstance(query.model, OneLogit) else f"{logits.shape[1]} logits"
@@ -274,3 +287,4 @@ def _check_classes(query: Query, source: Source, first: Batch) -> None:
             f"the model returns {returned}, but {source.name} has {len(source.classes)} classes: the "
             "model and the data do not belong together"
         )
+    return logits.shape[1]

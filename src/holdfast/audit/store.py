@@ -1,6 +1,8 @@
 """Verdicts on disk, as they fall: a killed run loses nothing that was decided."""
 
 import json
+import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +12,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from holdfast.attacks import Outcome
+from holdfast.audit.tables import SCHEMA, TABLES, Expected, fault_between_tables, fault_of_file, fault_of_rows
 from holdfast.certify.certificate import Certificate
 from holdfast.errors import RunError
 from holdfast.processes import ALONE, Processes
@@ -17,32 +20,9 @@ from holdfast.processes import ALONE, Processes
 __all__ = ["NO_CERTIFICATES", "RunStore", "contradiction"]
 
 FILE = "run.sqlite"
-_PART, _PARTS = "run.{}.sqlite", "run.*.sqlite"
-_TABLES = ("examples", "curve", "smoothed", "inputs")
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS examples (
-    idx INTEGER PRIMARY KEY,
-    label INTEGER NOT NULL,
-    clean_prediction INTEGER NOT NULL,
-    verdict TEXT NOT NULL CHECK (verdict IN ('robust', 'broken', 'misclassified', 'undecided')),
-    stage TEXT,
-    distance REAL,
-    forwards INTEGER NOT NULL,
-    backwards INTEGER NOT NULL,
-    certified TEXT CHECK (certified IS NULL OR verdict = 'robust'),
-    bound REAL,
-    note TEXT
-);
-CREATE TABLE IF NOT EXISTS curve (idx INTEGER PRIMARY KEY, eps REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS smoothed (
-    idx INTEGER PRIMARY KEY,
-    prediction INTEGER,
-    radius REAL NOT NULL,
-    samples INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS inputs (idx INTEGER PRIMARY KEY, x BLOB NOT NULL);
-"""
+_PART, _PARTS = "run.{}.sqlite", re.compile(r"run\.[0-9]+\.sqlite")
+# What SQLite itself puts beside a file: of what was not yet written when a process was killed.
+_BESIDE = ("", "-journal", "-wal", "-shm")
 # A commit waits for the disk; what a kill can lose is what was decided since the last one, and it is decided again.
 _COMMIT_SECONDS = 0.5
 NO_CERTIFICATES: Mapping[int, Certificate] = MappingProxyType({})
@@ -61,17 +41,21 @@ class RunStore:
         The run's folder, made where it is missing.
     settings : dict
         What the verdicts depend on. A folder that holds a run with other settings is refused.
+    expected : Expected
+        What verdicts can say. A file with others is refused whole, like one that is damaged.
     processes : Processes
         Those that share the audit; with more than one a folder is needed.
 
     Raises
     ------
     RunError
-        When the folder cannot be written, is full, or holds another audit.
+        When the folder cannot be written, is full, or holds another audit or a file that no audit has written.
     """
 
-    def __init__(self, folder: Path | None, settings: dict[str, Any], processes: Processes = ALONE) -> None:
-        self._folder, self._processes = folder, processes
+    def __init__(
+        self, folder: Path | None, settings: dict[str, Any], expected: Expected, processes: Processes = ALONE
+    ) -> None:
+        self._folder, self._expected, self._processes = folder, expected, processes
         self._settings = json.dumps(settings, sort_keys=True)
         if processes.is_main:
             self._open_whole()
@@ -85,11 +69,21 @@ class RunStore:
         """Open what all processes share, and take in what is left in parts."""
         # An empty name is sqlite's own temporary file: it is on disk, and gone when closed.
         self._open("" if self._folder is None else self._folder / FILE)
-        with self._faults():
-            self._check("main")
-            for part in [] if self._folder is None else self._folder.glob(_PARTS):
-                self._take_in(part)
+        try:
+            with self._faults():
+                self._check("main", self._where)
+                for part in self._parts():
+                    self._take_in(part)
+                if wrong := fault_between_tables(self._db, self._expected):
+                    raise _refused(self._where, wrong)
+        except RunError:
+            self._close()
+            raise
         self._seconds_before = float(self._meta("seconds") or 0)
+
+    def _parts(self) -> list[Path]:
+        """What processes have left that did not come to unite."""
+        return [] if self._folder is None else sorted(p for p in self._folder.iterdir() if _PARTS.fullmatch(p.name))
 
     def _open_part(self) -> None:
         """Open this process's own part, in which the verdicts of the whole can be read too."""
@@ -98,8 +92,8 @@ class RunStore:
             raise RunError(f"{self._folder / FILE}: process 0 has made it elsewhere; give a --run folder that all see")
         self._open(self._folder / _PART.format(self._processes.rank))
         with self._faults():
-            self._db.execute("ATTACH ? AS whole", (str(self._folder / FILE),))
-            for table in _TABLES:
+            self._db.execute("ATTACH ? AS whole", (os.fsencode(self._folder / FILE),))
+            for table in TABLES:
                 self._db.execute(
                     f"CREATE TEMP VIEW {table} AS SELECT * FROM main.{table} UNION ALL SELECT * FROM whole.{table} "
                     f"WHERE idx NOT IN (SELECT idx FROM main.{table})"
@@ -112,18 +106,34 @@ class RunStore:
         with self._faults():
             if self._folder is not None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path)
-            self._db.executescript(SCHEMA)
+            self._db = self._connect(path)
         self._is_open = True
+
+    def _connect(self, path: Path | str) -> sqlite3.Connection:
+        """A file in which a run can go on: it holds what a run has written, or nothing."""
+        if str(path):
+            for beside in (Path(f"{path}{ending}") for ending in _BESIDE):
+                if beside.exists() and not beside.is_file():
+                    raise _refused(str(beside), "is no file")
+        db = sqlite3.connect(path)
+        try:
+            if wrong := fault_of_file(db):
+                raise _refused(str(path), wrong)
+            # A kill leaves all of the tables or none.
+            db.executescript(f"BEGIN;{SCHEMA}COMMIT;")
+        except BaseException:
+            db.close()
+            raise
+        return db
 
     def _take_in(self, path: Path) -> None:
         """Bring the verdicts of a part into the whole, and delete the part."""
-        with closing(sqlite3.connect(path)) as part:
-            part.executescript(SCHEMA)  # a kill may have come before it
-        self._db.execute("ATTACH ? AS part", (str(path),))
-        self._check("part")
+        with closing(self._connect(path)):
+            pass
+        self._db.execute("ATTACH ? AS part", (os.fsencode(path),))
+        self._check("part", str(path))
         seconds = max(float(self._meta("seconds", schema) or 0) for schema in ("main", "part"))
-        for table in _TABLES:
+        for table in TABLES:
             self._db.execute(f"INSERT OR REPLACE INTO main.{table} SELECT * FROM part.{table}")
         self._db.execute("INSERT OR IGNORE INTO main.meta SELECT * FROM part.meta WHERE key = 'settings'")
         self._db.execute("INSERT OR REPLACE INTO main.meta VALUES ('seconds', ?)", (str(seconds),))
@@ -156,6 +166,11 @@ class RunStore:
     def _close(self) -> None:
         self._is_open = False
         self._db.close()
+
+    @property
+    def where(self) -> str:
+        """The file, for errors."""
+        return self._where
 
     @property
     def seconds(self) -> float:
@@ -222,20 +237,27 @@ class RunStore:
         row = self._db.execute(f"SELECT value FROM {schema}.meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def _check(self, schema: str) -> None:
-        """Refuse the run of another audit, naming the first setting that differs."""
+    def _check(self, schema: str, where: str) -> None:
+        """Refuse the run of another audit, naming the first setting that differs, and rows that are of none."""
         kept = self._meta("settings", schema)
-        if kept is None:
-            return
-        before, now = _flat(json.loads(kept)), _flat(json.loads(self._settings))
+        if kept is not None and kept != self._settings:
+            raise self._another(kept, where)
+        if wrong := fault_of_rows(self._db, schema, self._expected):
+            raise _refused(where, wrong)
+
+    def _another(self, kept: str, where: str) -> RunError:
+        try:
+            before, now = _flat(json.loads(kept)), _flat(json.loads(self._settings))
+        except (ValueError, RecursionError):
+            return _refused(where, "has settings that are no JSON")
         for key in sorted(before.keys() | now.keys()):
             old, new = before.get(key, "absent"), now.get(key, "absent")
             if old != new:
-                self._close()
-                raise RunError(
-                    f"{self._where} holds another audit: {key} was {old} and is now {new}; give another --run folder, "
+                return RunError(
+                    f"{where} holds another audit: {key} was {old} and is now {new}; give another --run folder, "
                     "or the same settings to resume"
                 )
+        return _refused(where, "has settings in another form")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -259,6 +281,13 @@ class RunStore:
             raise RunError(
                 f"{self._where}: {error.strerror or error}; give a --run folder that can be written"
             ) from error
+
+
+def _refused(where: str, wrong: str) -> RunError:
+    return RunError(
+        f"{where} {wrong}: it is no run of this audit, or was damaged or changed since; give another --run folder, or "
+        "delete it to begin anew"
+    )
 
 
 def _row(outcome: Outcome, certificate: Certificate | None) -> tuple[Any, ...]:
@@ -294,6 +323,6 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
     """Nested settings as one level, ``{"protocol.stages.0.name": '"fgsm"'}``."""
     if isinstance(value, list):
         value = {str(place): item for place, item in enumerate(value)}
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not value:
         return {name: json.dumps(value)}
     return {key: text for part, item in value.items() for key, text in _flat(item, f"{name}.{part}".strip(".")).items()}
