@@ -39,7 +39,7 @@ def is_file(path: Path) -> bool:
     """Whether there is a regular file; unlike ``Path.is_file``, ``False`` for every path that cannot be looked at."""
     try:
         return path.is_file()
-    except OSError:  # the name is too long, or a folder on the way is closed
+    except (OSError, ValueError):  # no name that a file can have, or a folder on the way is closed
         return False
 
 
@@ -47,7 +47,7 @@ def is_folder(path: Path) -> bool:
     """Whether there is a folder; unlike ``Path.is_dir``, ``False`` for every path that cannot be looked at."""
     try:
         return path.is_dir()
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

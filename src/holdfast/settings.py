@@ -1,14 +1,71 @@
 """Settings given by name, as text or numbers, for a dataclass that has them as fields."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, get_type_hints
+from functools import cache
+from numbers import Integral
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from holdfast.arguments import is_number
 from holdfast.errors import SettingError
 
-__all__ = ["build", "names", "read"]
+__all__ = ["build", "check", "names", "read"]
+
+
+def check(settings: Any, name: str) -> None:
+    """Refuse a dataclass of settings where a number, word or choice is something else than its field says.
+
+    Parameters
+    ----------
+    settings : dataclass
+        As it was made from Python, where nothing else looks at types.
+    name : str
+        What a user calls it.
+
+    Raises
+    ------
+    SettingError
+        Naming the first that does not fit.
+    """
+    for setting, hint in _hints(settings.__class__).items():
+        value = getattr(settings, setting)
+        kinds = _kinds(hint)
+        if kinds and not any(fits(value) for _, fits in kinds):
+            wanted = " or ".join(what for what, _ in kinds)
+            raise SettingError(f"{name}: {setting} must be {wanted}, got {_shown(value)}")
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
+
+
+def _kinds(hint: Any) -> list[tuple[str, Callable[[Any], bool]]]:
+    """What a plain setting may be, in words and as a test; nothing for one that is no number or word."""
+    if get_origin(hint) in (Union, UnionType):
+        parts = [_kinds(part) for part in get_args(hint)]
+        return [kind for part in parts for kind in part] if all(parts) else []
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        return [(f"one of {', '.join(map(str, choices))}", lambda v: isinstance(v, str) and v in choices)]
+    return _PLAIN.get(hint, [])
+
+
+_PLAIN: dict[Any, list[tuple[str, Callable[[Any], bool]]]] = {
+    int: [("a whole number", lambda v: is_number(v) and isinstance(v, Integral))],
+    float: [("a number", is_number)],
+    bool: [("True or False", lambda v: isinstance(v, bool))],
+    str: [("a word", lambda v: isinstance(v, str))],
+    type(None): [("None", lambda v: v is None)],
+}
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def build(kind: type, name: str, settings: Mapping[str, Any], **given: Any) -> Any:

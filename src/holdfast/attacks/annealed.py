@@ -13,6 +13,7 @@ from holdfast.attacks.rows import Rows
 from holdfast.attacks.targets import pick_target, runs_of
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
+from holdfast.settings import check
 from holdfast.threats.norm import column
 
 __all__ = ["AnnealedPGD"]
@@ -74,6 +75,7 @@ class AnnealedPGD:
     minimum_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check(self, "annealed-pgd")
         if self.steps < 1 or self.restarts < 1 or self.targets < 0 or not self.step_size > 0:
             raise SettingError(
                 f"annealed-pgd: steps, step_size and restarts must be positive, targets >= 0: got {self}"

@@ -13,6 +13,7 @@ from holdfast.attacks.rows import Rows, overlay
 from holdfast.attacks.targets import pick_target, runs_of
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
+from holdfast.settings import check
 from holdfast.threats import Ball
 from holdfast.threats.norm import column
 
@@ -88,6 +89,7 @@ class APGD:
     minimum_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check(self, "apgd")
         if self.steps < 1 or self.restarts < 1 or self.targets < 0:
             raise SettingError(f"apgd: steps and restarts must be positive and targets at least 0, got {self}")
 

@@ -13,6 +13,7 @@ from holdfast.attacks.rows import Rows, overlay
 from holdfast.attacks.targets import pick_target, runs_of
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
+from holdfast.settings import check
 from holdfast.threats import Ball
 from holdfast.threats.norm import column, each
 
@@ -87,6 +88,7 @@ class APGDL1:
     roams: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check(self, "apgd-l1")
         if self.steps < 3 or self.restarts < 1 or self.targets < 0:
             raise SettingError(
                 f"apgd-l1: steps must be at least 3, restarts positive and targets at least 0, got {self}"

@@ -12,6 +12,7 @@ from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
+from holdfast.settings import check
 
 __all__ = ["BIM"]
 
@@ -54,6 +55,7 @@ class BIM:
     minimum_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.steps < 1 or (self.step_size is not None and not self.step_size > 0):
             raise SettingError(f"bim: steps and step_size must be positive, got {self}")
 

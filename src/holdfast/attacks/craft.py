@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from holdfast.arguments import inputs, labels, threat_of
 from holdfast.attacks.attack import Attack, AttackResult
 from holdfast.attacks.engine import Outcome, Stage, drive
 from holdfast.data.source import Batch
-from holdfast.errors import DataError
 from holdfast.models.query import CPU_BATCH, Query
 from holdfast.threats import Threat
 
@@ -64,16 +64,14 @@ def craft(
     SettingError
         When the attack cannot be run under this threat.
     """
-    if not x.is_floating_point():
-        raise DataError(f"inputs are {x.dtype}: give floating point numbers (images divided by 255)")
-    for name, labels in (("y", y), ("target", target)):
-        if labels is not None and (labels.shape != (len(x),) or labels.is_floating_point()):
-            raise DataError(f"{name} must hold {len(x)} class numbers, one an input; got {labels.dtype} {labels.shape}")
-    size = batch_size or min(max(len(x), 1), CPU_BATCH)
+    x, threat = inputs(x), threat_of(threat)
+    y, target = labels(y, len(x)), None if target is None else labels(target, len(x), "target")
+    size = min(max(len(x), 1), CPU_BATCH) if batch_size is None else batch_size
     index = torch.arange(len(x))
-    batches = (Batch(index[i : i + size], x[i : i + size], y[i : i + size].long()) for i in range(0, len(x), size))
     threat.at(index)
     with Query(model, mean=mean, std=std, batch_size=size, seed=seed) as query:
+        starts = range(0, len(x), query.batch_size)
+        batches = (Batch(index[i : i + size], x[i : i + size], y[i : i + size]) for i in starts)
         stages = [Stage(attack.name, attack)]
         steps = drive(query, threat, stages, batches, seed=seed, target=target, samples=samples)
         outcomes = [outcome for some in steps for outcome in some]

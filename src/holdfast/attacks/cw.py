@@ -12,6 +12,7 @@ from holdfast.attacks.nearest import ball_of, keep, objective, refine, search_co
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
+from holdfast.settings import check
 from holdfast.threats.norm import column, each, safe_divide
 
 __all__ = ["CW"]
@@ -83,6 +84,7 @@ class CW:
     minimum_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if not min(self.steps, self.binary_search_steps, self.step_size, self.initial_constant) > 0 or self.refine < 0:
             raise SettingError(f"cw: every number must be positive, and refine at least 0, got {self}")
 

@@ -12,6 +12,7 @@ from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.attacks.targets import nearest_boundary
 from holdfast.errors import SettingError
+from holdfast.settings import check
 from holdfast.threats import Ball
 from holdfast.threats.norm import safe_divide
 
@@ -69,6 +70,7 @@ class DeepFool:
     minimum_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.steps < 1 or not self.overshoot >= 0:
             raise SettingError(f"deepfool: steps must be positive and overshoot at least 0, got {self}")
 

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from holdfast.arguments import whole
 from holdfast.attacks.attack import Attack, roams
 from holdfast.attacks.lane import Lane, Run
 from holdfast.attacks.problem import Problem
@@ -155,8 +156,7 @@ def drive(
     SettingError
         When an attack that searches inside a budget meets an infinite one, or a look is to have no pass.
     """
-    if samples < 1:
-        raise SettingError(f"samples: a look needs at least 1 pass, got {samples}")
+    samples = whole("samples", samples)
     return _Engine(query, threat, stages, seed, target, max_forwards, samples).run(batches)
 
 

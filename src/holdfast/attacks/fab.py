@@ -13,6 +13,7 @@ from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.attacks.targets import nearest_boundary, pick_target, runs_of
 from holdfast.errors import SettingError
+from holdfast.settings import check
 from holdfast.threats import Ball
 from holdfast.threats.norm import column, safe_divide
 
@@ -85,6 +86,7 @@ class FAB:
     minimum_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check(self, "fab")
         if self.steps < 1 or self.restarts < 1 or self.targets < 0:
             raise SettingError(f"fab: steps and restarts must be positive and targets at least 0, got {self}")
         if not (0 <= self.alpha_max <= 1 and self.eta >= 1 and 0 < self.beta < 1):

@@ -11,6 +11,7 @@ from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.objectives import ObjectiveName
+from holdfast.settings import check
 
 __all__ = ["FGSM"]
 
@@ -41,6 +42,9 @@ class FGSM:
     name: ClassVar[str] = "fgsm"
     knowledge: ClassVar[Knowledge] = "gradient"
     minimum_norm: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check(self, self.name)
 
     __call__ = craft
 

@@ -12,6 +12,7 @@ from holdfast.attacks.nearest import around, ball_of, keep, objective, refine, w
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
+from holdfast.settings import check
 from holdfast.threats import l2
 from holdfast.threats.norm import column, safe_divide
 
@@ -71,6 +72,7 @@ class FMN:
     minimum_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.steps < 1 or self.refine < 0 or not 0 < self.gamma < 1 or not self.step_size > 0:
             raise SettingError(
                 f"fmn: steps and step_size must be positive, refine at least 0 and gamma within (0, 1), got {self}"

@@ -12,6 +12,7 @@ from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.draws import Draws
 from holdfast.errors import SettingError
+from holdfast.settings import check
 from holdfast.threats import Ball
 from holdfast.threats.norm import column
 
@@ -80,6 +81,7 @@ class HopSkipJump:
     minimum_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.queries < 1 or self.probes < 1 or self.tries < 1 or not self.gamma > 0:
             raise SettingError(f"hopskipjump: queries, probes, tries and gamma must be positive, got {self}")
 

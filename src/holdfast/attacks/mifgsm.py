@@ -12,6 +12,7 @@ from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
+from holdfast.settings import check
 from holdfast.threats.norm import column, each, safe_divide
 
 __all__ = ["MIFGSM", "gathered"]
@@ -67,6 +68,7 @@ class MIFGSM:
     minimum_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.steps < 1 or not self.decay >= 0 or (self.step_size is not None and not self.step_size > 0):
             raise SettingError(f"mifgsm: steps and step_size must be positive and decay at least 0, got {self}")
 

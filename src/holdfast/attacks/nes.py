@@ -12,6 +12,7 @@ from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
+from holdfast.settings import check
 
 __all__ = ["NES"]
 
@@ -63,6 +64,7 @@ class NES:
     roams: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.steps < 1 or self.restarts < 1 or self.samples < 2 or self.samples % 2:
             raise SettingError(f"nes: steps and restarts must be positive and samples even, got {self}")
         if not self.sigma > 0 or (self.step_size is not None and not self.step_size > 0):

@@ -12,6 +12,7 @@ from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
+from holdfast.settings import check
 
 __all__ = ["PGD"]
 
@@ -63,6 +64,7 @@ class PGD:
     minimum_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.steps < 1 or self.restarts < 1 or (self.step_size is not None and not self.step_size > 0):
             raise SettingError(f"pgd: steps, restarts and step_size must be positive, got {self}")
         if self.restarts > 1 and not self.random_start:

@@ -12,6 +12,7 @@ from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
+from holdfast.settings import check
 from holdfast.threats import Ball
 from holdfast.threats.norm import column, safe_divide
 
@@ -69,6 +70,7 @@ class Ray:
     minimum_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.probes < 1 or self.restarts < 1 or self.bisections < 0 or self.tolerance < 0:
             raise SettingError(
                 f"ray: probes and restarts must be positive, bisections and tolerance at least 0, got {self}"

@@ -13,6 +13,7 @@ from holdfast.attacks.nearest import around, ball_of, keep, objective, ranking, 
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
+from holdfast.settings import check
 from holdfast.threats.norm import column, safe_divide
 
 __all__ = ["ShrinkingBall"]
@@ -86,6 +87,7 @@ class ShrinkingBall:
     minimum_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.steps < 2 or self.runs < 1 or self.targets < 0 or self.refine < 0 or not 0 < self.gap < 1:
             raise SettingError(
                 "shrinking-ball: steps must be at least 2, runs positive, targets and refine at least 0 and gap within "

@@ -12,6 +12,7 @@ from holdfast.attacks.nearest import ball_of, keep, objective, refine
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows
 from holdfast.errors import SettingError
+from holdfast.settings import check
 from holdfast.threats.norm import column, safe_divide
 
 __all__ = ["SigmaZero"]
@@ -74,6 +75,7 @@ class SigmaZero:
     minimum_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if not min(self.steps, self.step_size, self.sigma) > 0 or self.refine < 0 or self.threshold_step < 0:
             raise SettingError(
                 "sigma-zero: steps, step_size and sigma must be positive, refine and threshold_step at least 0, "

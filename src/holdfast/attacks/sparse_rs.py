@@ -11,6 +11,7 @@ from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.errors import SettingError
+from holdfast.settings import check
 from holdfast.threats import Ball
 
 __all__ = ["SparseRS"]
@@ -68,6 +69,7 @@ class SparseRS:
     minimum_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.queries < 1 or self.restarts < 1 or not 0 < self.alpha <= 1:
             raise SettingError(f"sparse-rs: queries and restarts must be positive and alpha in (0, 1], got {self}")
 

@@ -12,6 +12,7 @@ from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
+from holdfast.settings import check
 from holdfast.threats import Ball
 from holdfast.threats.norm import column
 
@@ -68,6 +69,7 @@ class SPSA:
     roams: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.steps < 1 or self.restarts < 1 or self.samples < 2 or self.samples % 2:
             raise SettingError(f"spsa: steps and restarts must be positive and samples even, got {self}")
         if not self.delta > 0 or not self.learning_rate > 0:

@@ -13,6 +13,7 @@ from holdfast.attacks.craft import craft
 from holdfast.attacks.problem import Problem
 from holdfast.attacks.rows import Rows, overlay
 from holdfast.errors import SettingError
+from holdfast.settings import check
 from holdfast.threats import Ball, Threat
 from holdfast.threats.norm import column, safe_divide
 
@@ -161,6 +162,7 @@ class Square:
     minimum_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.queries < 1 or self.restarts < 1 or self.schedule < 1 or not 0 < self.p <= 1:
             raise SettingError(f"square: queries, restarts and schedule must be positive and p in (0, 1], got {self}")
         if self.rounds < 1 or self.queries % self.rounds:

@@ -16,6 +16,7 @@ from holdfast.draws import Draws
 from holdfast.errors import ModelError, SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import ObjectiveName
+from holdfast.settings import check
 from holdfast.threats import Ball
 
 __all__ = ["Diversity", "Transfer", "TranslationKernel", "VarianceTuning"]
@@ -182,6 +183,7 @@ class Transfer:
     minimum_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check(self, self.name)
         if self.steps < 1 or self.scales < 1 or (self.step_size is not None and not self.step_size > 0):
             raise SettingError("transfer: steps, scales and step_size must be positive")
         if not self.decay >= 0:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from holdfast.arguments import LARGEST_SEED, as_list, path_of, threat_of, whole
 from holdfast.attacks import Attack, Knowledge, Stage, drive
 from holdfast.audit.agreement import agreeing
 from holdfast.audit.certification import CertificationPlan
@@ -35,7 +36,7 @@ from holdfast.files import writable_name
 from holdfast.models import OneLogit, load_model
 from holdfast.models.query import Query
 from holdfast.processes import ALONE, Processes
-from holdfast.threats import Threat, parse_threat
+from holdfast.threats import Threat
 
 __all__ = ["Progress", "audit"]
 
@@ -142,15 +143,13 @@ def audit(
         Of the kind that tells what to mend: the settings, the model, the data or the run's folder. Verdicts reached
         before are kept in the run's folder.
     """
-    if max_forwards is not None and max_forwards < 0:
-        raise SettingError(f"max_forwards: a budget of queries cannot be negative, got {max_forwards}")
-    if batch_size is not None and batch_size < 1:
-        raise SettingError(f"batch_size: at least 1 row a call is needed, got {batch_size}")
+    if max_forwards is not None:
+        max_forwards = whole("max_forwards", max_forwards, 0, 2**62)
     if save_inputs and run is None:
         raise SettingError("save_inputs: there is no place to save to; give a run folder")
     if processes.count > 1 and run is None:
         raise SettingError(f"the verdicts of {processes.count} processes meet in a run folder; give one, as --run DIR")
-    threat = parse_threat(threat) if isinstance(threat, str) else threat
+    threat, seed = threat_of(threat), whole("seed", seed, 0, LARGEST_SEED)
     certification = CertificationPlan.of(certify, certify_seconds, certify_budgets, threat, certify_arithmetic)
     if sigma is not None and certify != "smoothing":
         raise SettingError("sigma: noise belongs to smoothing; choose it with certify")
@@ -163,7 +162,8 @@ def audit(
     if processes.device is not None and not isinstance(model, nn.Module):
         module.to(processes.device)
     smoothing = SmoothingPlan.of(sigma, threat, source.shape) if certify == "smoothing" else None
-    folder = None if run is None else Path(run)
+    folder = None if run is None else path_of("run", run)
+    mean, std = (None if numbers is None else tuple(as_list(numbers) or ()) for numbers in (mean, std))
     query = Query(module, mean=mean, std=std, batch_size=batch_size, seed=seed)
     first = next(iter(source.batches(query.batch_size)))
     settings = {

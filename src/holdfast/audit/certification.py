@@ -1,12 +1,12 @@
 """What an audit is asked to prove."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from torch import Tensor, nn
 
+from holdfast.arguments import as_list, real
 from holdfast.audit.protocols import endless
 from holdfast.certify.certificate import METHODS, RUNS, Method, Runs
 from holdfast.certify.certify import Certifier
@@ -59,6 +59,8 @@ class CertificationPlan:
         SettingError
             When there is no such method, the threat has no finite budget, or a number makes no sense.
         """
+        if not isinstance(method, str):
+            raise SettingError(f"certify: a word is needed, not a {type(method).__name__}; choose {', '.join(METHODS)}")
         if method in ("none", "smoothing"):
             if budgets:
                 raise SettingError(
@@ -67,8 +69,7 @@ class CertificationPlan:
             return None
         if method not in METHODS:
             raise SettingError(f"certify: unknown method {method!r}; choose none, {', '.join(METHODS)} or smoothing")
-        if not 0 < seconds < math.inf:
-            raise SettingError(f"certify_seconds: a proof needs a positive, finite time an example, got {seconds:g}")
+        seconds = real("certify_seconds", seconds)
         if not isinstance(threat, Ball):
             raise SettingError(f"certify: there are proofs for norm balls only, not for {threat.name}")
         if endless(threat):
@@ -109,7 +110,7 @@ class CertificationPlan:
 def _smaller(budgets: Sequence[float | str], threat: Ball) -> tuple[float, ...]:
     """Budgets in rising order, each of them below the threat's."""
     found = []
-    for budget in budgets:
+    for budget in _listed(budgets):
         eps = parse_budget(budget)
         if not isinstance(threat.eps, float) or not isinstance(eps, float):
             raise SettingError("certify_budgets: a certified curve needs one budget for all examples")
@@ -122,3 +123,10 @@ def _smaller(budgets: Sequence[float | str], threat: Ball) -> tuple[float, ...]:
             raise SettingError(f"certify_budgets: an L0 budget counts coordinates, so {eps:g} must be a whole number")
         found.append(eps)
     return tuple(sorted(set(found)))
+
+
+def _listed(budgets: Any) -> list[Any]:
+    listed = as_list(budgets)
+    if listed is None:
+        raise SettingError("certify_budgets: a list of budgets is needed, such as (0.01, '2/255')")
+    return listed

@@ -83,9 +83,11 @@ def find_protocol(
         return PROTOCOLS[protocol](threat)
     if isinstance(protocol, Path) or (isinstance(protocol, str) and protocol.endswith(".toml")):
         return _from_file(Path(protocol))
-    if isinstance(protocol, str) or not protocol:
+    if isinstance(protocol, str) or (isinstance(protocol, list | tuple) and not protocol):
         names = ", ".join(PROTOCOLS)
         raise SettingError(f"unknown protocol {protocol!r}: choose one of {names}, a .toml file or a list of attacks")
+    if not isinstance(protocol, list | tuple) or not all(hasattr(entry, "name") for entry in protocol):
+        raise SettingError("protocol: give a name, a .toml file or a list of attacks, such as [PGD()]")
     stages = [entry if isinstance(entry, Stage) else Stage(entry.name, entry) for entry in protocol]
     return _custom("custom", stages)
 

@@ -94,7 +94,7 @@ def restrict(protocol: EvaluationProtocol, knowledge: Knowledge) -> EvaluationPr
         When the knowledge is none of the three, or no stage is left.
     """
     order = get_args(Knowledge)
-    if knowledge not in order:
+    if not isinstance(knowledge, str) or knowledge not in order:
         raise SettingError(f"unknown knowledge {knowledge!r}: choose one of {', '.join(order)}")
 
     def allowed(attack: Attack | None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import torch
 
+from holdfast.arguments import is_number
 from holdfast.audit.interval import clopper_pearson
 from holdfast.audit.result import SmoothedResult
 from holdfast.audit.store import RunStore
@@ -54,7 +55,7 @@ class SmoothingPlan:
         SettingError
             When there is no noise, or no L2 ball holds what the threat allows.
         """
-        if sigma is None or not 0 < sigma < math.inf:
+        if not is_number(sigma) or not 0 < sigma < math.inf:
             raise SettingError("sigma: smoothing needs the positive, finite scale of its noise, such as 0.25")
         return cls(float(sigma), ALPHA, _reach(threat, math.prod(shape)))
 

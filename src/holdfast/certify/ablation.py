@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from holdfast.arguments import counts, inputs
 from holdfast.certify.noise import Perturbation
 from holdfast.certify.smoothing_result import ABSTAINED, SmoothingResult
 from holdfast.certify.votes import checked_index, count_votes
@@ -374,6 +375,8 @@ class Ablated:
         ModelError
             When the model does not answer with logits.
         """
+        x = inputs(x)
+        y = None if y is None else counts(y, "y")
         index = checked_index(x, y, index)
         outcomes = self.ablation.outcomes
         with Query(self._model, batch_size=self._batch_size) as query:

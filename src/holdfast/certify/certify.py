@@ -15,6 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from holdfast.arguments import ball_of, inputs, labels, real, whole
 from holdfast.attacks import AnnealedPGD, Stage, drive
 from holdfast.certify.branch import branch_and_bound
 from holdfast.certify.capture import capture
@@ -111,14 +112,13 @@ def certify(
     ModelError
         When the model fails, or has an operation that no bound is known for; it is named.
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(METHODS)}")
-    if arithmetic not in RUNS:
+    if not isinstance(arithmetic, str) or arithmetic not in RUNS:
         raise SettingError(f"arithmetic: unknown arithmetic {arithmetic!r}; choose one of {', '.join(RUNS)}")
-    if memory < 1:
-        raise SettingError(f"memory: a positive number of bytes is needed, got {memory}")
-    if y.shape != (len(x),) or y.is_floating_point():
-        raise DataError(f"y must hold {len(x)} class numbers, one an input; got {y.dtype} {tuple(y.shape)}")
+    seconds, memory = real("seconds", seconds, positive=False), whole("memory", memory, 1, 2**50)
+    x, threat = inputs(x), ball_of(threat)
+    y = labels(y, len(x))
     if not len(x):
         return []
     with Query(model, mean=mean, std=std, batch_size=batch_size, seed=seed) as query:

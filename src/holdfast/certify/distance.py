@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import objectives
+from holdfast.arguments import ball_of, inputs, labels, real
 from holdfast.attacks import FMN, craft
 from holdfast.certify.branch import branch_and_bound
 from holdfast.certify.certify import Certifier
@@ -31,7 +32,7 @@ from holdfast.certify.milp import TOLERANCE, margin, proved, solve
 from holdfast.certify.operations.pooling import MaxPool
 from holdfast.certify.region import Region
 from holdfast.certify.rows import Rows
-from holdfast.errors import DataError, ModelError
+from holdfast.errors import ModelError
 from holdfast.models.query import Query
 
 if TYPE_CHECKING:
@@ -124,8 +125,10 @@ def exact_distance(
     DataError
         When inputs and labels do not fit each other, the box or the model.
     """
-    if y.shape != (len(x),) or y.is_floating_point():
-        raise DataError(f"y must hold {len(x)} class numbers, one an input; got {y.dtype} {tuple(y.shape)}")
+    x, threat, seconds = inputs(x), ball_of(threat), real("seconds", seconds, positive=False)
+    y = labels(y, len(x))
+    if not len(x):
+        return []
     attacked = craft(FMN(), model, x, y, threat=threat, seed=seed)
     with Query(model, seed=seed) as query:
         x = query.prepare(x).contiguous()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from holdfast.arguments import ball_of, inputs, module_of, one_input, whole
 from holdfast.certify.capture import capture
 from holdfast.certify.crown import Bounds, crown, interval_planes, lower_bounds
 from holdfast.certify.domains import Domains, Problem, bound_domains
@@ -91,8 +92,13 @@ def output_bounds(
     """
     if method not in get_args(BoundMethod):
         raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(get_args(BoundMethod))}")
+    x, steps = inputs(x), whole("steps", steps, 0)
+    functions = None if functions is None else one_input(functions, "functions")
+    threat = threat if isinstance(threat, Region) else ball_of(threat)
+    if not len(x):
+        raise DataError("x: no examples to bound; give at least one")
     check_precision(x.device)
-    graph = capture(model, x)
+    graph = capture(module_of(model), x)
     region = threat if isinstance(threat, Region) else Region.around(threat, x)
     (classes,) = graph.nodes[graph.output].shape
     given = torch.eye(classes, dtype=x.dtype, device=x.device) if functions is None else functions.to(x)

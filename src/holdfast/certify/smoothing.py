@@ -16,14 +16,14 @@ The base classifier must be a function of its input: one that looks at the other
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from holdfast.arguments import LARGEST_SEED, as_list, counts, inputs, is_number, module_of, real, whole
 from holdfast.certify.confidence import lower_bound, tie_probability, upper_bound
 from holdfast.certify.noise import Gaussian, Noise
 from holdfast.certify.sequential import plan
@@ -43,6 +43,9 @@ _ROUNDED = 2.0**-52
 
 # The most radii of the default grid.
 _GRID = 256
+
+# The random generator numbers draws with words of 32 bits.
+_MOST_VOTES = 2**32 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +107,8 @@ class Smoothed:
         seed: int = 0,
     ) -> None:
         self.noise: Noise = noise if isinstance(noise, Noise) else Gaussian(noise)
-        self.seed = seed
-        self._model = model
+        self.seed = whole("seed", seed, 0, LARGEST_SEED)
+        self._model = module_of(model)
         self._mean, self._std, self._batch_size = mean, std, batch_size
 
     def predict(
@@ -131,7 +134,8 @@ class Smoothed:
         DataError
             When there are no examples.
         """
-        (samples,) = _checked(alpha, samples=samples)
+        _check(alpha, samples=samples)
+        x = inputs(x)
         with self._query() as query:
             rng = Draws(self.seed, checked_index(x, None, index), _ESTIMATION)
             votes = count_votes(query, self.noise, x, rng, torch.arange(len(x)), 0, samples)
@@ -181,7 +185,9 @@ class Smoothed:
         ModelError
             When the model does not answer with logits.
         """
-        samples, selection = _checked(alpha, samples=samples, selection=selection)
+        _check(alpha, samples=samples, selection=selection)
+        x = inputs(x)
+        y = None if y is None else counts(y, "y")
         index = checked_index(x, y, index)
         features = x[0].numel()
         asked = self._radii(radii, samples, alpha, features)
@@ -245,7 +251,9 @@ class Smoothed:
         SettingError, DataError, ModelError
             As for :meth:`certify`.
         """
-        samples, selection = _checked(alpha, samples=samples, selection=selection)
+        _check(alpha, samples=samples, selection=selection)
+        x = inputs(x)
+        y = None if y is None else counts(y, "y")
         index = checked_index(x, y, index)
         with self._query() as query:
             chosen = self._select(query, x, index, selection)
@@ -285,7 +293,7 @@ class Smoothed:
         SettingError
             When ``samples`` or ``alpha`` make no sense.
         """
-        (samples,) = _checked(alpha, samples=samples)
+        _check(alpha, samples=samples)
         lower = lower_bound(torch.tensor([samples]), samples, alpha)
         return float(self._proved(lower, 1 - lower, features)[1])
 
@@ -313,7 +321,10 @@ class Smoothed:
             while largest / step > _GRID:
                 step *= 2
             return tuple(i * step for i in range(int(largest / step) + 1))
-        asked = tuple(sorted({float(radius) for radius in (radii if isinstance(radii, Iterable) else [radii])}))
+        listed = [radii] if is_number(radii) else as_list(radii)
+        if listed is None or not all(map(is_number, listed)):
+            raise SettingError("radii: a number or a list of numbers is needed, such as (0.25, 0.5)")
+        asked = tuple(sorted({float(radius) for radius in listed}))
         if not asked or not all(0 <= radius <= largest for radius in asked):
             reach = f"prove radii from 0 to {largest:.4g}" if largest else "cannot prove any radius"
             raise SettingError(
@@ -340,11 +351,8 @@ def _two_sided(votes: Tensor, chosen: Tensor, samples: int, alpha: float) -> tup
     return lower, torch.minimum(rest, upper_bound(others, samples, alpha / 2 / (votes.shape[1] - 1)))
 
 
-def _checked(alpha: float, **counts: int) -> tuple[int, ...]:
-    """The numbers of votes, when they and the chance of error make sense."""
+def _check(alpha: float, **counts: int) -> None:
     for name, count in counts.items():
-        if not isinstance(count, Integral) or not 1 <= count < 2**32:
-            raise SettingError(f"{name}: a whole number of votes is needed, from 1 to 2**32 - 1, got {count}")
-    if not isinstance(alpha, Real) or not 0 < alpha < 1:
-        raise SettingError(f"alpha: a chance of error lies between 0 and 1, got {alpha}")
-    return tuple(int(count) for count in counts.values())
+        whole(name, count, 1, _MOST_VOTES)
+    if real("alpha", alpha) >= 1:
+        raise SettingError(f"alpha: a chance of error lies between 0 and 1, got {alpha:g}")

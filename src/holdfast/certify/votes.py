@@ -7,6 +7,7 @@ two equal infinities at the top, names none: it is counted beside the classes, a
 import torch
 from torch import Tensor
 
+from holdfast.arguments import counts
 from holdfast.certify.noise import Perturbation
 from holdfast.draws import Draws
 from holdfast.errors import DataError
@@ -87,12 +88,12 @@ def checked_index(x: Tensor, y: Tensor | None, index: Tensor | None) -> Tensor:
     """
     if not len(x):
         raise DataError("x: no examples to certify; give at least one")
+    index = None if index is None else counts(index, "index").cpu()
     for name, given in (("y", y), ("index", index)):
         if given is not None and given.shape != x.shape[:1]:
             raise DataError(f"{name}: shape {tuple(given.shape)} for {len(x)} inputs; give one number for each")
     if index is None:
         return torch.arange(len(x))
-    index = index.cpu().long()
     if not bool(((index >= 0) & (index < _WORDS)).all()):
         raise DataError("index: positions in a data set go from 0 to 2**32 - 1; give each example's own")
     return index

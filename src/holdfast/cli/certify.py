@@ -20,7 +20,7 @@ from holdfast.audit.diagnostics import examine_outputs
 from holdfast.audit.digest import digest_module
 from holdfast.certify.certificate import METHODS
 from holdfast.certify.smoothing import Smoothed
-from holdfast.certify.smoothing_log import SmoothingLog, read_log
+from holdfast.certify.smoothing_log import SmoothingLog, check_log, read_log
 from holdfast.certify.smoothing_result import SmoothingResult
 from holdfast.cli.progress import watching
 from holdfast.data import Source, load_data
@@ -177,7 +177,7 @@ def _write_log(smoothed: Smoothed, source: Source, settings: _Settings, out: Pat
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
         _claim(out / SETTINGS, settings)
-        known = _known(out / LOG)
+        known = _known(out / LOG, settings)
         with (out / LOG).open("a", encoding="utf-8") as log:
             if log.tell() == 0:
                 log.write("\t".join(_COLUMNS) + "\n")
@@ -216,7 +216,13 @@ def _claim(path: Path, settings: _Settings) -> None:
     if not path.exists():
         path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        same = before.keys() == now.keys()
+    except (ValueError, RecursionError, AttributeError):
+        same = False
+    if not same:
+        raise RunError(f"{path} is not that of a log, or was damaged: give another --out folder, or delete it")
     for key, value in now.items():
         if before.get(key) != value:
             raise RunError(
@@ -225,13 +231,29 @@ def _claim(path: Path, settings: _Settings) -> None:
             )
 
 
-def _known(log: Path) -> set[int]:
-    """The examples in a log; a last line that a kill has cut short is taken away."""
+def _known(log: Path, settings: _Settings) -> set[int]:
+    """The examples in a log; a last line that a kill has cut short is taken away.
+
+    Raises
+    ------
+    DataError, RunError
+        When the log is none, or says what certification with these settings cannot say.
+    """
     if not log.exists():
         return set()
-    whole = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        whole = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    except UnicodeDecodeError as error:
+        raise RunError(f"{log} is no log: {error}; give another --out folder, or delete it") from error
     log.write_text("".join(whole), encoding="utf-8")
-    return {int(line.split("\t")[0]) for line in whole[1:]}
+    if len(whole) < 2:
+        return set()
+    found = read_log(log)
+    faults = check_log(found, settings.sigma, samples=settings.samples, alpha=settings.alpha)
+    if faults:
+        raise RunError(f"{log}:{faults[0].line}: {faults[0].what}; give another --out folder, or delete it")
+    _spent(log)
+    return set(found.idx.tolist())
 
 
 def _lines(found: SmoothingResult, seconds: float) -> Iterator[str]:
@@ -244,7 +266,14 @@ def _lines(found: SmoothingResult, seconds: float) -> Iterator[str]:
 def _spent(log: Path) -> int:
     """Samples of all examples together."""
     place = _COLUMNS.index("samples")
-    return sum(int(line.split("\t")[place]) for line in log.read_text(encoding="utf-8").splitlines()[1:])
+    rows = [line.split("\t") for line in log.read_text(encoding="utf-8").splitlines()[1:]]
+    try:
+        counts = [int(row[place]) for row in rows]
+    except (IndexError, ValueError):
+        raise RunError(f"{log}: samples are no counts; give another --out folder, or delete it") from None
+    if min(counts, default=0) < 0:
+        raise RunError(f"{log}: samples are no counts; give another --out folder, or delete it")
+    return sum(counts)
 
 
 def _show_smoothing(log: SmoothingLog, spent: int, settings: _Settings, console: Console) -> None:

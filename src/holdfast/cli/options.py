@@ -62,7 +62,7 @@ ThreatText = Annotated[
 BoxText = Annotated[str, typer.Option("--box", help="bounds of inputs, LOWER,UPPER; 'none' for none")]
 Split = Annotated[str, typer.Option("--split", help="which split of the data")]
 Examples = Annotated[str | None, typer.Option("--examples", help="START:STOP, a part of the split")]
-Seed = Annotated[int, typer.Option("--seed", help="of every random draw", min=0)]
+Seed = Annotated[int, typer.Option("--seed", help="of every random draw", min=0, max=2**64 - 1)]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", help="rows a call of the model; 64 on a CPU, 512 on a GPU", min=1)
 ]

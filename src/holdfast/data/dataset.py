@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
@@ -71,6 +72,10 @@ def from_tensors(x: Tensor | NDArray[Any], y: Tensor | NDArray[Any], name: str =
     for what, value in (("x", x), ("y", y)):
         if not isinstance(value, Tensor | np.ndarray):
             raise DataError(f"{name}: {what} is a {type(value).__name__}; give a tensor or an array")
+        if isinstance(value, Tensor) and (
+            value.is_nested or value.layout != torch.strided or value.is_meta or value.is_quantized
+        ):
+            raise DataError(f"{name}: {what} is no plain tensor of numbers; call to_dense() on it first")
         if value.ndim == 0:
             raise DataError(f"{name}: {what} is a single number; give one row an example")
     if len(x) != len(y):

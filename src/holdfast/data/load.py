@@ -65,6 +65,8 @@ def load_data(
 def _open(spec: str | Source | Dataset[Any] | tuple[Array, Array], split: str) -> Source:
     if isinstance(spec, str):
         return _from_string(spec, split)
+    if isinstance(spec, Tensor):
+        raise DataError("data: a tensor alone has no labels; give a pair (x, y)")
     if isinstance(spec, Source):
         return spec
     if isinstance(spec, Dataset):

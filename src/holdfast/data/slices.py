@@ -86,10 +86,13 @@ def parse_examples(examples: str | slice | range) -> tuple[int, int | None]:
         if match is None:
             raise wrong
         return int(match[1] or 0), int(match[2]) if match[2] else None
-    if examples.step not in (None, 1):
+    if not isinstance(examples, slice | range) or examples.step not in (None, 1):
         raise wrong
-    start = 0 if examples.start is None else operator.index(examples.start)
-    stop = None if examples.stop is None else operator.index(examples.stop)
+    try:
+        start = 0 if examples.start is None else operator.index(examples.start)
+        stop = None if examples.stop is None else operator.index(examples.stop)
+    except TypeError:
+        raise wrong from None
     if start < 0 or (stop is not None and stop < 0):
         raise wrong
     return start, stop

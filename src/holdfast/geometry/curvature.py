@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from holdfast.arguments import ball_of, inputs, is_number, labels, module_of, require_classes, whole
 from holdfast.errors import ModelError, SettingError
 from holdfast.models.borrow import borrowed
 from holdfast.models.query import Query
@@ -76,15 +77,22 @@ def curvature(model: nn.Module, x: Tensor, y: Tensor, threat: Ball, *, loss: Los
     ModelError
         When no gradient reaches the input.
     """
-    with borrowed(model), torch.enable_grad():
-        inputs = x.detach().clone().requires_grad_()
-        values = loss(model(inputs), y)
+    x, threat = inputs(x), ball_of(threat)
+    y = labels(y, len(x))
+    with borrowed(module_of(model)), torch.enable_grad():
+        precise = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+        center = x.to(precise, copy=True).requires_grad_()
+        try:
+            logits = model(center)
+        except Exception as error:  # a model may raise anything
+            raise ModelError(f"the model failed on inputs of shape {tuple(x.shape)}: {error}") from error
+        values = loss(require_classes(logits, y), y)
         if not values.requires_grad:
             raise ModelError("no gradient reaches the model's input: curvature needs one")
-        (grad,) = torch.autograd.grad(values.sum(), inputs, create_graph=True)
+        (grad,) = torch.autograd.grad(values.sum(), center, create_graph=True)
         direction = threat.steepest(grad.detach())
         slope = (grad * direction).sum()
-        bend = torch.autograd.grad(slope, inputs, allow_unused=True)[0] if slope.requires_grad else None
+        bend = torch.autograd.grad(slope, center, allow_unused=True)[0] if slope.requires_grad else None
     return torch.zeros_like(values.detach()) if bend is None else (bend * direction).flatten(1).sum(1)
 
 
@@ -132,9 +140,12 @@ def crossing(
     ModelError
         When the model fails, or no gradient reaches the input.
     """
-    if not 0 < reach < torch.inf or steps < 1:
+    if not is_number(reach) or not 0 < reach < torch.inf or whole("steps", steps, 0) < 1:
         raise SettingError(f"crossing: a positive reach and at least 1 step are needed, got {reach} and {steps}")
+    x, threat = inputs(x), ball_of(threat)
+    y = labels(y, len(x))
     with Query(model, batch_size=max(len(x), 1)) as query:
+        require_classes(query.logits(x), y)
         x = query.prepare(x)
         start = query.gradient(x, lambda logits: loss(logits, y))
         direction = threat.steepest(start.grad)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from holdfast.arguments import ball_of, one_input
 from holdfast.errors import DataError
 from holdfast.geometry.polyhedron import nearest_point, refuse_l0
 
@@ -62,7 +63,7 @@ def facet_distance(region: LinearRegion, x: Tensor, threat: Ball) -> Nearest:
     DataError
         When ``x`` does not fit the region's network.
     """
-    x = region.network.fits(x)
+    x, threat = region.network.fits(one_input(x)), ball_of(threat)
     distances, points = _to_planes(x, -region.normals, region.slack(x[None])[0], threat)
     if not len(distances) or distances.min() == torch.inf:
         return Nearest(torch.inf)
@@ -96,8 +97,9 @@ def boundary_distance(region: LinearRegion, x: Tensor, y: int, threat: Ball) -> 
     SettingError
         When the norm is L0.
     """
+    threat = ball_of(threat)
     refuse_l0(threat)
-    x = region.network.fits(x)
+    x = region.network.fits(one_input(x))
     normals, slack = class_walls(region, x, y)
     if bool((slack >= 0).any()):
         return Nearest(0.0, x)
@@ -123,8 +125,9 @@ def boundary_on_facets(region: LinearRegion, x: Tensor, y: int, threat: Ball) ->
     region: never nearer than :func:`boundary_distance`, and equal to it where the nearest point has to be on a facet.
     Parameters and errors are those of :func:`boundary_distance`.
     """
+    threat = ball_of(threat)
     refuse_l0(threat)
-    x = region.network.fits(x)
+    x = region.network.fits(one_input(x))
     normals, slack = class_walls(region, x, y)
     inside = region.slack(x[None])[0]
     to_facets, _ = _to_planes(x, -region.normals, inside, threat)

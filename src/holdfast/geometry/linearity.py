@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from holdfast.arguments import inputs, labels, require_classes, threat_of
 from holdfast.draws import Draws
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
@@ -55,7 +56,10 @@ def linearity_violation(
     Tensor
         ``(N,)``, 0 for a linear loss.
     """
+    x, threat = inputs(x), threat_of(threat)
+    y = labels(y, len(x))
     with Query(model, batch_size=max(len(x), 1)) as query:
+        require_classes(query.logits(x), y)
         x = query.prepare(x)
         tangent = query.gradient(x, lambda logits: loss(logits, y))
         size, worst = threat.budget(x) / 5, torch.zeros_like(tangent.values)
@@ -96,7 +100,10 @@ def gradient_alignment(
     Tensor
         ``(N,)`` from -1 to 1; not a number where a gradient is 0 and has no direction.
     """
+    x, threat = inputs(x), threat_of(threat)
+    y = labels(y, len(x))
     with Query(model, batch_size=max(len(x), 1)) as query:
+        require_classes(query.logits(x), y)
         x = query.prepare(x)
         near = threat.apply(x, threat.sample(x, Draws(seed, torch.arange(len(x), device=x.device))))
         here, there = (query.gradient(at, lambda logits: loss(logits, y)).grad.flatten(1) for at in (x, near))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from holdfast.arguments import ball_of, inputs, one_input, whole
 from holdfast.draws import Draws
 from holdfast.geometry.network import Network, push
 from holdfast.geometry.polyhedron import refuse_l0
@@ -54,6 +55,7 @@ def lipschitz_below(
     SettingError
         When the norm is L0.
     """
+    x, threat = inputs(x), ball_of(threat)
     order = _order(threat)
     best = torch.zeros(len(x), device=x.device)
     with Query(model, batch_size=max(len(x), 1)) as query:
@@ -102,6 +104,7 @@ def lipschitz_above(model: nn.Module, x: Tensor, threat: Ball) -> float:
     SettingError
         When the norm is L0.
     """
+    x, threat = one_input(x), ball_of(threat)
     order = _order(threat)
     network = Network.of(model, tuple(x.shape))
     x = network.fits(x)
@@ -164,7 +167,8 @@ def layer_norms(model: nn.Module, shape: tuple[int, ...], threat: Ball) -> float
         When the norm is L0.
     """
     order = _order(threat)
-    network = Network.of(model, shape)
+    threat = ball_of(threat)
+    network = Network.of(model, tuple(whole("shape", size) for size in shape))
     constant = 1.0
     for stage in network.stages:
         constant *= float(torch.linalg.matrix_norm(_matrix(stage.affine, shape).T, order)) * stage.units.stretch(order)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from holdfast.arguments import module_of
 from holdfast.errors import DataError, ModelError
 
 __all__ = ["Network", "Rectifier", "Stage", "Units", "Windows", "push", "take"]
@@ -133,6 +134,9 @@ class Network:
         DataError
             When inputs of that shape do not fit the model.
         """
+        model = module_of(model)
+        if 0 in shape:
+            raise DataError(f"an input of shape {tuple(shape)} has no features")
         values = torch.zeros(1, *shape, dtype=torch.float64)
         stages: list[Stage] = []
         affine: list[nn.Module] = []

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from holdfast.arguments import one_input
 from holdfast.errors import DataError
 from holdfast.geometry.network import Network, take
 
@@ -33,6 +34,7 @@ def activation_pattern(model: nn.Module, x: Tensor) -> Tensor:
     DataError
         When the inputs do not fit the model.
     """
+    x = one_input(x)
     if x.dim() < 2:
         raise DataError(f"inputs must be (N, *shape), the batch first; got {tuple(x.shape)}")
     return pattern_of(Network.of(model, tuple(x.shape[1:])), x.detach().to("cpu", torch.float64))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from holdfast.arguments import one_input
 from holdfast.errors import SettingError
 from holdfast.geometry.network import Network, push, take
 from holdfast.geometry.pattern import pattern_of
@@ -77,6 +78,7 @@ def region_at(model: nn.Module, x: Tensor) -> LinearRegion:
     DataError
         When the input does not fit the model or is not finite.
     """
+    x = one_input(x)
     network = Network.of(model, tuple(x.shape))
     x = network.fits(x)
     return region_of(network, pattern_of(network, x[None])[0], x)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from holdfast.arguments import ball_of, one_input, whole
 from holdfast.attacks import FMN, craft
 from holdfast.errors import DataError, SettingError
 from holdfast.geometry.distance import class_walls
@@ -89,9 +90,12 @@ def nearest_adversarial(
     SettingError
         When the norm is L0, or the limit is below 1.
     """
+    limit, y = whole("limit", limit, 0), whole("y", y, 0)
     if limit < 1:
         raise SettingError(f"limit: a search needs at least 1 program, got {limit}")
+    threat = ball_of(threat)
     refuse_l0(threat)
+    x = one_input(x)
     network = Network.of(model, tuple(x.shape))
     x = network.fits(x)
     if float(threat.box.excess(x[None])) > 0:

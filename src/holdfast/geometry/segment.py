@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from holdfast.arguments import one_input
 from holdfast.geometry.cells import subdivide
 from holdfast.geometry.network import Network
 
@@ -56,6 +57,7 @@ def regions_on_segment(model: nn.Module, start: Tensor, end: Tensor) -> Segment:
     DataError
         When an input does not fit the model or is not finite.
     """
+    start, end = one_input(start, "start"), one_input(end, "end")
     network = Network.of(model, tuple(start.shape))
     start, end = network.fits(start), network.fits(end)
     ends = torch.tensor([[0.0], [1.0]], dtype=torch.float64)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from holdfast.arguments import one_input
 from holdfast.errors import SettingError
 from holdfast.geometry.cells import Cell, cut_by_class, subdivide
 from holdfast.geometry.network import Network
@@ -69,6 +70,7 @@ def regions_in_slice(
     left, right, bottom, top = extent
     if not (left < right and bottom < top):
         raise SettingError(f"extent: give the least, then the largest multiple of each direction; got {extent}")
+    origin, across, up = (one_input(x, name) for x, name in ((origin, "origin"), (across, "across"), (up, "up")))
     network = Network.of(model, tuple(origin.shape))
     origin, across, up = (network.fits(part) for part in (origin, across, up))
     directions = torch.stack([across, up])

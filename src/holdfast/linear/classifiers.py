@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from holdfast.errors import SettingError
 from holdfast.linear.decision import Decision
 from holdfast.linear.design import Design
 from holdfast.linear.losses import Hinge, Logistic, Loss
@@ -106,6 +107,9 @@ class RobustLinearClassifier(ClassifierMixin, BaseEstimator):
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs at least 2 classes; the data hold only one class")
         x, codes, s = weighted(x, codes, s * compute_class_weight(self.class_weight, classes=self.classes_, y=y)[codes])
+        if len(left := np.unique(codes)) < len(self.classes_):
+            gone = self.classes_[np.setdiff1d(np.arange(len(self.classes_)), left)[0]]
+            raise SettingError(f"class_weight: leaves the class {gone} no example with a weight; give it one above 0")
         # All that the solver sees is divided by the sum of weights: it works with averages.
         mass = float(s.sum()) * (strength if np.isfinite(strength) else 1.0)
         design, s = Design(x), s / s.sum()

@@ -18,7 +18,10 @@ def existing_file(path: str | Path) -> Path:
         If it is missing, is no regular file, is empty, or is what a failed download leaves behind: an HTML page or the
         pointer that Git LFS puts in place of a large file.
     """
-    path = Path(path)
+    try:
+        path = Path(path)
+    except TypeError:
+        raise ModelError(f"{path!r} is no path of a file") from None
     size = check_file(path, ModelError).st_size
     try:
         with path.open("rb") as file:

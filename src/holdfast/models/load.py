@@ -91,6 +91,8 @@ def load_model(
         raise ModelError(f"weights_key: {weights_key} names a part of a file of weights; give the file as weights")
     if isinstance(spec, nn.Module):
         return spec if weights is None else _with_weights(spec, weights, weights_key)
+    if not isinstance(spec, str | Path):
+        raise ModelError(f"model: a {type(spec).__name__} is no kind of model that is known; give {_FORMS}")
     text = str(spec)
     if is_file(Path(text) / TRAINED):
         return _trained(Path(text), weights, weights_key, trust=trust)

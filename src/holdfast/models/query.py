@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from holdfast.arguments import LARGEST_SEED, as_list, is_number, module_of, whole
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.borrow import borrowed
 from holdfast.models.gradients import InputGradients, quicker
@@ -25,6 +26,8 @@ CPU_BATCH, GPU_BATCH = 64, 512
 
 # Of images: grey, in colour, with an alpha channel.
 _CHANNELS = (1, 3, 4)
+# A call takes many times the memory of its inputs.
+_MOST_ROWS, _MOST_BYTES = 2**24, 2**32
 
 # Matrix products work through rows in blocks, and round the rows of a last, incomplete block differently.
 _BLOCK = 4
@@ -98,13 +101,15 @@ class Query:
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise SettingError(f"batch_size: a call of the model needs at least 1 row, got {batch_size}")
-        if std is not None and not all(0 < scale < math.inf for scale in std):
+        if batch_size is not None:
+            batch_size = whole("batch_size", batch_size, -_MOST_ROWS, _MOST_ROWS)
+            if batch_size < 1:
+                raise SettingError(f"batch_size: a call of the model needs at least 1 row, got {batch_size}")
+        mean, std = (_numbers(name, given) for name, given in (("mean", mean), ("std", std)))
+        if std is not None and not all(scale > 0 for scale in std):
             raise SettingError(f"std: the scale of a normalisation must be positive, got {std}")
-        if not 0 <= seed < 2**64:
-            raise SettingError(f"seed: a number from 0 to 2**64 - 1 is needed, got {seed}")
-        self.model = model
+        seed = whole("seed", seed, 0, LARGEST_SEED)
+        self.model = module_of(model)
         self.forwards = 0
         self.backwards = 0
         self.channels_last = False
@@ -263,6 +268,11 @@ class Query:
         if len(x) > self.batch_size:
             raise ValueError(f"{len(x)} rows in one call, but the query's batch size is {self.batch_size}")
         shape = next((shape for shape in self._shapes if shape >= len(x)), self._whole)
+        if shape * x[:1].nbytes > _MOST_BYTES:
+            raise SettingError(
+                f"batch_size: {shape} inputs of shape {tuple(x.shape[1:])} take {shape * x[:1].nbytes / 2**30:.0f} GiB "
+                "a call; give a smaller one"
+            )
         missing = shape - len(x)
         if missing == 0 or len(x) == 0:
             return x
@@ -330,6 +340,16 @@ class Query:
             raise ModelError(f"the model returned {logits.shape[1]} logits after {self._classes} before")
         self._classes = logits.shape[1]
         return logits.to(self.dtype)
+
+
+def _numbers(name: str, values: Iterable[float] | None) -> tuple[float, ...] | None:
+    """The numbers of a normalisation, one a channel."""
+    if values is None:
+        return None
+    numbers = as_list(values)
+    if numbers is None or not all(is_number(number) and math.isfinite(number) for number in numbers):
+        raise SettingError(f"{name}: a tuple of finite numbers is needed, one a channel, such as (0.5,)")
+    return tuple(map(float, numbers))
 
 
 def _keep_memory() -> None:

@@ -1,7 +1,9 @@
 """The box that inputs live in."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +12,9 @@ from holdfast.errors import SettingError
 __all__ = ["Bound", "Box"]
 
 Bound = float | Tensor
+_FORM = "box: bounds must be numbers, or tensors of shapes that go together"
+# What float32 can hold; beyond that there is no bound to speak of.
+_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +36,12 @@ class Box:
     upper: Bound = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("lower", "upper"):
+            object.__setattr__(self, name, _bound(getattr(self, name)))
         try:
             ordered = bool((torch.as_tensor(self.lower) <= torch.as_tensor(self.upper)).all())
         except (TypeError, RuntimeError):
-            raise SettingError("box: bounds must be numbers, or tensors of shapes that go together") from None
+            raise SettingError(_FORM) from None
         if not ordered:
             raise SettingError(f"box: every lower bound must be at most its upper bound, got {self}; swap or mend them")
 
@@ -47,7 +54,7 @@ class Box:
             return box
         try:
             lower, upper = box
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             raise SettingError("box: give a pair of bounds, lower and upper, or None for no box") from None
         return cls(lower, upper)
 
@@ -80,3 +87,16 @@ class Box:
     @staticmethod
     def _like(bound: Bound, x: Tensor) -> Tensor:
         return torch.as_tensor(bound, dtype=x.dtype, device=x.device)
+
+
+def _bound(bound: Any) -> Bound:
+    """A bound as the box keeps it: a number, or a tensor of them."""
+    try:
+        values = torch.as_tensor(bound if isinstance(bound, Tensor) else np.asarray(bound)).detach()
+    except Exception:  # what is read as an array may raise anything
+        raise SettingError(_FORM) from None
+    if values.is_complex() or values.dtype == torch.bool:
+        raise SettingError(_FORM)
+    if bool(((values.abs() > _LARGEST) & ~values.isinf()).any()):
+        raise SettingError(f"box: bounds go up to {_LARGEST:.2g} in float32; write inf where there is none")
+    return float(values) if not values.dim() else values

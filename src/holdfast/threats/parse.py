@@ -20,6 +20,8 @@ def parse_threat(spec: str, box: BoxArgument = (0.0, 1.0)) -> Ball:
     SettingError
         When the threat is unknown or its budget makes no sense.
     """
+    if not isinstance(spec, str):
+        raise SettingError(f"threat: write NORM:BUDGET, such as linf:8/255, not a {type(spec).__name__}")
     norm, colon, budget = spec.partition(":")
     make = _BALLS.get(norm.strip().lower())
     if make is None or not colon:

@@ -41,13 +41,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         When the file cannot be read.
     """
     groups: dict[str, dict[str, Tensor]] = {}
+    if not path.is_file():
+        raise RunError(f"{path} is no file: give another folder, or delete it to begin anew")
     try:
         with safe_open(path, framework="pt") as file:
-            notes = json.loads(file.metadata()["notes"])
+            notes = dict(json.loads(file.metadata()["notes"]))
         for key, tensor in load_file(path).items():
             group, _, name = key.partition("/")
             groups.setdefault(group, {})[name] = tensor
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is no checkpoint of a training run ({error}): delete it to begin anew") from error
     return groups, notes
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from holdfast.arguments import inputs, labels, threat_of
 from holdfast.attacks import climb
 from holdfast.draws import Draws
 from holdfast.models.query import Query
@@ -112,6 +113,8 @@ def evaluate(
     processes : Processes
         Those that share the work: all have the same model and examples, and all get the whole result.
     """
+    x, threat = inputs(x), threat_of(threat)
+    y = labels(y, len(x))
     index = torch.arange(len(x), device=x.device)
     with Query(model) as query:
         parts = [

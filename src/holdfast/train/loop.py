@@ -101,6 +101,11 @@ def fit(
     return _Training(model, source, method, threat, recipe, run, seed, processes, on_progress).finish()
 
 
+def _mixed(seed: int, number: int) -> int:
+    """A seed of its own for each number; a seed's bits that find no room above come round from below."""
+    return ((seed << 32) + (seed >> 32) + number) % 2**64
+
+
 @dataclass
 class _Best:
     """The state of the highest accuracy so far."""
@@ -214,7 +219,7 @@ class _Training:
         if recipe.augmentation == "crop-flip":
             # A batch that is replayed stays as it is, under the perturbation that was found for it.
             x = crop_flip(x, replace(step, number=state.step // self.method.replays).draws(lane=_AUGMENTATION))
-        torch.manual_seed((self.seed << 32) + self.processes.rank * self.updates + state.step)
+        torch.manual_seed(_mixed(self.seed, self.processes.rank * self.updates + state.step))
         state.model.train()
         for module in self.frozen:
             module.training = False
@@ -309,9 +314,18 @@ class _Training:
         kept = self.processes.tell(load_checkpoint(path) if self.processes.is_main and path.exists() else None)
         if kept is None:
             return
-        groups, notes = kept
-        mine = self._settings()
-        for key, before in notes["settings"].items():
+        try:
+            self._take_up(path, *kept)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{path} was damaged or changed ({type(error).__name__}: {error}): give another folder, or delete it "
+                "to begin anew"
+            ) from error
+
+    def _take_up(self, path: Path, groups: Groups, notes: dict[str, Any]) -> None:
+        mine, settings = self._settings(), notes["settings"]
+        for key in sorted({*mine, *settings}):
+            before = settings.get(key)
             if mine.get(key) != before:
                 raise RunError(
                     f"{path.parent} holds another run: its {key} was {before}, and now is {mine.get(key)}; give "
@@ -326,6 +340,8 @@ class _Training:
             ]
             self.guard.restore(notes["guard"], [self._mine(kept) for kept in good])
         self.losses = groups["losses"]["losses"].tolist()
+        if not 0 <= self.state.step == len(self.losses) <= self.updates:
+            raise ValueError(f"{self.state.step} steps of {self.updates}, and {len(self.losses)} losses")
         self.epochs = [Epoch.from_dict(epoch) for epoch in notes["epochs"]]
         if "best" in notes:
             device = self.x.device
@@ -365,7 +381,7 @@ class _Training:
         batches = len(self.x) // self.batch
         epoch, place = divmod(step // self.method.replays, batches)
         if self._order is None or self._order[0] != epoch:
-            generator = torch.Generator().manual_seed((self.seed << 32) + epoch)
+            generator = torch.Generator().manual_seed(_mixed(self.seed, epoch))
             self._order = epoch, torch.randperm(len(self.x), generator=generator).to(self.x.device)
         batch = self._order[1][place * self.batch : (place + 1) * self.batch]
         return batch.chunk(self.processes.count)[self.processes.rank]

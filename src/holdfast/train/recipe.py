@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from holdfast.errors import SettingError
+from holdfast.settings import check
 
 __all__ = ["Recipe"]
 
@@ -80,6 +81,7 @@ class Recipe:
     guard: bool = True
 
     def __post_init__(self) -> None:
+        check(self, "recipe")
         choices = {"optimizer": Optimizer, "schedule": Schedule, "precision": Precision, "augmentation": Augmentation}
         for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from holdfast.arguments import LARGEST_SEED, threat_of, whole
 from holdfast.data import Source, load_data
 from holdfast.models import load_model
 from holdfast.models.architectures import is_network, make_network
 from holdfast.processes import ALONE, Processes
 from holdfast.settings import names, read
-from holdfast.threats import Threat, parse_threat
+from holdfast.threats import Threat
 from holdfast.train.checkpoint import write_whole
 from holdfast.train.distillation import Distillation
 from holdfast.train.loop import fit
@@ -91,7 +92,7 @@ def train(
         Of the kind that tells what to mend; what was learned before is kept in the run's folder.
     """
     began = time.monotonic()
-    threat = parse_threat(threat) if isinstance(threat, str) else threat
+    threat, seed = threat_of(threat), whole("seed", seed, 0, LARGEST_SEED)
     source = load_data(data, split=split, examples=examples)
     classes = _classes(source)
     folder = None if run is None else Path(run)

@@ -1,0 +1,428 @@
+"""Odd arguments of every kind to everything public: what is of no use is refused in one line, and nothing else."""
+
+import dataclasses
+import itertools
+import math
+import warnings
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import holdfast
+from holdfast import FGSM, L0, L1, L2, PGD, Box, DataError, HoldfastError, Linf, Query, SettingError, attacks
+from holdfast.certify import Ablated, ColumnAblation, Region, Smoothed, certify, exact_distance, output_bounds
+from holdfast.geometry import (
+    activation_pattern,
+    boundary_distance,
+    crossing,
+    curvature,
+    facet_distance,
+    gradient_alignment,
+    gradient_saturation,
+    layer_norms,
+    linearity_violation,
+    lipschitz_above,
+    lipschitz_below,
+    nearest_adversarial,
+    region_at,
+    regions_in_slice,
+    regions_on_segment,
+)
+from holdfast.linear import RobustLinearSVC, RobustLogisticRegression, RobustRidge
+from holdfast.train import Recipe
+
+torch.manual_seed(0)
+NET = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+X = torch.rand(5, 4)
+Y = NET(X).argmax(1).detach()
+
+
+class Table:
+    """Reads as an array, as a table of pandas does."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = np.asarray(values)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.values.astype(dtype or self.values.dtype)
+
+
+class Rude:
+    """Raises whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError("no\nanswer")
+
+    def __array__(self, *arguments: Any, **options: Any) -> np.ndarray:
+        raise ZeroDivisionError("no\narray")
+
+
+# The same values in other clothes: these are taken, and give what tensors give.
+CLOTHES: dict[str, Callable[[torch.Tensor], Any]] = {
+    "array": lambda t: t.numpy(),
+    "list": lambda t: t.tolist(),
+    "tuple": lambda t: tuple(t.tolist()),
+    "table": lambda t: Table(t.numpy()),
+    "tensors": lambda t: list(t.unbind()),
+    "grad": lambda t: t.clone().requires_grad_(True) if t.is_floating_point() else t,
+    "reversed": lambda t: t.numpy()[::-1].copy()[::-1],
+    "big-endian": lambda t: t.numpy().astype(t.numpy().dtype.newbyteorder(">")),
+    "read-only": lambda t: _read_only(t.numpy()),
+    "strided": lambda t: torch.stack([t, t], -1)[..., 0],
+}
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+X_USES: dict[str, Callable[[Any, Any], Any]] = {
+    "attack": lambda x, y: PGD(steps=2)(NET, x, y, threat=Linf(0.1)).x_adv,
+    "certify": lambda x, y: torch.tensor([c.bound or 0.0 for c in certify(NET, x, y, Linf(0.1), method="crown")]),
+    "exact_distance": lambda x, y: torch.tensor([d.lower for d in exact_distance(NET, x, y, Linf(0.05))]),
+    "output_bounds": lambda x, y: output_bounds(NET, x, Linf(0.1)).lower,
+    "smoothed": lambda x, y: Smoothed(NET, 0.5).certify_fixed(x, y, samples=20, selection=5).radius,
+    "sequential": lambda x, y: Smoothed(NET, 0.5).certify(x, y, samples=20, selection=5).radius,
+    "predict": lambda x, y: Smoothed(NET, 0.5).predict(x, samples=10).votes,
+    "curvature": lambda x, y: curvature(NET, x, y, Linf(0.1)),
+    "crossing": lambda x, y: crossing(NET, x, y, Linf(0.1), threshold=0.5, reach=1.0).t_lin,
+    "linearity": lambda x, y: linearity_violation(NET, x, y, Linf(0.1)),
+    "alignment": lambda x, y: gradient_alignment(NET, x, y, Linf(0.1)),
+    "saturation": lambda x, y: gradient_saturation(NET, x, y, Linf(0.1)).ratio,
+    "lipschitz": lambda x, y: lipschitz_below(NET, x, Linf(0.1), steps=2, restarts=1),
+    "pattern": lambda x, y: activation_pattern(NET, x),
+}
+ONE_USES: dict[str, Callable[[Any], Any]] = {
+    "region_at": lambda x: region_at(NET, x).weight,
+    "lipschitz_above": lambda x: torch.tensor(lipschitz_above(NET, x, Linf(0.1))),
+    "nearest_adversarial": lambda x: torch.tensor(nearest_adversarial(NET, x, int(Y[0]), Linf(0.3)).upper),
+    "segment": lambda x: regions_on_segment(NET, x, X[1]).breakpoints,
+    "slice": lambda x: torch.tensor(regions_in_slice(NET, x, X[1], X[2]) is not None),
+    "facet": lambda x: torch.tensor(facet_distance(region_at(NET, X[0]), x, Linf(0.3)).distance),
+    "boundary": lambda x: torch.tensor(boundary_distance(region_at(NET, X[0]), x, int(Y[0]), Linf(0.3)).distance),
+}
+
+ODD_X: dict[str, Any] = {
+    "None": None,
+    "text": "x",
+    "bytes": b"abc",
+    "number": 0.5,
+    "class": torch.Tensor,
+    "module": NET,
+    "object": object(),
+    "rude": Rude(),
+    "dict": {"x": X},
+    "set": {1.0},
+    "generator": (row for row in X),
+    "nothing": torch.zeros(0, 4),
+    "no features": torch.zeros(5, 0),
+    "no rows": [],
+    "a number": torch.tensor(0.5),
+    "a row": X[0],
+    "another width": torch.rand(5, 3),
+    "images": torch.rand(5, 1, 2, 2),
+    "many dimensions": torch.rand(5, *[1] * 20),
+    "ragged": [[0.1, 0.2], [0.3]],
+    "words": np.array([["a", "b"]]),
+    "objects": np.array([[None, object()]]),
+    "dates": np.array(["2020-01-01"], dtype="datetime64[D]"),
+    "records": np.zeros(5, dtype=[("a", float)]),
+    "complex": X.to(torch.complex64),
+    "bool": X > 0.5,
+    "uint8": (255 * X).byte(),
+    "int64": X.long(),
+    "float16": X.half(),
+    "bfloat16": X.bfloat16(),
+    "float64": X.double(),
+    "longdouble": X.numpy().astype(np.longdouble),
+    "sparse": X.to_sparse(),
+    "csr": X.to_sparse_csr(),
+    "meta": X.to("meta"),
+    "nested": torch.nested.nested_tensor([X[0], X[1]]),
+    "quantized": torch.quantize_per_tensor(X, 0.1, 0, torch.quint8),
+    "NaN": X * math.nan,
+    "infinite": X / 0,
+    "huge": X * 1e38,
+    "denormal": X * 1e-45,
+    "outside": X + 10,
+    "expanded": X[:1].expand(5, 4),
+    "inference": None,
+}
+with torch.inference_mode():
+    ODD_X["inference"] = X.clone()
+ODD_Y: dict[str, Any] = {
+    "None": None,
+    "text": "y",
+    "number": 1,
+    "rude": Rude(),
+    "short": Y[:2],
+    "column": Y[:, None],
+    "one-hot": nn.functional.one_hot(Y, 3),
+    "floats": Y.double() + 0.25,
+    "complex": Y.to(torch.complex64),
+    "bool": Y > 0,
+    "uint8": Y.to(torch.uint8),
+    "uint64": Y.numpy().astype(np.uint64),
+    "negative": Y - 5,
+    "too large": Y + 3,
+    "far too large": Y + 2**62,
+    "words": ["cat"] * 5,
+    "objects": [object()] * 5,
+    "meta": Y.to("meta"),
+    "sparse": Y.to_sparse(),
+}
+NUMBERS: tuple[Any, ...] = (
+    -1, 0, 1, 2**31, 2**32, 2**63, 2**64 - 1, 2**64, 10**30, -(2**63),
+    0.5, 1.0, 1e-300, 1e300, -1e300, math.inf, -math.inf,
+    math.nan, 5e-324, True, None, "1", "1e3", "x", "", b"1", [], [1], (1, 2), {}, object(), Rude(), Fraction(1, 3), 1j,
+    np.int64(1), np.float32(0.5), np.uint8(3), np.array(1), np.array([1, 2]), torch.tensor(1), torch.tensor([0.1, 0.2]),
+    int, lambda: 1,
+)  # fmt: skip
+
+
+def only_lines(use: Callable[[], Any], *more: type[Exception]) -> Any:
+    """What a use comes to, or None where it was refused in one line."""
+    line = "refused"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return use()
+        except (HoldfastError, *more) as error:
+            line = str(error)
+    assert line.isprintable() or (more and "\n" not in line)
+    assert line
+    return None
+
+
+@pytest.mark.parametrize("clothes", CLOTHES)
+@pytest.mark.parametrize("use", X_USES)
+def test_arrays_lists_and_tables_are_tensors(use, clothes):
+    expected = X_USES[use](X, Y)
+    found = X_USES[use](CLOTHES[clothes](X), CLOTHES[clothes](Y))
+    if clothes in ("list", "tuple"):  # Python's numbers are float64
+        torch.testing.assert_close(found.double(), expected.double(), rtol=1e-4, atol=1e-5)
+    else:
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("clothes", [name for name in CLOTHES if name != "tensors"])
+@pytest.mark.parametrize("use", ONE_USES)
+def test_one_input_too(use, clothes):
+    found, expected = ONE_USES[use](CLOTHES[clothes](X[0])), ONE_USES[use](X[0])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", X_USES)
+def test_odd_inputs(use):
+    for x in ODD_X.values():
+        only_lines(lambda x=x: X_USES[use](x, Y))
+    for y in ODD_Y.values():
+        only_lines(lambda y=y: X_USES[use](X, y))
+    for x, y in itertools.product((torch.zeros(0, 4), []), (torch.zeros(0, dtype=torch.long), [])):
+        only_lines(lambda x=x, y=y: X_USES[use](x, y))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", ONE_USES)
+def test_one_odd_input(use):
+    for x in ODD_X.values():
+        only_lines(lambda x=x: ONE_USES[use](x))
+
+
+def test_labels_that_are_no_class_numbers_are_never_taken():
+    for use in ("attack", "certify", "exact_distance"):
+        for name in set(ODD_Y) - {"uint8", "uint64", "bool"}:
+            with pytest.raises(HoldfastError):
+                X_USES[use](X, ODD_Y[name])
+
+
+@pytest.mark.slow
+def test_audit_and_load_data():
+    settings: dict[str, Any] = {"protocol": [FGSM()]}
+    for x in ODD_X.values():
+        only_lines(lambda x=x: holdfast.audit(NET, (x, Y), Linf(0.1), **settings))
+    for y in ODD_Y.values():
+        only_lines(lambda y=y: holdfast.audit(NET, (X, y), Linf(0.1), **settings))
+    for odd in (*ODD_X.values(), *NUMBERS):
+        only_lines(lambda odd=odd: holdfast.load_data(odd))
+        only_lines(lambda odd=odd: holdfast.load_model(odd))
+        only_lines(lambda odd=odd: holdfast.audit(odd, (X, Y), Linf(0.1), **settings))
+        only_lines(lambda odd=odd: holdfast.audit(NET, odd, Linf(0.1), **settings))
+        only_lines(lambda odd=odd: holdfast.audit(NET, (X, Y), odd, **settings))
+
+
+AUDIT = ("protocol", "knowledge", "weights", "examples", "seed", "batch_size", "mean", "std", "max_forwards",
+         "certify", "certify_seconds", "certify_budgets", "sigma", "split")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AUDIT)
+def test_settings_of_an_audit(name):
+    for odd in NUMBERS:
+        options = {"protocol": [FGSM()], name: odd}
+        if name == "certify_seconds":
+            options["certify"] = "ibp"
+        if name == "certify_budgets":
+            options["certify"] = "ibp"
+        if name == "sigma":
+            options["certify"] = "smoothing"
+            if isinstance(odd, int | float | np.number | torch.Tensor | np.ndarray | Fraction):
+                continue  # a hundred thousand votes; test_smoothing_settings has these
+        only_lines(lambda options=options: holdfast.audit(NET, (X, Y), Linf(0.1), **options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["run", "weights"])
+def test_paths_that_are_none(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for odd in (*NUMBERS, "a\0b", "a\ud800", Path("c\0d")):
+        only_lines(lambda odd=odd: holdfast.audit(NET, (X, Y), Linf(0.1), protocol=[FGSM()], **{name: odd}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["seed", "batch_size", "mean", "std", "samples", "target", "threat"])
+def test_settings_of_an_attack(name):
+    for odd in NUMBERS:
+        if name == "samples" and isinstance(odd, int | np.integer) and odd > 100:
+            continue  # honestly that many passes
+        only_lines(lambda odd=odd: FGSM()(NET, X, Y, **{"threat": Linf(0.1), name: odd}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["seed", "batch_size", "mean", "std", "memory", "seconds", "method", "threat"])
+def test_settings_of_certify(name):
+    for odd in NUMBERS:
+        only_lines(lambda odd=odd: certify(NET, X, Y, **{"threat": Linf(0.1), "method": "ibp", name: odd}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [Linf, L2, L1, L0])
+def test_budgets_and_boxes(make):
+    for odd in (*NUMBERS, 2**1024, "1/0", "1e400", "-1/3", "nan", "8/255/3"):
+        for allowed in filter(None, (only_lines(lambda odd=odd: make(odd)),
+                                     only_lines(lambda odd=odd: make(2, odd)),
+                                     only_lines(lambda odd=odd: make(2, (odd, 1))),
+                                     only_lines(lambda odd=odd: make(2, (0, odd))))):  # fmt: skip
+            assert repr(allowed)
+            only_lines(lambda allowed=allowed: FGSM()(NET, X, Y, threat=allowed))
+            only_lines(lambda allowed=allowed: certify(NET, X, Y, allowed, method="ibp"))
+
+
+def test_a_box_of_arrays_is_one_of_tensors():
+    low, high = np.zeros(4), [1.0, 1.0, 1.0, 1.0]
+    assert torch.equal(PGD(steps=2)(NET, X, Y, threat=Linf(0.1, (low, high))).x_adv,
+                       PGD(steps=2)(NET, X, Y, threat=Linf(0.1)).x_adv)  # fmt: skip
+    assert Box(0, 0.1).upper == 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(attacks.__all__)))
+def test_settings_of_attacks(name):
+    kind = getattr(attacks, name)
+    if not (dataclasses.is_dataclass(kind) and "__call__" in vars(kind) and hasattr(kind, "init")):
+        pytest.skip("no attack")
+    fields = [field.name for field in dataclasses.fields(kind) if field.init]
+    if name == "Transfer":
+        pytest.skip("made of a model")
+    for field in fields:
+        for odd in NUMBERS:
+            large = isinstance(odd, int | float | np.number) and not isinstance(odd, bool) and odd > 100
+            attack = only_lines(lambda field=field, odd=odd: kind(**{field: odd}))
+            if attack is not None and not large:
+                only_lines(lambda attack=attack: attack(NET, X[:2], Y[:2], threat=Linf(0.1), seed=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["samples", "selection", "alpha", "radii", "index", "noise", "seed"])
+def test_smoothing_settings(name):
+    for odd in NUMBERS:
+        if name == "samples" and isinstance(odd, int | np.integer) and odd > 1000:
+            continue
+        if name == "selection" and isinstance(odd, int | np.integer) and 10**12 >= odd > 1000:
+            continue
+        made = {name: odd} if name in ("noise", "seed") else {}
+        options = {"samples": 20, "selection": 5} | ({} if made else {name: odd})
+        only_lines(lambda made=made, options=options: Smoothed(NET, **{"noise": 0.5, **made}).certify(X, Y, **options))
+        options.pop("radii", None)
+        only_lines(
+            lambda made=made, options=options: Smoothed(NET, **{"noise": 0.5, **made}).certify_fixed(X, Y, **options)
+        )
+    only_lines(lambda: Ablated(NET, ColumnAblation(1, 1)).certify([["x"]]))
+
+
+@pytest.mark.slow
+def test_models_and_threats_that_are_none():
+    for odd in (*NUMBERS, *ODD_X.values(), nn.Module(), nn.Linear):
+        only_lines(lambda odd=odd: Query(odd))
+        only_lines(lambda odd=odd: FGSM()(odd, X, Y, threat=Linf(0.1)))
+        only_lines(lambda odd=odd: FGSM()(NET, X, Y, threat=odd))
+        only_lines(lambda odd=odd: certify(odd, X, Y, Linf(0.1), method="ibp"))
+        only_lines(lambda odd=odd: certify(NET, X, Y, odd, method="ibp"))
+        only_lines(lambda odd=odd: output_bounds(odd, X, Linf(0.1)))
+        only_lines(lambda odd=odd: output_bounds(NET, X, odd))
+        only_lines(lambda odd=odd: region_at(odd, X[0]))
+        only_lines(lambda odd=odd: lipschitz_above(NET, X[0], odd))
+        only_lines(lambda odd=odd: layer_norms(NET, (4,), odd))
+        only_lines(lambda odd=odd: exact_distance(NET, X, Y, odd))
+        only_lines(lambda odd=odd: curvature(NET, X, Y, odd))
+        only_lines(lambda odd=odd: gradient_alignment(NET, X, Y, odd))
+        only_lines(lambda odd=odd: holdfast.parse_threat(odd))
+        only_lines(lambda odd=odd: Region.box(odd, odd))
+        only_lines(lambda odd=odd: Box(odd, odd))
+        only_lines(lambda odd=odd: holdfast.Processes(odd, 1))
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Recipe)])
+def test_recipes(name):
+    for odd in NUMBERS:
+        only_lines(lambda odd=odd: Recipe(**{"epochs": 1, "batch_size": 10, name: odd}))
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**63, 2**64 - 1])
+def test_a_large_seed_of_training(seed):
+    x, y = torch.rand(20, 4), torch.arange(20) % 3
+    settings = {"epochs": 1, "batch_size": 10}
+    result = holdfast.train(nn.Linear(4, 3), (x, y), Linf(0.1), method="standard", settings=settings, seed=seed)
+    assert len(result.epochs) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [RobustLogisticRegression, RobustLinearSVC, RobustRidge])
+def test_linear_estimators(kind):
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    y = (x[:, 0] > 0).astype(int)
+    names = kind().get_params()
+    for name, odd in itertools.product(names, (*NUMBERS, {0: 0, 1: 1}, {0: -1, 1: 1}, {"a": 1}, "balanced")):
+        if name == "max_iter" and isinstance(odd, int | np.integer) and odd > 100:
+            continue
+        only_lines(lambda name=name, odd=odd: kind(**{name: odd}).fit(x, y), ValueError, TypeError)
+    for odd in (*ODD_X.values(), *NUMBERS):
+        only_lines(lambda odd=odd: kind().fit(odd, y), ValueError, TypeError)
+        only_lines(lambda odd=odd: kind().fit(x, odd), ValueError, TypeError)
+        only_lines(lambda odd=odd: kind().fit(x, y).predict(odd), ValueError, TypeError)
+
+
+def test_a_batch_that_no_memory_holds():
+    for size in (10**9, 2**24):
+        with pytest.raises(SettingError, match="batch_size"):
+            FGSM()(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), torch.rand(2, 3, 32, 32), torch.zeros(2).long(),
+                   threat=Linf(0.1), batch_size=size)  # fmt: skip
+
+
+def test_the_line_names_the_argument():
+    with pytest.raises(DataError, match=r"^x: a list of <U\d+ is no tensor or array of real numbers$"):
+        FGSM()(NET, [["a"]], Y, threat=Linf(0.1))
+    with pytest.raises(DataError, match=r"^target must hold 5 class numbers, one an input; got torch.float32 \(5,\)$"):
+        FGSM()(NET, X, Y, threat=Linf(0.1), target=torch.zeros(5))
+    with pytest.raises(SettingError, match=r"^threat: give one such as"):
+        FGSM()(NET, X, Y, threat=0.1)
+    assert FGSM()(NET, X, Y, threat="linf:0.1").success.shape == (5,)
