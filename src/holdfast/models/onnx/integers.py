@@ -1,7 +1,8 @@
-"""Operators on shapes: integers read from a tensor's shape on their way to another operator's arguments.
+"""Operators on shapes: integers read from a tensor's shape on their way to another operator's settings.
 
-Exporters compute the target of a Reshape from the batch size with the same operators that compute on tensors. Here they
-work on Python integers, one (a scalar) or a tuple of them (a vector), which under ``torch.export`` may be symbolic.
+Exporters compute the target of a Reshape from the batch size with the same operators that compute on tensors. Only what
+does depend on the batch size gets here: it is worked out in Python integers, one (a scalar) or a tuple of them (a
+vector), which under ``torch.export`` may be symbolic.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.errors import ModelError
+from holdfast.models.onnx.node import Operator, operator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from holdfast.models.onnx.node import Node, Rule
+    from holdfast.models.onnx.node import Node
 
 Ints = tuple[int, ...]
 
@@ -23,14 +25,23 @@ Ints = tuple[int, ...]
 def _elementwise(function: Callable[[int, int], int], node: Node, a: int | Ints, b: int | Ints) -> int | Ints:
     if not isinstance(a, tuple) and not isinstance(b, tuple):
         return function(a, b)
-    a, b = _vector(a), _vector(b)
-    length = max(len(a), len(b))
-    a, b = (v * length if len(v) == 1 else v for v in (a, b))
+    a, b = _spread(a, b)
     return tuple(function(i, j) for i, j in zip(a, b, strict=True))
 
 
 def _vector(value: int | Ints) -> Ints:
     return value if isinstance(value, tuple) else (value,)
+
+
+def _spread(*values: int | Ints) -> list[Ints]:
+    vectors = [_vector(value) for value in values]
+    length = max(map(len, vectors))
+    return [v * length if len(v) == 1 else v for v in vectors]
+
+
+def _divide(a: int, b: int) -> int:
+    """Towards zero. A size that depends on the batch is not negative, and only a divisor can be."""
+    return a // b if b > 0 else -(a // -b)
 
 
 def _identity(node: Node, value: int | Ints) -> int | Ints:
@@ -39,7 +50,7 @@ def _identity(node: Node, value: int | Ints) -> int | Ints:
 
 def _cast(node: Node, value: int | Ints) -> int | Ints:
     if node.get("to") not in {6, 7}:
-        raise ModelError("a shape cast to anything but an integer type is not supported")
+        raise ModelError("a cast of the number of rows to anything but an integer type is not supported")
     return value
 
 
@@ -54,13 +65,14 @@ def _concat(node: Node, *values: Ints) -> Ints:
 def _slice(
     node: Node,
     value: Ints,
-    starts: Ints | None = None,
-    ends: Ints | None = None,
+    starts: int | Ints | None = None,
+    ends: int | Ints | None = None,
     axes: object = None,
-    steps: Ints = (1,),
+    steps: int | Ints | None = None,
 ) -> Ints:
-    (start,), (end,) = node.get("starts", starts), node.get("ends", ends)
-    return value[start : end : steps[0]]
+    starts, ends = node.get("starts", starts), node.get("ends", ends)
+    ((start,), (end,), (step,)) = (_vector(v) for v in (starts, ends, 1 if steps is None else steps))
+    return value[start:end:step]
 
 
 def _unsqueeze(node: Node, value: int, axes: object = None) -> Ints:
@@ -74,16 +86,32 @@ def _squeeze(node: Node, value: Ints, axes: object = None) -> int:
     return single
 
 
-INTEGER_OPERATORS: dict[str, Rule] = {
-    "Add": partial(_elementwise, python.add),
-    "Sub": partial(_elementwise, python.sub),
-    "Mul": partial(_elementwise, python.mul),
-    "Div": partial(_elementwise, python.floordiv),  # sizes are not negative
-    "Identity": _identity,
-    "Cast": _cast,
-    "Gather": _gather,
-    "Concat": _concat,
-    "Slice": _slice,
-    "Unsqueeze": _unsqueeze,
-    "Squeeze": _squeeze,
+def _reshape(node: Node, value: int | Ints, shape: int | Ints) -> int | Ints:
+    vector = _vector(value)
+    if shape == ():
+        (single,) = vector
+        return single
+    if len(_vector(shape)) != 1 or _vector(shape)[0] not in {-1, len(vector)}:
+        raise ModelError("a shape cannot become a matrix")
+    return vector
+
+
+def _where(node: Node, condition: int | Ints, a: int | Ints, b: int | Ints) -> Ints:
+    return tuple(i if choice else j for choice, i, j in zip(*_spread(condition, a, b), strict=True))
+
+
+INTEGER_OPERATORS: dict[str, Operator] = {
+    "Add": operator(partial(_elementwise, python.add)),
+    "Cast": operator(_cast, "to saturate round_mode"),
+    "Concat": operator(_concat, "axis"),
+    "Div": operator(partial(_elementwise, _divide)),
+    "Gather": operator(_gather, "axis"),
+    "Identity": operator(_identity),
+    "Mul": operator(partial(_elementwise, python.mul)),
+    "Reshape": operator(_reshape, "allowzero"),
+    "Slice": operator(_slice, "starts ends axes"),
+    "Squeeze": operator(_squeeze, "axes"),
+    "Sub": operator(partial(_elementwise, python.sub)),
+    "Unsqueeze": operator(_unsqueeze, "axes"),
+    "Where": operator(_where),
 }
