@@ -46,14 +46,15 @@ def save(
     return path
 
 
-def truth(model: Path | bytes, x: Tensor, rows: int | None = None) -> Tensor:
-    """Run onnxruntime on batches of ``rows`` (all of them together by default)."""
+def truth(model: Path | bytes, x: Tensor, rows: int | None = None, output: int = 0) -> Tensor:
+    """Run onnxruntime, its optimisations off, on batches of ``rows`` (all of them together by default)."""
     onnxruntime.set_default_logger_severity(3)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), options)
     name = session.get_inputs()[0].name
-    parts = [session.run(None, {name: part.numpy()})[0] for part in x.split(rows or len(x))]
+    parts = [session.run(None, {name: part.numpy()})[output] for part in x.split(rows or len(x))]
     return torch.from_numpy(np.concatenate(parts))
 
 

@@ -319,6 +319,209 @@ def test_squeeze_and_unsqueeze(tmp_path):
     check(tmp_path, [node("Squeeze", "x a")], (3, 1, 4), a=ints(-2))
 
 
+UNARY = {
+    "Abs": {}, "Erf": {}, "Exp": {}, "Mish": {}, "Softplus": {}, "Softsign": {}, "Celu": {"alpha": 0.7},
+    "Elu": {"alpha": 1.3},
+    "HardSigmoid": {"alpha": 0.3, "beta": 0.4}, "HardSwish": {}, "Selu": {"alpha": 1.5, "gamma": 1.2},
+    "ThresholdedRelu": {"alpha": 0.3}, "LogSoftmax": {"axis": -1}, "Gelu": {"approximate": "tanh"}, "Sin": {},
+    "Atan": {},
+    "Shrink": {"lambd": 0.3, "bias": 0.1}, "LpNormalization": {"p": 1}, "MeanVarianceNormalization": {"axes": [1, 2]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "attributes"), UNARY.items())
+def test_functions_of_one_tensor(tmp_path, op, attributes):
+    # selu and the like only in single precision: the specification's defaults are single numbers
+    check(tmp_path, [node(op, **attributes)], (5, 4), opset=20)
+    if op in {"Celu", "Elu", "HardSigmoid", "Selu", "ThresholdedRelu", "Gelu", "Shrink"}:
+        check(tmp_path, [node(op)], (5, 4), opset=20)
+
+
+@pytest.mark.parametrize("op", ["Log", "Sqrt", "Reciprocal"])
+def test_functions_of_positive_numbers(tmp_path, op):
+    check(tmp_path, [node("Exp", "x", "e"), node(op, "e")], (5, 4))
+
+
+@pytest.mark.parametrize("exponent", [2.0, 3.0, 0.5, -1.0, f32(4)], ids=lambda e: str(np.shape(e)))
+def test_power(tmp_path, exponent):
+    check(tmp_path, [node("Exp", "x", "e"), node("Pow", "e c")], (3, 4), c=np.float32(exponent))
+    check(tmp_path, [node("Exp", "x", "e"), node("Pow", "e c")], (3, 4), c=ints(*[2] * 4))
+
+
+@pytest.mark.parametrize("op", ["Max", "Min", "Sum", "Mean"])
+def test_of_several_tensors(tmp_path, op):
+    check(tmp_path, [node("Neg", "x", "n"), node(op, "x n c s")], (3, 4), c=f32(4), s=f32_scalar(0.1))
+    check(tmp_path, [node(op, "x")], (3, 4))
+
+
+@pytest.mark.parametrize(
+    "slope", [f32_scalar(0.3), f32(3, 1), f32(4), f32(3, 4), f32(1, 3, 1)], ids=lambda s: str(s.shape)
+)
+def test_prelu(tmp_path, slope):
+    check(tmp_path, [node("PRelu", "x c")], (3, 4), c=slope)
+
+
+@pytest.mark.parametrize("op", ["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"])
+def test_comparisons_and_where(tmp_path, op):
+    nodes = [node(op, "x c", "b"), node("Not", "b", "n"), node("Where", "b x d", "w"), node("Where", "n w x")]
+    check(tmp_path, nodes, (3, 4), opset=16, gradient=False, c=f32_scalar(0.2), d=f32(4))
+
+
+@pytest.mark.parametrize("reduce", ["Max", "Min", "L1", "L2", "LogSumExp", "SumSquare", "Prod"])
+def test_further_reductions(tmp_path, reduce):
+    for attributes in ({"axes": [1]}, {"axes": [-1, 1], "keepdims": 0}):
+        check(tmp_path, [node(f"Reduce{reduce}", **attributes)], (3, 4), opset=13)
+
+
+NORMS = {
+    "LayerNormalization": [((3, 4), "x s b", {"axis": -1}, (4,)), ((3, 4), "x s", {"axis": 1, "epsilon": 0.1}, (3, 4))],
+    "InstanceNormalization": [((3, 4, 2), "x s b", {}, (3,))],
+    "GroupNormalization": [((4, 3), "x s b", {"num_groups": 2}, (2,))],
+    "LRN": [
+        ((5, 2, 2), "x", {"size": 3}, ()),
+        ((5, 2, 2), "x", {"size": 4, "alpha": 0.5, "beta": 0.6, "bias": 2.0}, ()),
+    ],
+}
+
+
+@pytest.mark.parametrize(("op", "form"), [(op, form) for op, forms in NORMS.items() for form in forms], ids=str)
+def test_normalisations(tmp_path, op, form):
+    shape, names, attributes, parameters = form
+    given = {name: f32(*parameters) for name in names.split()[1:]}
+    check(tmp_path, [node(op, names, **attributes)], shape, opset=18, **given)
+
+
+TRANSPOSED = [
+    ((9,), {}), ((7,), {"strides": [2], "pads": [1, 0]}), ((4, 5), {"strides": [2, 3], "output_padding": [1, 2]}),
+    ((4, 5), {"pads": [1, 1, 1, 1], "dilations": [2, 1]}), ((4, 5), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    ((4, 5), {"strides": [2, 2], "auto_pad": "SAME_LOWER"}), ((4, 5), {"strides": [3, 2], "output_shape": [10, 10]}),
+    ((4, 5), {"strides": [3, 2], "output_shape": [13, 12]}), ((2, 3, 4), {"strides": [2, 1, 2]}),
+    ((4, 5), {"strides": [2, 2], "pads": [1, 0, 0, 1], "output_padding": [1, 1]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "attributes"), TRANSPOSED, ids=str)
+@pytest.mark.parametrize("group", [1, 2])
+def test_conv_transpose(tmp_path, size, attributes, group):
+    weight = f32(4, 3, *[3] * len(size))
+    nodes = [node("ConvTranspose", "x w b", group=group, **attributes)]
+    check(tmp_path, nodes, (4, *size), w=weight, b=f32(3 * group))
+
+
+RESIZED = [
+    {"mode": mode, "coordinate_transformation_mode": way}
+    for mode in ("nearest", "linear", "cubic")
+    for way in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
+]
+RESIZED += [{"nearest_mode": way} for way in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")]
+RESIZED += [{"mode": "cubic", "cubic_coeff_a": -0.5}, {"mode": "cubic", "exclude_outside": 1}]
+
+
+@pytest.mark.parametrize("attributes", RESIZED, ids=str)
+def test_resize(tmp_path, attributes):
+    for scales in ([1, 1, 2, 3], [1, 1, 1.5, 1], [1, 1, 0.5, 0.75]):
+        scales = np.array(scales, np.float32)
+        check(tmp_path, [node("Resize", "x - s", **attributes)], (2, 4, 4), s=scales)
+    check(tmp_path, [node("Resize", "x - - z", **attributes)], (2, 4, 5), free=False, z=ints(1, 2, 7, 9))
+
+
+def test_resize_before_opset_11(tmp_path):
+    for mode in ("nearest", "linear"):
+        check(tmp_path, [node("Resize", "x s", mode=mode)], (2, 3, 4), opset=10, s=np.array([1, 1, 2, 2], np.float32))
+        check(tmp_path, [node("Upsample", "x s", mode=mode)], (2, 3, 4), opset=9, s=np.array([1, 1, 2, 3], np.float32))
+        check(tmp_path, [node("Upsample", mode=mode, scales=[1.0, 1.0, 2.0, 2.0])], (2, 3, 4), opset=7)
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_depth_and_space(tmp_path, mode):
+    check(tmp_path, [node("DepthToSpace", blocksize=2, mode=mode)], (8, 2, 3))
+    check(tmp_path, [node("SpaceToDepth", blocksize=2)], (2, 4, 6))
+
+
+def test_tile_expand_and_others(tmp_path):
+    check(tmp_path, [node("Tile", "x r")], (3, 1), r=ints(1, 2, 3))
+    check(tmp_path, [node("Expand", "x r")], (3, 1), r=ints(1, 3, 4))
+    check(tmp_path, [node("Expand", "x r")], (3, 1), r=ints(1, 1, 4))
+    check(tmp_path, [node("CumSum", "x a", exclusive=1, reverse=1)], (3, 4), a=np.int64(-1))
+    check(tmp_path, [node("Trilu", "x k", upper=0)], (3, 4), opset=14, k=np.int64(1))
+    check(tmp_path, [node("GlobalMaxPool")], (3, 4, 2))
+    check(tmp_path, [node("Einsum", "x w", equation="bij,jk->bik")], (3, 4), w=f32(4, 2))
+    check(
+        tmp_path, [node("AveragePool", kernel_shape=[2, 2], dilations=[2, 1], pads=[1, 0, 1, 0])], (3, 5, 5), opset=19
+    )
+    check(tmp_path, [node("GatherElements", "x i", axis=2)], (2, 3), free=False, i=ints(0, -1, 2, 1).reshape(1, 2, 2))
+
+
+RECURRENT = [
+    {}, {"direction": "reverse"}, {"direction": "bidirectional"}, {"clip": 0.3}, {"activations": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("attributes", RECURRENT, ids=str)
+@pytest.mark.parametrize(("op", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
+def test_recurrent(tmp_path, op, gates, attributes):
+    size, sides = 3, 2 if attributes.get("direction") == "bidirectional" else 1
+    if attributes.get("activations"):
+        chosen = {"RNN": ["Relu"], "GRU": ["Sigmoid", "Softsign"], "LSTM": ["Sigmoid", "Relu", "Tanh"]}[op]
+        attributes = {"activations": chosen}
+    constants = {
+        "w": f32(sides, gates * size, 2),
+        "r": f32(sides, gates * size, size),
+        "b": f32(sides, 2 * gates * size),
+    }
+    constants["h"] = f32(sides, 1, size)
+    names = "x_ w r b - h"
+    if op == "LSTM":
+        constants |= {"c": f32(sides, 1, size), "p": f32(sides, 3 * size)}
+        names += " c p"
+    turned = node("Transpose", "x", "x_", perm=[1, 0, 2])
+    back = node("Transpose", "out", "y", perm=[2, 0, 1, 3])
+    check(
+        tmp_path,
+        [turned, node(op, names, "out", hidden_size=size, **attributes), back],
+        (4, 2),
+        free=False,
+        **constants,
+    )
+    last = [
+        turned,
+        node(op, names, "- last", hidden_size=size, **attributes),
+        node("Transpose", "last", perm=[1, 0, 2]),
+    ]
+    check(tmp_path, last, (4, 2), free=False, **constants)
+    plain = {name: constants[name] for name in ("w", "r")}
+    check(tmp_path, [turned, node(op, "x_ w r", "out", hidden_size=size, **attributes), back], (4, 2), **plain)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_gru_with_its_reset_before_or_after(tmp_path, after):
+    constants = {"w": f32(1, 9, 2), "r": f32(1, 9, 3), "b": f32(1, 18)}
+    nodes = [node("Transpose", "x", "t", perm=[1, 0, 2])]
+    nodes += [node("GRU", "t w r b", "out", hidden_size=3, linear_before_reset=after), node("Squeeze", "out a", "s")]
+    check(tmp_path, [*nodes, node("Transpose", "s", perm=[1, 0, 2])], (4, 2), a=ints(1), **constants)
+
+
+def test_a_branch_that_is_known(tmp_path):
+    info = [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)]
+    branches = {
+        "then_branch": helper.make_graph([node("Relu", "x", "t")], "then", [], info),
+        "else_branch": helper.make_graph([node("Neg", "x", "t")], "else", [], info),
+    }
+    for choice in (True, False):
+        check(tmp_path, [node("If", "c", **branches)], (4,), c=np.array(choice))
+
+
+def test_sizes_that_are_the_same_for_all_batches_are_constants(tmp_path):
+    nodes = [
+        node("Shape", "x", "shape"), node("Gather", "shape two", "width"), node("Cast", "width", "wide", to=1),
+        node("Sqrt", "wide", "root"), node("Div", "x root", "scaled"), node("Equal", "shape minus", "is"),
+        node("ConstantOfShape", "three", "ones", value=helper.make_tensor("v", TensorProto.INT64, [1], [1])),
+        node("Where", "is ones shape", "target"), node("Expand", "scaled target"),
+    ]  # fmt: skip
+    module = check(tmp_path, nodes, (3, 4), two=np.int64(2), minus=ints(-1), three=ints(3))
+    assert "steps=5" in repr(module)
+
+
 def test_dropout_and_cast_do_nothing(tmp_path):
     check(tmp_path, [node("Dropout", "x", "y mask")], (3,), opset=10)
     check(tmp_path, [node("Dropout", "x r")], (3,), r=f32_scalar(0.5))

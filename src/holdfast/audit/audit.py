@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from itertools import islice
@@ -56,6 +56,7 @@ def audit(
     examples: str | slice | range | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    sizes: Mapping[str, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     max_forwards: int | None = None,
@@ -104,6 +105,8 @@ def audit(
     batch_size : int, optional
         Rows a call of the model, 64 on a CPU and 512 on a GPU by default. Verdicts are bit for bit the same for any
         order and any split of the examples as long as it is the same.
+    sizes : mapping, optional
+        The sizes of dimensions that an ONNX file leaves free, by their names or places in its input's shape.
     mean, std : tuple of float, optional
         A normalisation to put before the model, so that budgets mean raw inputs.
     max_forwards : int, optional
@@ -156,7 +159,7 @@ def audit(
     plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)
     name = writable_name(str(model)) if isinstance(model, str | Path) else type(model).__name__
     source = load_data(data, split=split, examples=examples)
-    module = load_model(model, weights, weights_key=weights_key, trust=trust, shape=source.shape)
+    module = load_model(model, weights, weights_key=weights_key, trust=trust, shape=source.shape, sizes=sizes)
     if positive is not None:
         module = OneLogit(module, positive)
     if processes.device is not None and not isinstance(model, nn.Module):

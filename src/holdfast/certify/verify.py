@@ -12,7 +12,7 @@ import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models import OnnxModule, load_model
 from holdfast.models.borrow import borrowed
 from holdfast.models.files import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Verification", "verify"]
 
@@ -79,6 +82,7 @@ def verify(
     seconds: float = 600.0,
     seed: int = 0,
     prover: Prover | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Verification:
     """Decide whether a network has a property.
 
@@ -95,6 +99,8 @@ def verify(
         Of the attack's random starts.
     prover : callable, optional
         What to prove with; :func:`~holdfast.certify.provers.prove` if it is not given.
+    sizes : mapping, optional
+        The sizes of dimensions that an ONNX file leaves free, see :func:`~holdfast.models.load_onnx`.
 
     Returns
     -------
@@ -116,7 +122,7 @@ def verify(
         raise SettingError(f"the time limit is {seconds} seconds; give a number of at least 0")
     deadline = began + seconds
     prop = prop if isinstance(prop, Property) else read_vnnlib(prop)
-    module = model if isinstance(model, nn.Module) else load_model(model)
+    module = model if isinstance(model, nn.Module) else load_model(model, sizes=sizes)
     shape = module.input_shape if isinstance(module, OnnxModule) else (prop.inputs,)
     dtype = next((t.dtype for t in module.state_dict().values() if t.is_floating_point()), _declared(prop))
     _check(module, prop, shape, dtype)

@@ -88,6 +88,7 @@ def smooth(
     examples: str | None,
     seed: int,
     batch_size: int | None,
+    sizes: dict[str, int] | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     positive: int | None,
@@ -106,7 +107,7 @@ def smooth(
     if procedure not in ("sequential", "fixed"):
         raise SettingError(f"--procedure: {procedure!r} is neither sequential nor fixed")
     source = load_data(data, split=split, examples=examples)
-    module = load_model(model, weights, weights_key=weights_key, trust=trust, shape=source.shape)
+    module = load_model(model, weights, weights_key=weights_key, trust=trust, shape=source.shape, sizes=sizes)
     if positive is not None:
         module = OneLogit(module, positive)
     settings = _Settings(

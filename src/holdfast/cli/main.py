@@ -110,6 +110,7 @@ def audit(
     weights: options.Weights = None,
     weights_key: options.WeightsKey = None,
     trust: options.Trust = False,
+    sizes: options.Sizes = None,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -171,6 +172,7 @@ def audit(
                 examples=examples,
                 seed=seed,
                 batch_size=batch_size,
+                sizes=options.parse_sizes(sizes),
                 mean=options.parse_numbers(mean, "--mean"),
                 std=options.parse_numbers(std, "--std"),
                 positive=positive,
@@ -207,6 +209,7 @@ def certify(
     weights: options.Weights = None,
     weights_key: options.WeightsKey = None,
     trust: options.Trust = False,
+    sizes: options.Sizes = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="folder for what is found; the same command resumes it")
     ] = None,
@@ -247,6 +250,7 @@ def certify(
             "examples": examples,
             "seed": seed,
             "batch_size": batch_size,
+            "sizes": options.parse_sizes(sizes),
             "mean": options.parse_numbers(mean, "--mean"),
             "std": options.parse_numbers(std, "--std"),
             "positive": positive,
@@ -291,6 +295,7 @@ def attack(
     weights: options.Weights = None,
     weights_key: options.WeightsKey = None,
     trust: options.Trust = False,
+    sizes: options.Sizes = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="a setting of the attack, such as steps=100; repeatable")
     ] = None,
@@ -325,6 +330,7 @@ def attack(
                 examples=examples,
                 seed=seed,
                 batch_size=batch_size,
+                sizes=options.parse_sizes(sizes),
                 mean=options.parse_numbers(mean, "--mean"),
                 std=options.parse_numbers(std, "--std"),
                 positive=positive,
@@ -356,6 +362,7 @@ def verify(
     weights: options.Weights = None,
     weights_key: options.WeightsKey = None,
     trust: options.Trust = False,
+    sizes: options.Sizes = None,
     timeout: Annotated[float, typer.Option("--timeout", help="the time limit in seconds", min=0)] = 600.0,
     seed: options.Seed = 0,
     out: Annotated[
@@ -366,7 +373,7 @@ def verify(
     with _faults("nothing was decided"):
         from holdfast.cli.verify import decide
 
-        network = {"weights": weights, "weights_key": weights_key, "trust": trust}
+        network = {"weights": weights, "weights_key": weights_key, "trust": trust, "sizes": options.parse_sizes(sizes)}
         decide(model, network, prop, timeout, seed, out, _out, _err)
 
 

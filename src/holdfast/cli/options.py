@@ -20,6 +20,7 @@ __all__ = [
     "Positive",
     "Seed",
     "Sigma",
+    "Sizes",
     "Split",
     "Std",
     "ThreatText",
@@ -27,6 +28,7 @@ __all__ = [
     "Weights",
     "WeightsKey",
     "parse_numbers",
+    "parse_sizes",
     "read_threat",
     "split",
 ]
@@ -49,6 +51,10 @@ WeightsKey = Annotated[
 ]
 Trust = Annotated[
     bool, typer.Option("--trust", help="let code run that a .pt2 file carries or the folder of a training run names")
+]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option("--size", help="NAME=N, the size of a dimension that an ONNX file leaves free; one option for each"),
 ]
 Data = Annotated[str, typer.Option("--data", help="digits, mnist:DIR, npz:FILE or images:DIR", show_default=False)]
 ThreatText = Annotated[
@@ -106,6 +112,23 @@ def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise SettingError(f"{name}: {text!r} is not a list of numbers; write 0.1307 or 0.49,0.48,0.45") from None
+
+
+def parse_sizes(texts: list[str] | None) -> dict[str, int] | None:
+    """Sizes of free dimensions, each as ``NAME=N``.
+
+    Raises
+    ------
+    SettingError
+        When one is written otherwise.
+    """
+    sizes = {}
+    for text in texts or []:
+        name, equals, number = text.rpartition("=")
+        if not (name and equals and number.isascii() and number.isdigit() and len(number) < 10):
+            raise SettingError(f"--size: {text!r} is not the size of a dimension; write --size height=224")
+        sizes[name] = int(number)
+    return sizes or None
 
 
 def split(text: str | None) -> tuple[str, ...]:

@@ -40,7 +40,10 @@ def decide(
         _clear(file)
     # An ONNX file is left to verify, which has onnxruntime replay what it finds.
     alone = model.lower().endswith(_ONNX) and network["weights"] is network["weights_key"] is None
-    found = verify(model if alone else load_model(model, **network), prop, seconds=seconds, seed=seed)
+    if alone:
+        found = verify(model, prop, seconds=seconds, seed=seed, sizes=network["sizes"])
+    else:
+        found = verify(load_model(model, **network), prop, seconds=seconds, seed=seed)
     if file is not None:
         _write(file, found.written())
     out.print(found.written().rstrip(), soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from holdfast.errors import ModelError
+from holdfast.errors import ModelError, SettingError
 from holdfast.files import is_file, read_text
 from holdfast.limits import check_bytes
 from holdfast.models.architectures import is_network, make_network
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_NETWORKS: Mapping[str, Callable[[Path, bool], nn.Module]] = {
-    ".onnx": lambda path, trust: load_onnx(path),
-    ".onnx.gz": lambda path, trust: load_onnx(path),
-    ".pt2": lambda path, trust: load_exported(path, trust=trust),
+_NETWORKS: Mapping[str, Callable[[Path, bool, Mapping[str, int] | None], nn.Module]] = {
+    ".onnx": lambda path, trust, sizes: load_onnx(path, sizes),
+    ".onnx.gz": lambda path, trust, sizes: load_onnx(path, sizes),
+    ".pt2": lambda path, trust, sizes: load_exported(path, trust=trust),
 }
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
 TRAINED = "train.json"
@@ -49,6 +49,7 @@ def load_model(
     weights_key: str | None = None,
     trust: bool = False,
     shape: Shape | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> nn.Module:
     """Build a model and load its weights.
 
@@ -76,6 +77,8 @@ def load_model(
         reading one that somebody else made is running a program of theirs.
     shape
         Of one input, which a network by name is made for; others know it themselves.
+    sizes
+        The sizes of dimensions that an ONNX file leaves free, see :func:`~holdfast.models.load_onnx`.
 
     Returns
     -------
@@ -89,6 +92,8 @@ def load_model(
     """
     if weights_key is not None and weights is None:
         raise ModelError(f"weights_key: {weights_key} names a part of a file of weights; give the file as weights")
+    if sizes and (isinstance(spec, nn.Module) or not str(spec).lower().endswith((".onnx", ".onnx.gz"))):
+        raise SettingError("sizes are those of free dimensions of an ONNX file; leave them out")
     if isinstance(spec, nn.Module):
         return spec if weights is None else _with_weights(spec, weights, weights_key)
     if not isinstance(spec, str | Path):
@@ -108,7 +113,7 @@ def load_model(
                 raise ModelError(
                     f"{text}: carries its own weights, so {weights} cannot be loaded into it; leave it out"
                 )
-            return load(Path(text), trust)
+            return load(Path(text), trust, sizes)
     if text.lower().endswith(".py"):
         raise ModelError(f"{text}: which function makes the model? write {text}:NAME")
     if text.lower().endswith(_WEIGHTS):

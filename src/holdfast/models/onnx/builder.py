@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from holdfast.models.onnx.schema import check_attributes, check_inputs, schema_o
 from holdfast.models.onnx.tensors import read_sparse, read_tensor, torch_type
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 # Constants computed from others may take so many bytes, and so many times those that they are computed from.
@@ -106,6 +106,8 @@ class Builder:
         check_attributes(node, proto, operator, schema)
         node = replace(node, attributes=read_attributes(proto, self.folder))
         check_inputs(node, schema, [self._type(name) for name in node.inputs])
+        if node.op == "CastLike":  # only the type of its second input counts, and that is known
+            node = replace(node, inputs=node.inputs[:1], attributes={"like": self._type(node.inputs[1])})
         varying = [self.values[name][0] for name in node.inputs if name in self.values]
         if not varying:
             self._store(node, self._compute(node, operator, 0))
@@ -189,9 +191,10 @@ class Builder:
         if node.op == "Cast":
             wanted = torch_type(node.get("to"))
         elif node.op == "CastLike":
-            wanted = self._type(node.inputs[1])
+            wanted = node.get("like")
         elif node.op == "ConstantOfShape":
-            return torch.float32 if node.get("value") is None else node.get("value").dtype  # type: ignore[no-any-return]
+            value: Tensor | None = node.get("value")
+            return torch.float32 if value is None else value.dtype
         elif node.op == "Range":
             return self._type(node.inputs[0]) or torch.int64
         elif node.op in {"LinearClassifier", "LinearRegressor", "Normalizer", "Scaler"}:
@@ -201,7 +204,7 @@ class Builder:
     # Steps
 
     def _add_shape(self, node: Node, operator: Operator) -> None:
-        """A node that takes no tensor that depends on the input, but sizes: mostly they are the same for all batches."""
+        """A node that takes sizes, and no tensor that depends on the input: mostly all batches give the same."""
         outlines = [[tensor.shape for tensor in self._outline(node, operator, example)] for example in (0, 1)]
         if outlines[0] == outlines[1]:
             first, second = (self._compute(node, operator, example) for example in (0, 1))
@@ -230,13 +233,15 @@ class Builder:
             self._store(node, _tensors(first, "cpu"))
             return
         self._weigh(node, arguments, [a for a, _ in results])
-        self.values.update((n, pair) for n, pair in zip(node.outputs, results, strict=False) if n and pair[0] is not None)
+        self.values.update(
+            (n, pair) for n, pair in zip(node.outputs, results, strict=False) if n and pair[0] is not None
+        )
         self.steps.append(Step(node, rule, arguments))
 
     def _arguments(self, node: Node, operator: Operator) -> tuple[Name | Value, ...]:
         on_shapes = operator is INTEGER_OPERATORS.get(node.op)
         arguments: list[Name | Value] = []
-        for place, name in enumerate(node.inputs[:1] if node.op == "CastLike" else node.inputs):
+        for place, name in enumerate(node.inputs):
             if not name:
                 arguments.append(None)
                 continue
@@ -280,7 +285,7 @@ class Builder:
                 self._values += bytes_
                 taken = [self._outlined(a, 0) for a in arguments]
                 self._products += 2 * -(-value.numel() * _factors(node, taken) // rows)
-            elif value is not None and any(abs(size) >= 2**63 for size in _vector(value)[:_SETTING + 1]):
+            elif value is not None and any(abs(size) >= 2**63 for size in _vector(value)[: _SETTING + 1]):
                 raise ModelError("a shape is beyond what 64 bits hold")
             elif value is not None and len(_vector(value)) > _SETTING:
                 raise ModelError(f"a shape has more than {_SETTING} entries")
@@ -312,7 +317,9 @@ def _number(value: Tensor, name: str) -> Value:
         number: float | int = value.item()
         return number
     if value.dim() > 1 or len(value) > _SETTING:
-        raise ModelError(f"its input {quoted(name)} has the shape {tuple(value.shape)}, and should be a list of numbers")
+        raise ModelError(
+            f"its input {quoted(name)} has the shape {tuple(value.shape)}, and should be a list of numbers"
+        )
     return tuple(value.tolist())
 
 

@@ -8,7 +8,6 @@ reported with its node's name, and what a node asks for is known before anything
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +22,11 @@ from holdfast.models.onnx.fuse import fused
 from holdfast.models.onnx.module import OnnxModule
 from holdfast.models.onnx.node import quoted
 from holdfast.models.onnx.read import needed_nodes, opsets, read_model
-from holdfast.models.onnx.tensors import torch_type, type_name
+from holdfast.models.onnx.tensors import torch_type
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
 _ADVICE = "export it with a free batch dimension (dynamic_axes, or torch.export.Dim)"
@@ -113,7 +114,9 @@ def _module(
         )
     by_row = rows[0] == rows[1]
     if not (isinstance(answer[0], torch.Tensor) and answer[0].is_floating_point()):
-        raise ModelError(f"output {quoted(output)} is not of floating point; a classifier gives a number for each class")
+        raise ModelError(
+            f"output {quoted(output)} is not of floating point; a classifier gives a number for each class"
+        )
     if by_row and answer[0].shape[:1] != (1,):
         raise ModelError(f"output {quoted(output)} has no batch dimension; {_ADVICE}")
     module = OnnxModule(
@@ -178,7 +181,9 @@ def _input_type(graph_input: Any, sizes: Mapping[str, int]) -> tuple[int | None,
         raise SettingError(f"input {name} has no free dimension {quoted(sorted(unused)[0])} besides its batch")
     batch, shape = found[0], tuple(size for size in found[1:] if size is not None)
     if wrong := [size for size in shape if not isinstance(size, int) or isinstance(size, bool) or size < 1]:
-        raise SettingError(f"input {name} cannot have a dimension of size {wrong[0]}; give a whole number of at least 1")
+        raise SettingError(
+            f"input {name} cannot have a dimension of size {wrong[0]}; give a whole number of at least 1"
+        )
     dtype = torch_type(kind.elem_type)
     check_bytes(2 * torch.Size(shape).numel() * dtype.itemsize, f"input {name} of shape {shape}")
     if batch is not None and batch >= 2**31:

@@ -66,9 +66,10 @@ def _modulo(node: Node, a: Operand, b: Operand) -> Tensor:
 
 def _power(node: Node, base: Operand, exponent: Operand) -> Tensor:
     """The result has the base's type, whatever the exponent's is."""
-    power = torch.pow(base, exponent)  # type: ignore[call-overload]
-    assert isinstance(power, Tensor)
-    return power.to(base.dtype) if isinstance(base, Tensor) else power
+    if not isinstance(base, Tensor):
+        base, exponent = _pair(base, exponent)
+    power = torch.pow(base, exponent)
+    return power if power.dtype == base.dtype else power.to(base.dtype)
 
 
 def _several(function: Callable[[Operand, Operand], Operand], node: Node, *inputs: Operand) -> Operand:
@@ -94,7 +95,7 @@ def _compare(function: Callable[..., Tensor], node: Node, a: Operand, b: Operand
 def _where(node: Node, condition: Operand, a: Operand, b: Operand) -> Tensor:
     if not isinstance(condition, Tensor):
         raise ModelError("its condition is a single constant; export the network with constants folded")
-    return torch.where(condition, a, b)  # type: ignore[arg-type]
+    return torch.where(condition, a, b)
 
 
 def _cast(node: Node, x: Tensor, like: Tensor | None = None) -> Tensor:
@@ -137,7 +138,8 @@ def _selu(node: Node, x: Tensor) -> Tensor:
     if not {"alpha", "gamma"} & node.attributes.keys():
         return functional.selu(x)
     alpha, gamma = node.get("alpha", _SELU_ALPHA), node.get("gamma", _SELU_GAMMA)
-    return gamma * functional.elu(x, alpha)
+    scaled: Tensor = gamma * functional.elu(x, alpha)
+    return scaled
 
 
 _SELU_ALPHA, _SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875  # the specification's defaults

@@ -109,7 +109,7 @@ class OnnxModule(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         """Move buffers; those of another precision keep it."""
         before = {name: self.get_buffer(name) for name in self._fixed}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, tensor in before.items():
             self._buffers[name] = tensor.to(self.get_buffer(name).device)
         return self

@@ -153,13 +153,15 @@ def _pad(
     node: Node,
     x: Tensor,
     pads: Ints | int | None = None,
-    value: float | None = None,
+    value: float | tuple[float] | None = None,
     axes: Ints | int | None = None,
 ) -> Tensor:
     pads = node.get("pads", pads)
-    if pads is None:
+    if not isinstance(pads, tuple):
         raise ModelError("its pads are missing")
     value = node.get("value", value)
+    if isinstance(value, tuple):  # a list of one is taken for a number
+        (value,) = value
     axes = tuple(range(x.dim())) if axes is None else several(axes)
     if len({axis % x.dim() for axis in axes}) < len(axes) or any(not -x.dim() <= axis < x.dim() for axis in axes):
         raise ModelError(f"its axes {axes} are not different ones of {x.dim()} dimensions")

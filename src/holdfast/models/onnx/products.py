@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from holdfast.models.onnx.node import Node
 
 
-def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | float | None = None) -> Tensor:
+def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
     a = a.T if node.get("transA", 0) else a
     weight = b if node.get("transB", 0) else b.T
-    if alpha == beta == 1 and isinstance(c, Tensor) and c.dim() == 1 and len(c) == len(weight):
+    if alpha == beta == 1 and c is not None and c.dim() == 1 and len(c) == len(weight):
         return functional.linear(a, weight, c)
     product = functional.linear(a, weight)
     product = product if alpha == 1 else alpha * product

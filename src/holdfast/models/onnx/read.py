@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from holdfast import limits
 from holdfast.errors import ModelError
+from holdfast.limits import check_bytes
 from holdfast.models.files import existing_file, one_line
 from holdfast.models.onnx.node import quoted
 from holdfast.models.onnx.tensors import read_sparse, read_tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = ["MAX_NODES", "needed_nodes", "opsets", "read_attributes", "read_model"]
@@ -43,6 +44,7 @@ def read_model(path: Path) -> tuple[Any, Path | None]:
         import onnx
     except ImportError as error:
         raise ModelError("reading ONNX needs the package onnx: pip install 'holdfast[onnx]'") from error
+    check_bytes(path.stat().st_size, "the file")
     data = path.read_bytes()
     zipped = data[:2] == b"\x1f\x8b"
     try:

@@ -40,7 +40,9 @@ def _without_axes(op: str, x: Tensor) -> Tensor:
 
 
 def _sum(x: Tensor, axes: Ints, keep: bool) -> Tensor:
-    return torch.sum(x, axes, keepdim=keep, dtype=x.dtype)
+    if not x.is_floating_point():  # which torch would widen
+        return torch.sum(x, axes, keepdim=keep, dtype=x.dtype)
+    return torch.sum(x, axes, keepdim=keep)
 
 
 def _mean(x: Tensor, axes: Ints, keep: bool) -> Tensor:

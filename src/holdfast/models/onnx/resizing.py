@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from holdfast.limits import check_bytes
 from holdfast.models.onnx.node import Operator, operator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from holdfast.models.onnx.node import Node
@@ -30,7 +32,12 @@ Floats = tuple[float, ...]
 _COORDINATES = {
     "align_corners", "asymmetric", "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "tf_half_pixel_for_nn",
 }  # fmt: skip
-_ROUNDINGS = {"ceil", "floor", "round_prefer_ceil", "round_prefer_floor"}
+_ROUNDINGS: dict[str, Callable[..., Any]] = {
+    "ceil": np.ceil,
+    "floor": np.floor,
+    "round_prefer_ceil": lambda origins: np.floor(origins + 0.5),
+    "round_prefer_floor": lambda origins: np.ceil(origins - 0.5),
+}
 _MODES = {"cubic", "linear", "nearest"}
 
 
@@ -43,7 +50,6 @@ class _Manner:
     rounding: str
     cubic: float
     exclude_outside: bool
-    antialias: bool
 
 
 @dataclass(frozen=True)
@@ -76,16 +82,14 @@ def _manner(node: Node, coordinates: str, rounding: str | None) -> _Manner:
     rounding = rounding or node.get("nearest_mode", "round_prefer_floor")
     mode = node.get("mode", "nearest")
     mode = {"bilinear": "linear"}.get(mode, mode)
-    for word, known in ((mode, _MODES), (coordinates, _COORDINATES), (rounding, _ROUNDINGS)):
+    for word, known in ((mode, _MODES), (coordinates, _COORDINATES), (rounding, _ROUNDINGS.keys())):
         if word not in known:
             raise ModelError(f"resizing by '{word[:40]}' is not supported: {', '.join(sorted(known))} are")
     cubic, outside = node.get("cubic_coeff_a", -0.75), bool(node.get("exclude_outside", 0))
-    return _Manner(mode, coordinates, rounding, cubic, outside, bool(node.get("antialias", 0)))
+    return _Manner(mode, coordinates, rounding, cubic, outside)
 
 
-def _steps(
-    x: Tensor, axes: Ints | range, scales: Floats | None, sizes: Ints | None, policy: str
-) -> dict[int, _Step]:
+def _steps(x: Tensor, axes: Ints | range, scales: Floats | None, sizes: Ints | None, policy: str) -> dict[int, _Step]:
     """What becomes of each dimension that is named."""
     scales, sizes = scales or None, sizes or None  # an empty input is one left out
     given = scales if sizes is None else sizes
@@ -124,6 +128,13 @@ def _resized(node: Node, x: Tensor, steps: dict[int, _Step], manner: _Manner) ->
             continue
         if axis == 0:
             raise ModelError("it resizes the first dimension, which holds the examples")
+        # of these, the specification's reference and onnxruntime have readings of their own
+        if node.get("antialias", 0) and step.scale < 1:
+            raise ModelError("making smaller with antialias is not supported")
+        if manner.coordinates == "align_corners" and step.target != step.length * step.scale:
+            raise ModelError(
+                f"align_corners is not supported where {step.length} entries become {step.target} by rounding"
+            )
         check_bytes(step.length * step.target * 8, f"resizing {step.length} entries to {step.target}")
         if manner.mode == "nearest":
             places = torch.from_numpy(_nearest(step, manner)).to(x.device)
@@ -154,31 +165,25 @@ def _origins(step: _Step, coordinates: str) -> NDArray[np.float64]:
 @lru_cache(maxsize=64)
 def _nearest(step: _Step, manner: _Manner) -> NDArray[np.int64]:
     origins = _origins(step, manner.coordinates)
-    rounded = {
-        "ceil": np.ceil,
-        "floor": np.floor,
-        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-        "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-    }[manner.rounding](origins)
-    return np.clip(rounded, 0, step.length - 1).astype(np.int64)
+    rounded: NDArray[np.float64] = _ROUNDINGS[manner.rounding](origins)
+    places: NDArray[np.int64] = np.clip(rounded, 0, step.length - 1).astype(np.int64)
+    return places
 
 
 @lru_cache(maxsize=64)
 def _matrix(step: _Step, manner: _Manner) -> NDArray[np.float64]:
     """The weights ``(target, length)`` of the original's entries in the new ones."""
     origins = _origins(step, manner.coordinates)
-    stretch = max(1.0, 1 / step.scale) if manner.antialias else 1.0  # a wider kernel where entries are left out
-    reach = math.ceil((2 if manner.mode == "cubic" else 1) * stretch)
+    reach = 2 if manner.mode == "cubic" else 1
     first = np.floor(origins).astype(np.int64)
     matrix = np.zeros((step.target, step.length))
     rows = np.arange(step.target)
     for offset in range(-reach + 1, reach + 1):
         places = first + offset
-        distance = np.abs(origins - places) / stretch
+        distance = np.abs(origins - places)
         weights = _cubic(distance, manner.cubic) if manner.mode == "cubic" else np.maximum(1 - distance, 0.0)
         inside = (places >= 0) & (places < step.length)
-        excluded = manner.exclude_outside or manner.antialias
-        weights = np.where(inside, weights, 0.0) if excluded else weights
+        weights = np.where(inside, weights, 0.0) if manner.exclude_outside else weights
         np.add.at(matrix, (rows, np.clip(places, 0, step.length - 1)), weights)
     total = matrix.sum(1, keepdims=True)
     normalised: NDArray[np.float64] = matrix / np.where(total == 0, 1.0, total)

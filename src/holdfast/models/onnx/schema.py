@@ -6,13 +6,14 @@ has and holdfast does not honour, is refused, since to pass it over would make a
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import ModelError
 from holdfast.models.onnx.node import Node, Operator, quoted
 from holdfast.models.onnx.tensors import type_name
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["check_attributes", "check_inputs", "schema_of"]
 
@@ -62,7 +63,9 @@ def check_inputs(node: Node, schema: Any, types: list[torch.dtype | None]) -> No
         Of the inputs; None for one that is left out or is a shape.
     """
     if not schema.min_input <= len(types) <= schema.max_input:
-        raise ModelError(f"it takes {schema.min_input} to {schema.max_input} inputs in opset {node.opset}, {len(types)} are given")
+        raise ModelError(
+            f"it takes {schema.min_input} to {schema.max_input} inputs in opset {node.opset}, {len(types)} are given"
+        )
     if len(node.outputs) > schema.max_output:
         raise ModelError(f"it has {schema.max_output} outputs in opset {node.opset}, {len(node.outputs)} are named")
     allowed = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
@@ -79,6 +82,6 @@ def check_inputs(node: Node, schema: Any, types: list[torch.dtype | None]) -> No
             continue
         if bound.setdefault(formal.type_str, dtype) != dtype:
             raise ModelError(
-                f"it mixes {type_name(bound[formal.type_str])} and {type_name(dtype)} (its input {quoted(name)}), which "
-                "ONNX does not convert by itself"
+                f"it mixes {type_name(bound[formal.type_str])} and {type_name(dtype)} (its input {quoted(name)}), "
+                "which ONNX does not convert by itself"
             )

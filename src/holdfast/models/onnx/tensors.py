@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import stat
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +13,9 @@ from torch import Tensor
 from holdfast.errors import ModelError
 from holdfast.limits import check_bytes
 from holdfast.models.onnx.node import quoted
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # By the numbers of onnx.TensorProto.DataType: torch's type, and the field that holds the values where they are not raw.
 _TYPES: dict[int, tuple[torch.dtype, str]] = {
@@ -139,7 +141,9 @@ def _external(proto: Any, size: int, folder: Path | None, what: str) -> bytes:
     entries = {entry.key: entry.value for entry in proto.external_data}
     location = entries.get("location", "")
     if folder is None:
-        raise ModelError(f"{what} lies in another file, {quoted(location)}, which a gzipped network cannot name; unzip it")
+        raise ModelError(
+            f"{what} lies in another file, {quoted(location)}, which a gzipped network cannot name; unzip it"
+        )
     shown = f"{what} lies in {quoted(location)}"
     try:
         path = (folder / location).resolve()
@@ -154,8 +158,10 @@ def _external(proto: Any, size: int, folder: Path | None, what: str) -> bytes:
         raise ModelError(f"{shown}, which is not a file")
     if offset < 0 or length != size or offset + length > status.st_size:
         raise ModelError(
-            f"{shown}, bytes {offset} to {offset + length} of {status.st_size}, where {size} are needed; export it again"
+            f"{shown}, bytes {offset} to {offset + length} of {status.st_size}, where {size} are needed; "
+            "export it again"
         )
     with path.open("rb") as file:
         file.seek(offset)
-        return file.read(length)
+        found: bytes = file.read(length)
+    return found

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from torch import Tensor
 from torch.nn import functional
 
 from holdfast.errors import ModelError
@@ -14,6 +13,8 @@ from holdfast.limits import check_bytes
 from holdfast.models.onnx.node import Operator, operator
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from holdfast.models.onnx.node import Node
 
 
@@ -44,6 +45,8 @@ def _window(node: Node, kernel: tuple[int, ...], sizes: tuple[int, ...]) -> _Win
     auto = node.get("auto_pad", "NOTSET")
     if auto not in _AUTOMATIC:
         raise ModelError(f"its auto_pad '{auto[:20]}' is not one of {', '.join(_AUTOMATIC)}")
+    if auto != "NOTSET" and any(node.get("pads", ())):
+        raise ModelError("it has both auto_pad and pads, of which one can hold")
     pads: tuple[int, ...] = node.get("pads", (0,) * 2 * rank) if auto == "NOTSET" else (0,) * 2 * rank
     for name, numbers, count, least in (
         ("strides", strides, rank, 1), ("dilations", dilations, rank, 1), ("pads", pads, 2 * rank, 0),
@@ -92,7 +95,9 @@ def _conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     padding = window.begins
     if not window.symmetric:
         x, padding = _padded(x, window.begins, window.ends), (0,) * len(padding)
-    return _CONVOLUTIONS[weight.dim() - 2](x, weight, bias, window.strides, padding, window.dilations, node.get("group", 1))
+    return _CONVOLUTIONS[weight.dim() - 2](
+        x, weight, bias, window.strides, padding, window.dilations, node.get("group", 1)
+    )
 
 
 def _max_pool(node: Node, x: Tensor) -> Tensor:
@@ -154,23 +159,22 @@ def _transposed(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = Non
     if wanted is None and auto in {"SAME_UPPER", "SAME_LOWER"}:
         wanted = tuple(size * stride for size, stride in zip(sizes, window.strides, strict=True))
     if wanted is not None:
-        total = [size - target for size, target in zip(whole, wanted[-rank:], strict=True)]
-        less, more_ = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
-        begins, ends = (less, more_) if auto == "SAME_UPPER" else (more_, less)
+        total = [max(size - target, 0) for size, target in zip(whole, wanted[-rank:], strict=True)]
+        # what is wanted beyond the reach of the window is empty, and lies at the end
+        extra = tuple(m + max(target - size, 0) for m, size, target in zip(extra, whole, wanted[-rank:], strict=True))
+        less, rest = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        begins, ends = (less, rest) if auto == "SAME_UPPER" else (rest, less)
     function = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}[rank]
-    rest = (node.get("group", 1), window.dilations)
-    fits = all(more < max(s, d) for more, s, d in zip(extra, window.strides, window.dilations, strict=True))
-    if begins == ends and fits and min(begins) >= 0:
-        return function(x, weight, bias, window.strides, begins, extra, *rest)
-    check_bytes(
-        math.prod((len(x), node.get("group", 1) * weight.shape[1], *whole)) * x.element_size(), f"spreading to {whole} places"
-    )
-    y = function(x, weight, bias, window.strides, 0, 0, *rest)
-    if min(begins) < 0 or any(more > end for more, end in zip(extra, ends, strict=True)):
-        raise ModelError("its output is larger than what its window reaches; export it with smaller pads")
-    for axis, (begin, end, more) in enumerate(zip(begins, ends, extra, strict=True), start=2):
-        y = y.narrow(axis, begin, y.shape[axis] - begin - (end - more))
-    return y
+    group = node.get("group", 1)
+    if begins == ends and all(m < max(s, d) for m, s, d in zip(extra, window.strides, window.dilations, strict=True)):
+        return function(x, weight, bias, window.strides, begins, extra, group, window.dilations)
+    check_bytes(math.prod((len(x), group * weight.shape[1], *whole)) * x.element_size(), f"spreading to {whole} places")
+    y = function(x, weight, None, window.strides, 0, 0, group, window.dilations)
+    amounts = [
+        n for b, e, m in zip(reversed(begins), reversed(ends), reversed(extra), strict=True) for n in (-b, m - e)
+    ]
+    y = functional.pad(y, amounts)
+    return y if bias is None else y + bias.reshape(-1, *[1] * rank)
 
 
 def _explicit(node: Node) -> Node:
