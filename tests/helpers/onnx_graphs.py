@@ -32,6 +32,7 @@ def save(
     opset: int = 13,
     kind: int = TensorProto.FLOAT,
     outputs: tuple[str, ...] = ("y",),
+    kind_out: int | None = None,
     **constants: Any,
 ) -> Path:
     """Write a graph from input ``x`` to ``outputs``; ``shape`` has the batch first."""
@@ -39,7 +40,7 @@ def save(
         nodes,
         "graph",
         [helper.make_tensor_value_info("x", kind, shape)],
-        [helper.make_tensor_value_info(name, kind, None) for name in outputs],
+        [helper.make_tensor_value_info(name, kind_out or kind, None) for name in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)

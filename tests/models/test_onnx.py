@@ -208,9 +208,9 @@ def test_unsupported_operator(tmp_path):
 UNSUPPORTED = [
     ([node("BatchNormalization", "x c c c c", training_mode=1)], (1, 2), "export in eval mode"),
     ([node("Dropout", "x r t")], (1, 2), "export in eval mode"),
-    ([node("Shape", "x", "s"), node("ReduceSum", "s", "n"), node("Cast", "n", "f", to=1), node("Add", "x f")], ("N", 2),
+    ([node("Shape", "x", "sh"), node("ReduceSum", "sh", "n"), node("Cast", "n", "f", to=1), node("Add", "x f")], ("N", 2),
      "on shapes that change"),
-    ([node("Shape", "x", "s"), node("Cast", "s", "n", to=1), node("Add", "x n")], ("N", 2), "integer type"),
+    ([node("Shape", "x", "sh"), node("Cast", "sh", "n", to=1), node("Add", "x n")], ("N", 2), "integer type"),
     ([node("Cast", "x", "h", to=TensorProto.FLOAT16), node("Add", "x h")], (1, 2), "mixes float and float16"),
     ([node("Cast", "x", "i", to=TensorProto.INT64), node("Relu", "i")], (1, 2), "not of floating point"),
     ([node("Add", "x d")], (1, 2), "mixes float and double"),
@@ -238,7 +238,9 @@ def test_unsupported_forms(tmp_path, nodes, shape, words):
 
 def test_a_network_of_whole_numbers(tmp_path):
     nodes = [node("Cast", "x", "f", to=1), node("Mul", "f s", "m"), node("Add", "m o")]
-    path = save(tmp_path / "net.onnx", nodes, ("N", 3), kind=TensorProto.UINT8, s=np.float32(1 / 255), o=f32(3))
+    path = save(
+        tmp_path / "net.onnx", nodes, ("N", 3), kind=TensorProto.UINT8, kind_out=1, s=np.float32(1 / 255), o=f32(3)
+    )
     module = load_onnx(path)
     x = torch.tensor([[0, 7, 255], [1, 2, 3]], dtype=torch.uint8)
     torch.testing.assert_close(module(x), truth(path, x))
@@ -252,7 +254,7 @@ def test_a_network_of_whole_numbers(tmp_path):
 
 def test_an_embedding(tmp_path):
     nodes = [node("Gather", "table x", "e"), node("ReduceMean", "e", axes=[1], keepdims=0)]
-    path = save(tmp_path / "net.onnx", nodes, ("N", 3), kind=TensorProto.INT64, table=f32(5, 4))
+    path = save(tmp_path / "net.onnx", nodes, ("N", 3), kind=TensorProto.INT64, kind_out=1, table=f32(5, 4))
     x = torch.tensor([[0, 4, 1], [-1, 2, 2]])
     torch.testing.assert_close(load_onnx(path)(x), truth(path, x))
 
@@ -336,13 +338,12 @@ def test_numbers_of_labels_beside_scores(tmp_path):
     assert "'ai.onnx.ml::TreeEnsembleClassifier' is not supported" in message(path)
 
 
-@pytest.mark.parametrize("labels", [1, 2])
-def test_a_linear_classifier_of_two_classes(tmp_path, labels):
+def test_a_linear_classifier_of_two_classes(tmp_path):
     domain, x = "ai.onnx.ml", torch.randn(5, 2)
     for transform in ("NONE", "LOGISTIC", "SOFTMAX"):
         linear = helper.make_node(
             "LinearClassifier", ["x"], ["label", "y"], domain=domain, classlabels_ints=[0, 1],
-            coefficients=[0.3, -0.8] * labels, intercepts=[0.1] * labels, post_transform=transform,
+            coefficients=[0.3, -0.8, 0.1, 0.2], intercepts=[0.1, -0.1], post_transform=transform,
         )  # fmt: skip
         path = save(tmp_path / "net.onnx", [linear], ("N", 2), outputs=("label", "y"))
         model = onnx.load(path)
@@ -394,7 +395,6 @@ EXPORTED = {
     "lstm": (lambda: Net(gated, nn.LSTM(4, 3, batch_first=True), nn.Linear(3, 3)), (5, 4)),
     "gru": (lambda: Net(gated, nn.GRU(4, 3, batch_first=True, bidirectional=True), nn.Linear(6, 3)), (5, 4)),
 }  # fmt: skip
-BOUNDED = [name for name in EXPORTED if name not in {"lstm", "gru"}]
 
 
 def exported(name, path, free):
@@ -419,11 +419,17 @@ def test_what_torch_exports(tmp_path, name, free):
     assert module(x[:0]).shape == (0, 3)
 
 
-@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_what_torch_exports_is_bounded(tmp_path, name):
     net, x = exported(name, tmp_path / "net.onnx", free=False)
     threat = Linf(0.01)
-    ours, theirs = output_bounds(load_onnx(tmp_path / "net.onnx"), x, threat), output_bounds(net, x, threat)
+    ours = output_bounds(load_onnx(tmp_path / "net.onnx"), x, threat)
+    if name in {"gru", "lstm"}:  # which torch exports in one piece, as ONNX does not hold them
+        assert (ours.lower <= net(x)).all()
+        assert (net(x) <= ours.upper).all()
+        assert (ours.upper - ours.lower < 0.2).all()
+        return
+    theirs = output_bounds(net, x, threat)
     loose = 1.5 if name in {"gelu-tanh", "group-norm"} else 1.01  # parts are bounded there, and the whole in torch
     assert ours.lower.isfinite().all()
     assert ((ours.upper - ours.lower) <= loose * (theirs.upper - theirs.lower) + 1e-4).all()

@@ -26,7 +26,7 @@ REFUSED = {
     r".*_u?int(2|4)$|.*(FLOAT8|FLOAT4|INT4|INT2).*|cast_e8m0_.*|.*e8m0.*": "are not supported",  # fewer than eight bits
     r".*_uint(16|32|64)(_expanded)?": "are not supported",  # torch does not compute with them
     r"(cast|equal)_.*(STRING|string).*|castlike_.*STRING.*": "not supported",
-    r"mod_.*_fmod_0_.*|mod_float_edge.*": "it needs the attribute fmod",
+    r"mod_.*fmod_0.*": "it needs the attribute fmod",
     r"batchnorm_.*_training_mode": "export in eval mode",
     r"training_dropout.*": "export in eval mode",
     r"resize_tf_crop_and_resize.*": "'tf_crop_and_resize' is not supported",
@@ -36,7 +36,7 @@ REFUSED = {
     r"if_(seq|opt)|identity_(opt|sequence)|.*sequence.*": "",  # sequences and optional values
     r"if": "depends on the network's input",
     r"affine_grid_.*_expanded": "depends on the network's input",  # the shape of the result does
-    r"not_4d": "opset",
+    r"not_.*": "opset",
 }
 
 

@@ -17,7 +17,7 @@ from holdfast.models.onnx.module import Key, Name, Step
 from holdfast.models.onnx.moves import reshape
 from holdfast.models.onnx.node import Node, Operator, Rule, Value, quoted
 from holdfast.models.onnx.operators import OPERATORS
-from holdfast.models.onnx.read import MAX_NODES, read_attributes
+from holdfast.models.onnx.read import MAX_NODES, read_attributes, renamed
 from holdfast.models.onnx.schema import check_attributes, check_inputs, schema_of
 from holdfast.models.onnx.tensors import read_sparse, read_tensor, torch_type
 
@@ -65,7 +65,10 @@ class Builder:
 
     def take_tensors(self, graph: Any) -> None:
         """Note a graph's own tensors."""
-        for tensor in (*graph.initializer, *graph.sparse_initializer):
+        self._take([*graph.initializer, *graph.sparse_initializer])
+
+    def _take(self, tensors: list[Any]) -> None:
+        for tensor in tensors:
             name = tensor.values.name if hasattr(tensor, "values") else tensor.name
             if name in self._stored:
                 raise ModelError(f"two tensors are named {quoted(name)}; export it again")
@@ -80,6 +83,8 @@ class Builder:
         name, opset = proto.name or next(iter(proto.output), ""), self.opsets.get(domain, 0)
         node = Node(proto.op_type, name, tuple(proto.input), tuple(proto.output), {}, opset)
         try:
+            if any(isinstance(word, bytes) for word in (domain, name, proto.op_type, *proto.input, *proto.output)):
+                raise ModelError("one of its names is not UTF-8")
             self._nodes += 1
             if self._nodes > MAX_NODES:
                 raise ModelError(f"the graph has more than {MAX_NODES} nodes")
@@ -125,13 +130,22 @@ class Builder:
         if branches.keys() != {"then_branch", "else_branch"}:
             raise ModelError("it has not two branches")
         branch = branches["then_branch" if self._constant(condition).item() else "else_branch"]
+        if branch.sparse_initializer:
+            raise ModelError("its branch has sparse tensors, which are not supported there")
         if len(branch.output) != len(node.outputs):
             raise ModelError(f"its branch gives {len(branch.output)} values for {len(node.outputs)} outputs")
-        self.take_tensors(branch)
+        # another branch may use the same names
+        own = {name for inner in branch.node for name in inner.output} | {tensor.name for tensor in branch.initializer}
+        names = {name: f"{node.outputs[0]}/{name}" for name in own if name}
+        tensors = [type(tensor).FromString(tensor.SerializeToString()) for tensor in branch.initializer]
+        for tensor in tensors:
+            tensor.name = names[tensor.name]
+        self._take(tensors)
         for inner in branch.node:
-            self.add(inner)
+            self.add(renamed(inner, names))
         for source, name in zip(branch.output, node.outputs, strict=True):
-            self.add(type(proto)(op_type="Identity", name=node.name, input=[source.name], output=[name]))
+            known = names.get(source.name, source.name)
+            self.add(type(proto)(op_type="Identity", name=node.name, input=[known], output=[name]))
 
     # Constants
 
@@ -332,9 +346,11 @@ def _vector(value: Any) -> tuple[int, ...]:
 
 
 def _tensors(result: Any, device: str) -> list[Tensor]:
-    """Results as tensors, sizes among them; what a rule leaves out is left out at the end."""
-    found = [v if isinstance(v, Tensor | None) else torch.tensor(v, dtype=torch.int64) for v in _listed(result)]
-    return [v.to(device) for v in found if v is not None]
+    """Results as tensors, sizes among them."""
+    results = _listed(result)
+    if any(value is None for value in results):
+        raise ModelError("it takes nothing that depends on the network's input, and is not computed beforehand")
+    return [torch.as_tensor(value, device=device) for value in results]
 
 
 def _factors(node: Node, inputs: list[Value]) -> int:

@@ -37,14 +37,11 @@ def _linear_classifier(node: Node, x: Tensor, like: Tensor) -> list[Tensor | Non
     transform = node.get("post_transform", "NONE")
     if transform not in {"LOGISTIC", "NONE", "SOFTMAX"}:
         raise ModelError(f"its post_transform '{transform[:20]}' is not supported: NONE, LOGISTIC and SOFTMAX are")
-    if rows != len(labels) and (rows, len(labels)) != (1, 2):
+    if rows != len(labels):
         raise ModelError(f"it has coefficients for {rows} classes and {len(labels)} labels")
-    if transform == "LOGISTIC":
-        scores = torch.sigmoid(scores)
-    if rows < len(labels):  # of two classes, the second's scores
-        other = 1 - scores if transform == "LOGISTIC" else -scores
-        scores = torch.cat([other, scores], 1)
-    return [None, scores.softmax(1) if transform == "SOFTMAX" else scores]
+    if transform == "NONE":
+        return [None, scores]
+    return [None, torch.sigmoid(scores) if transform == "LOGISTIC" else torch.softmax(scores, 1)]
 
 
 def _linear_regressor(node: Node, x: Tensor, like: Tensor) -> Tensor:

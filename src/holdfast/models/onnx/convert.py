@@ -75,6 +75,8 @@ def load_onnx(path: str | Path, sizes: Mapping[str, int] | None = None) -> OnnxM
     except HoldfastError as error:
         message = str(error)
         raise ModelError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from error.__cause__
+    except Exception as error:  # a file can be wrong in more ways than are looked for
+        raise ModelError(f"{path}: cannot be read ({type(error).__name__}: {one_line(error)[:200]})") from error
 
 
 def _convert(model: Any, folder: Path | None, sizes: Mapping[str, int]) -> OnnxModule:

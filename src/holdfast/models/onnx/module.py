@@ -119,10 +119,10 @@ class OnnxModule(nn.Module):
             wanted = ", ".join(map(str, ("N", *self.input_shape)))
             raise ModelError(f"the network takes inputs of shape ({wanted}), got {tuple(x.shape)}; reshape them")
         x = x if self.input_dtype.is_floating_point else self._whole(x)
-        if not self._by_row or len(x) == 1:
-            return self._run(x)
-        if len(x) == 0:
+        if x.shape[0] == 0:  # into which a shape with a free dimension cannot be read
             return self._run(x.new_zeros(1, *x.shape[1:]))[:0]
+        if not self._by_row or x.shape[0] == 1:
+            return self._run(x)
         rows: Tensor = torch.func.vmap(self._run)(x.unsqueeze(1)).squeeze(1)
         return rows
 

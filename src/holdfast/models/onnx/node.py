@@ -64,7 +64,11 @@ def operator(rule: Rule, attributes: str = "", *settings: int, scalars: bool = F
     return Operator(rule, frozenset(attributes.split()), settings, scalars)
 
 
-def quoted(name: str) -> str:
-    """A name from a file as messages show it: the beginning of a long one, and nothing that is not printable."""
+def quoted(name: str | bytes) -> str:
+    """A name from a file as messages show it: the beginning of a long one, and nothing that is not printable.
+
+    A name that is not UTF-8 comes as bytes.
+    """
+    name = name.decode(errors="backslashreplace") if isinstance(name, bytes) else name
     shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
     return f"'{''.join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)}'"

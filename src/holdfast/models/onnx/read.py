@@ -14,10 +14,10 @@ from holdfast.models.onnx.node import quoted
 from holdfast.models.onnx.tensors import read_sparse, read_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["MAX_NODES", "needed_nodes", "opsets", "read_attributes", "read_model"]
+__all__ = ["MAX_NODES", "needed_nodes", "opsets", "read_attributes", "read_model", "renamed"]
 
 MAX_NODES = 100_000  # of a graph, after its functions are written out
 _OLDEST_OPSET = 7  # before it, arithmetic broadcast by an attribute; onnxruntime draws the line here too
@@ -120,6 +120,24 @@ def _read_by(node: Any) -> Iterator[str]:
             yield from _read_by(inner)
         if attribute.HasField("g"):
             yield from (output.name for output in attribute.g.output)
+
+
+def renamed(node: Any, names: Mapping[str, str]) -> Any:
+    """A copy of a node that reads and writes some values under other names, within the graphs that it holds too."""
+    copy = type(node).FromString(node.SerializeToString())
+    _rename(copy, names)
+    return copy
+
+
+def _rename(node: Any, names: Mapping[str, str]) -> None:
+    for values in (node.input, node.output):
+        values[:] = [names.get(name, name) for name in values]
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            for inner in attribute.g.node:
+                _rename(inner, names)
+            for output in attribute.g.output:
+                output.name = names.get(output.name, output.name)
 
 
 def read_attributes(proto: Any, folder: Path | None) -> dict[str, Any]:

@@ -48,9 +48,10 @@ def _recurrent(
 ) -> list[Tensor]:
     rows_first = bool(node.get("layout", 0))
     if rows_first:
-        x = x.transpose(0, 1)
         h, c = (None if state is None else state.transpose(0, 1) for state in (h, c))
-    steps, rows = x.shape[:2]
+    else:
+        x = x.transpose(0, 1)
+    rows, steps = x.shape[:2]
     if steps > _LONGEST:
         raise ModelError(f"it takes {steps} steps, and at most {_LONGEST} are written out")
     if lengths is not None and any(length != steps for length in lengths):
@@ -76,12 +77,12 @@ def _recurrent(
         inputs = functional.linear(x, w[place], bias[: gates * size])
         found: list[Tensor] = [x] * steps
         for step in reversed(range(steps)) if backwards else range(steps):
-            state = cell(inputs[step], state)
+            state = cell(inputs[:, step], state)
             found[step] = state[0]
-        outputs.append(torch.stack(found))
+        outputs.append(torch.stack(found, 1))
         ends.append(state)
-    whole, last = torch.stack(outputs, 1), [torch.stack(states) for states in zip(*ends, strict=True)]
-    return [whole.permute(2, 0, 1, 3), *(end.transpose(0, 1) for end in last)] if rows_first else [whole, *last]
+    whole, last = torch.stack(outputs, 2), [torch.stack(states, 1) for states in zip(*ends, strict=True)]
+    return [whole, *last] if rows_first else [whole.permute(1, 2, 0, 3), *(end.transpose(0, 1) for end in last)]
 
 
 def _functions(node: Node, directions: int) -> list[tuple[Function, ...]]:
@@ -158,6 +159,7 @@ _CELLS: dict[str, Callable[[Node, Tensor, Tensor, tuple[Function, ...], Tensor |
 
 RECURRENT: dict[str, Operator] = {
     "GRU": operator(partial(_recurrent, 3), "activations clip direction hidden_size layout linear_before_reset", 4),
-    "LSTM": operator(partial(_recurrent, 4), "activations clip direction hidden_size input_forget layout", 4),
+    # its clip is left out: onnxruntime does not bound the cell's state as the specification says
+    "LSTM": operator(partial(_recurrent, 4), "activations direction hidden_size input_forget layout", 4),
     "RNN": operator(partial(_recurrent, 1), "activations clip direction hidden_size layout", 4),
 }
