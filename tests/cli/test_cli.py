@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from helpers.networks import ordinary_digits
+from helpers.onnx_graphs import node
+from helpers.onnx_graphs import save as save_onnx
 from holdfast.cli import quickstart
 from holdfast.cli.main import app
 
@@ -313,6 +315,18 @@ def test_verify_says_the_word_of_the_competition(tmp_path):
     unknown = holdfast("verify", f"{tmp_path}/nets.py:Sorted", tmp_path / "p.vnnlib", "--timeout", 2)
     assert unknown.stdout.split()[0] == "unknown"
     assert "sort" in unknown.stderr
+
+
+def test_free_dimensions_of_onnx_files_are_given_sizes(tmp_path):
+    path = save_onnx(tmp_path / "net.onnx", [node("MatMul", "x w")], ("N", "width"), w=np.ones((2, 2), np.float32))
+    (tmp_path / "p.vnnlib").write_text(PROPERTY.format(bound=2.5))
+    for size in ("width=2", "1=2"):
+        result = holdfast("verify", path, tmp_path / "p.vnnlib", "--size", size)
+        assert result.stdout.split()[0] == "unsat", result.output
+    for sizes, words in ([], "--size 1="), (["--size", "width"], "--size height=224"), (["--size", "d=2"], "free"):
+        result = holdfast("verify", path, tmp_path / "p.vnnlib", *sizes)
+        assert words in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_verify_loads_weights(tmp_path):

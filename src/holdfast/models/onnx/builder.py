@@ -350,7 +350,8 @@ def _tensors(result: Any, device: str) -> list[Tensor]:
     results = _listed(result)
     if any(value is None for value in results):
         raise ModelError("it takes nothing that depends on the network's input, and is not computed beforehand")
-    return [torch.as_tensor(value, device=device) for value in results]
+    sizes = [v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.int64) for v in results]
+    return [value.to(device) for value in sizes]
 
 
 def _factors(node: Node, inputs: list[Value]) -> int:

@@ -115,10 +115,8 @@ def _instance_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor) 
 
 
 def _group_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    groups, epsilon = node.get("num_groups"), node.get("epsilon", 1e-5)
-    if node.opset < 21:  # one scale for each group
-        scale, bias = (value.repeat_interleave(x.shape[1] // groups) for value in (scale, bias))
-    return functional.group_norm(x, groups, scale, bias, epsilon)
+    # a scale for each channel; the form of opset 18, with one for each group, is deprecated and refused
+    return functional.group_norm(x, node.get("num_groups"), scale, bias, node.get("epsilon", 1e-5))
 
 
 def _layer_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
