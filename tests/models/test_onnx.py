@@ -165,6 +165,11 @@ def test_a_double_network_stays_double(tmp_path):
     assert load_onnx(path)(torch.zeros(1, 2, dtype=torch.float64))[0].tolist() == [0.1, 1 / 3]
 
 
+def test_a_clip_of_doubles_before_opset_11_has_the_limits_of_single_precision(tmp_path):
+    path = save(tmp_path / "net.onnx", [node("Clip", min=0.0)], (1, 2), opset=10, kind=TensorProto.DOUBLE)
+    assert load_onnx(path)(torch.tensor([[1e300, 2.0]], dtype=torch.float64)).tolist() == [[2.0**128 - 2.0**104, 2.0]]
+
+
 def test_an_unused_constant_and_a_gzipped_file(tmp_path):
     path = save(tmp_path / "net.onnx", [node("Relu")], (1, 2), unused=f32(3))
     (tmp_path / "net.onnx.gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -208,7 +213,8 @@ def test_unsupported_operator(tmp_path):
 UNSUPPORTED = [
     ([node("BatchNormalization", "x c c c c", training_mode=1)], (1, 2), "export in eval mode"),
     ([node("Dropout", "x r t")], (1, 2), "export in eval mode"),
-    ([node("Shape", "x", "sh"), node("ReduceSum", "sh", "n"), node("Reshape", "x n")], ("N", 2), "on shapes that change"),
+    ([node("Shape", "x", "sh"), node("ReduceSum", "sh", "n"), node("Reshape", "x n")], ("N", 2),
+     "on shapes that change"),
     ([node("Size", "x", "n"), node("Cast", "n", "f", to=1), node("Add", "x f")], ("N", 2), "integer type"),
     ([node("Shape", "x", "sh"), node("Cast", "sh", "n", to=1), node("Add", "x n")], ("N", 2), "integer type"),
     ([node("Cast", "x", "h", to=TensorProto.FLOAT16), node("Add", "x h")], (1, 2), "mixes float and float16"),

@@ -34,7 +34,6 @@ REFUSED = {
     r"resize_downsample_.*_align_corners": "by rounding",  # of the specification's readings
     r"reduce_(max|min)_empty_set.*": "",  # the largest of no numbers
     r"if_(seq|opt)|identity_(opt|sequence)|.*sequence.*": "",  # sequences and optional values
-    r"if": "depends on the network's input",
     r"affine_grid_.*_expanded": "depends on the network's input",  # the shape of the result does
     r"not_.*": "opset",
 }

@@ -24,6 +24,7 @@ def decide(
     file: Path | None,
     out: Console,
     err: Console,
+    sizes: dict[str, int] | None = None,
 ) -> None:
     """Print the verdict, and the counterexample where there is one; ``file`` is for the same.
 

@@ -113,6 +113,9 @@ def _leaky_relu(node: Node, x: Tensor) -> Tensor:
 
 def _clip(node: Node, x: Tensor, low: Number | None = None, high: Number | None = None) -> Tensor:
     low, high = node.get("min", low), node.get("max", high)
+    if node.opset < 11 and x.dtype == torch.float64:  # where limits left out were those of single precision
+        single = torch.finfo(torch.float32)
+        low, high = single.min if low is None else low, single.max if high is None else high
     return x if low is None and high is None else torch.clamp(x, low, high)
 
 
