@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto
 from rich.console import Console
 from torch import nn
 
@@ -356,3 +357,15 @@ def test_published_instances(folder, network, prop, word):
     assert found.word == word
     if word == "sat":
         assert is_counterexample(read_vnnlib(root / folder / prop), found.x.flatten(), found.y)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT16])
+def test_casts_are_part_of_the_network(tmp_path, kind):
+    """All inputs from 1.1 to 1.9 lose so much that they become 1, or 0 in half precision once they are made tiny."""
+    nodes = [node("Mul", "x s", "u"), node("Cast", "u", "c", to=kind), node("Cast", "c", to=TensorProto.FLOAT)]
+    scale = 1e-9 if kind == TensorProto.FLOAT16 else 1.0
+    net = save(tmp_path / "net.onnx", nodes, (1, 1), s=np.float32(scale))
+    lower, upper = ("(assert (>= X_0 1.1))", "(assert (<= X_0 1.9))")
+    for y, found in (("(assert (<= Y_0 1.05))", True), ("(assert (>= Y_0 1.05))", False)):
+        prop = parse_vnnlib(f"(declare-const X_0 Real)(declare-const Y_0 Real){lower}{upper}{y}")
+        assert (verify(net, prop, seconds=3).word == "sat") == found

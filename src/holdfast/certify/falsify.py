@@ -101,7 +101,9 @@ def _slope(
         excess = asked.excess(model(x.unflatten(1, shape)).reshape(len(x), -1).double())
         # What fills up a conjunction is at minus infinity.
         total = (excess.masked_fill(excess.isinf(), 0.0) if flat else excess.relu()).sum()
-        (grad,) = torch.autograd.grad(total, x)
+        # Whole numbers and comparisons have no slope; then random starts are all there is.
+        found = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+        grad = torch.zeros_like(x) if found is None else found
     return x.detach(), excess.detach().amax(1), grad
 
 
