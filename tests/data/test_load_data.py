@@ -143,6 +143,14 @@ def test_examples_of_another_form(examples):
         load_data(tensors(), examples=examples)
 
 
+@pytest.mark.parametrize("scheme", ["", "npz:", "images:", "mnist:"])
+@pytest.mark.parametrize("path", ["a\0b", "a\ud800b", "~a\0", "~\udcff/b", "~nobody/a\0"])
+def test_paths_that_no_file_can_have(scheme, path):
+    with pytest.raises(DataError) as caught:
+        load_data(scheme + path)
+    assert str(caught.value).isprintable()
+
+
 def test_importing_data_pulls_in_no_optional_library():
     code = "import sys, holdfast.data; assert not {'PIL', 'sklearn'} & set(sys.modules), 'pulled in'"
     subprocess.run([sys.executable, "-c", code], check=True)

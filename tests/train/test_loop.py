@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.zoo import seeded, uniform
-from holdfast import L2, HoldfastError, Linf, ModelError, RunError, SettingError
+from holdfast import L2, DataError, HoldfastError, Linf, ModelError, RunError, SettingError
 from holdfast.data import from_tensors, load_data
 from holdfast.draws import Draws
 from holdfast.models.networks import digits_conv
@@ -290,6 +290,12 @@ def test_alignment_is_measured_on_confident_examples_too():
         net[1].bias += torch.tensor([30.0, 0.0])
     found = evaluate(net, Linf(0.01, box=None), uniform(8, 4), torch.zeros(8, dtype=torch.int64), seed=0)
     assert found.alignment == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_labels_of_no_class_are_not_judged(label):
+    with pytest.raises(DataError, match=rf"^example 2 has label {label}, but the model knows classes 0 to 1$"):
+        evaluate(_small(), Linf(0.05), uniform(3, 2), torch.tensor([0, 1, label]), seed=0)
 
 
 def test_one_example_is_enough_to_judge_by():

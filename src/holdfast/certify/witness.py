@@ -128,7 +128,7 @@ def _by_onnxruntime(path: Path) -> Replay:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    # its optimisations take away pairs of casts, and what those round with them
+    # An optimisation may compute another function of floating-point numbers: without pairs of casts, say.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session: Any = onnxruntime.InferenceSession(
         gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data, options, providers=["CPUExecutionProvider"]

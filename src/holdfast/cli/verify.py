@@ -24,7 +24,6 @@ def decide(
     file: Path | None,
     out: Console,
     err: Console,
-    sizes: dict[str, int] | None = None,
 ) -> None:
     """Print the verdict, and the counterexample where there is one; ``file`` is for the same.
 

@@ -95,7 +95,7 @@ def _suggestion(spec: str) -> str:
 def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # nobody has that name
+    except (RuntimeError, ValueError):  # nobody has that name, or can have it
         return Path(text)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from holdfast.arguments import inputs, labels, threat_of
+from holdfast.arguments import inputs, labels, require_classes, threat_of
 from holdfast.attacks import climb
 from holdfast.draws import Draws
 from holdfast.models.query import Query
@@ -112,6 +112,11 @@ def evaluate(
         Of PGD, whose steps are 2.5 budgets together.
     processes : Processes
         Those that share the work: all have the same model and examples, and all get the whole result.
+
+    Raises
+    ------
+    DataError
+        When inputs and labels do not fit each other, or a label is none of the model's classes.
     """
     x, threat = inputs(x), threat_of(threat)
     y = labels(y, len(x))
@@ -134,7 +139,7 @@ def _outcomes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``(N, 3)`` whether the class is right, clean, after one step and after many; ``(N,)`` cosines; classes."""
     objective = partial(cross_entropy, y=y)
-    start = query.gradient(x, objective)
+    start = query.gradient(x, lambda logits: objective(require_classes(logits, y)))
     budget = threat.budget(x)
     near, multi = (threat.sample(x, Draws(draws.seed, draws.index, stage)) for stage in (_NEAR, _MULTI))
     other = query.gradient(threat.apply(x, near), objective).grad

@@ -23,6 +23,7 @@ from holdfast.models.onnx.module import OnnxModule
 from holdfast.models.onnx.node import quoted
 from holdfast.models.onnx.read import needed_nodes, opsets, read_model
 from holdfast.models.onnx.tensors import torch_type
+from holdfast.words import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,8 +74,8 @@ def load_onnx(path: str | Path, sizes: Mapping[str, int] | None = None) -> OnnxM
     except SettingError as error:
         raise SettingError(f"{path}: {error}") from error
     except HoldfastError as error:
-        message = str(error)
-        raise ModelError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from error.__cause__
+        named = str(error).startswith(f"{plain(path)}: ")
+        raise ModelError(f"{error}" if named else f"{path}: {error}") from error.__cause__
     except Exception as error:  # a file can be wrong in more ways than are looked for
         raise ModelError(f"{path}: cannot be read ({type(error).__name__}: {one_line(error)[:200]})") from error
 
