@@ -352,7 +352,7 @@ def test_data_that_do_not_fit_are_named():
         ({"protocol": "thorough"}, "unknown protocol 'thorough'"),
         ({"threat": "l3:1"}, "unknown threat 'l3:1'"),
         ({"threat": "linf:-1"}, "at least 0"),
-        ({"max_forwards": -1}, "cannot be negative"),
+        ({"max_forwards": -1}, "max_forwards: a whole number from 0"),
         ({"batch_size": 0}, "at least 1 row"),
         ({"save_inputs": True}, "give a run folder"),
     ],

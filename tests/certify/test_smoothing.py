@@ -446,7 +446,7 @@ def test_what_makes_no_sense_is_refused_in_one_line():
     with pytest.raises(DataError, match="y: shape"):
         smoothed.certify(x, torch.tensor([1, 1]))
     with pytest.raises(ModelError):
-        Smoothed(torch.nn.Identity(), 0.5).certify(x, samples=100)
+        Smoothed(torch.nn.Unflatten(1, (1, 1)), 0.5).certify(x, samples=100)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 7, 9])

@@ -267,7 +267,8 @@ def files(tmp_path):
 
 def command(net, prop, out=None, seconds=60.0):
     said, aside = io.StringIO(), io.StringIO()
-    decide(str(net), None, prop, seconds, 0, out, Console(file=said, width=30), Console(file=aside, width=30))
+    network = {"weights": None, "weights_key": None, "trust": False, "sizes": None}
+    decide(str(net), network, prop, seconds, 0, out, Console(file=said, width=30), Console(file=aside, width=30))
     return said.getvalue(), aside.getvalue()
 
 

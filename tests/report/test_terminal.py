@@ -44,7 +44,7 @@ def test_a_closed_bracket_is_one_number():
     assert re.search(r"robust accuracy is exactly \d+\.\d\d % on these examples", text)
     assert "0 open" in text
     assert "upper bound" not in text  # what attacks alone would leave in doubt
-    assert "a deterministic proof, in real arithmetic" in text
+    assert "a deterministic proof about the network as executed" in text
 
 
 def test_an_open_bracket_says_what_is_open():

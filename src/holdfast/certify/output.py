@@ -92,13 +92,14 @@ def output_bounds(
     """
     if method not in get_args(BoundMethod):
         raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(get_args(BoundMethod))}")
-    x, steps = inputs(x), whole("steps", steps, 0)
+    model, x, steps = module_of(model), inputs(x), whole("steps", steps, 0)
+    x = x.to(next((t.dtype for t in model.state_dict().values() if t.is_floating_point()), x.dtype))
     functions = None if functions is None else one_input(functions, "functions")
     threat = threat if isinstance(threat, Region) else ball_of(threat)
     if not len(x):
         raise DataError("x: no examples to bound; give at least one")
     check_precision(x.device)
-    graph = capture(module_of(model), x)
+    graph = capture(model, x)
     region = threat if isinstance(threat, Region) else Region.around(threat, x)
     (classes,) = graph.nodes[graph.output].shape
     given = torch.eye(classes, dtype=x.dtype, device=x.device) if functions is None else functions.to(x)

@@ -134,7 +134,7 @@ class Smoothed:
         DataError
             When there are no examples.
         """
-        _check(alpha, samples=samples)
+        (samples,) = _checked(alpha, samples=samples)
         x = inputs(x)
         with self._query() as query:
             rng = Draws(self.seed, checked_index(x, None, index), _ESTIMATION)
@@ -185,7 +185,7 @@ class Smoothed:
         ModelError
             When the model does not answer with logits.
         """
-        _check(alpha, samples=samples, selection=selection)
+        samples, selection = _checked(alpha, samples=samples, selection=selection)
         x = inputs(x)
         y = None if y is None else counts(y, "y")
         index = checked_index(x, y, index)
@@ -251,7 +251,7 @@ class Smoothed:
         SettingError, DataError, ModelError
             As for :meth:`certify`.
         """
-        _check(alpha, samples=samples, selection=selection)
+        samples, selection = _checked(alpha, samples=samples, selection=selection)
         x = inputs(x)
         y = None if y is None else counts(y, "y")
         index = checked_index(x, y, index)
@@ -293,7 +293,7 @@ class Smoothed:
         SettingError
             When ``samples`` or ``alpha`` make no sense.
         """
-        _check(alpha, samples=samples)
+        (samples,) = _checked(alpha, samples=samples)
         lower = lower_bound(torch.tensor([samples]), samples, alpha)
         return float(self._proved(lower, 1 - lower, features)[1])
 
@@ -351,8 +351,8 @@ def _two_sided(votes: Tensor, chosen: Tensor, samples: int, alpha: float) -> tup
     return lower, torch.minimum(rest, upper_bound(others, samples, alpha / 2 / (votes.shape[1] - 1)))
 
 
-def _check(alpha: float, **counts: int) -> None:
-    for name, count in counts.items():
-        whole(name, count, 1, _MOST_VOTES)
+def _checked(alpha: float, **counts: int) -> tuple[int, ...]:
+    """The numbers of votes, when they and the chance of error make sense."""
     if real("alpha", alpha) >= 1:
         raise SettingError(f"alpha: a chance of error lies between 0 and 1, got {alpha:g}")
+    return tuple(whole(name, count, 1, _MOST_VOTES) for name, count in counts.items())

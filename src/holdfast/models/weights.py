@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from holdfast.errors import ModelError
@@ -95,7 +95,7 @@ def read_states(path: str | Path, key: str | None = None) -> dict[str, State]:
 def _read_safetensors(path: Path) -> object:
     check_bytes(path.stat().st_size, str(path))
     try:
-        return load_file(path, device="cpu")
+        return load(path.read_bytes())  # by content: its own reader of files takes only names in UTF-8
     except Exception as error:  # SafetensorError, or what torch says of a shape or a type that it does not know
         raise ModelError(f"{path}: not a whole safetensors file ({one_line(error)[:120]}); get it again") from error
 
