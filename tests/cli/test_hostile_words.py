@@ -152,7 +152,14 @@ def test_training_that_goes_well(folder, words):
     assert "robust accuracy" in told(*command)
 
 
-@pytest.mark.parametrize("words", [HOSTILE[0], HOSTILE[4], HOSTILE[-2].encode("utf-8", "replace").decode()])
+@pytest.mark.parametrize(
+    "words",
+    [
+        HOSTILE[0],
+        pytest.param(HOSTILE[4], marks=pytest.mark.slow),
+        pytest.param(HOSTILE[-2].encode("utf-8", "replace").decode(), marks=pytest.mark.slow),
+    ],
+)
 def test_in_a_terminal(words, tmp_path):
     """Where colours and a progress line are drawn too."""
     (tmp_path / f"{_name(words)}.py").write_text(NETS.format(words=words))
