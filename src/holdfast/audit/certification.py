@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from holdfast.audit.protocols import endless
 from holdfast.certify.certificate import METHODS, RUNS, Method, Runs
 from holdfast.certify.certify import Certifier
+from holdfast.certify.doubt import CHECKS
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.threats import Ball, Threat
@@ -40,17 +41,27 @@ class CertificationPlan:
         What the proofs are about.
     arithmetic : str
         One of :data:`holdfast.certify.certificate.RUNS`: the network as it runs, or in exact arithmetic.
+    checks : int
+        About how many of the examples are attacked if they are proved.
     """
 
     method: Method
     seconds: float
     budgets: tuple[float, ...]
     threat: Ball
-    arithmetic: Runs
+    arithmetic: Runs = "executed"
+    checks: int = CHECKS
 
     @classmethod
     def of(
-        cls, method: str, seconds: float, budgets: Sequence[float | str], threat: Threat, arithmetic: str = "executed"
+        cls,
+        method: str,
+        seconds: float,
+        budgets: Sequence[float | str],
+        threat: Threat,
+        *,
+        arithmetic: str = "executed",
+        checks: int = CHECKS,
     ) -> Self | None:
         """The plan as a user writes it; None where nothing is to be proved of the model itself.
 
@@ -75,7 +86,9 @@ class CertificationPlan:
             raise SettingError(f"certify: a proof needs a finite budget, but the threat is {threat.name}")
         if arithmetic not in RUNS:
             raise SettingError(f"certify_arithmetic: unknown arithmetic {arithmetic!r}; choose {' or '.join(RUNS)}")
-        return cls(method, float(seconds), _smaller(budgets, threat), threat, arithmetic)
+        if checks < 0:
+            raise SettingError(f"certify_checks: a number of examples cannot be negative, got {checks}")
+        return cls(method, float(seconds), _smaller(budgets, threat), threat, arithmetic, checks)
 
     def certifier(self, model: nn.Module, query: Query, x: Tensor) -> Certifier:
         """What proves something of a model, normalisation included, that takes inputs like ``x``."""
@@ -103,6 +116,7 @@ class CertificationPlan:
             "seconds": self.seconds,
             "budgets": self.budgets,
             "arithmetic": self.arithmetic,
+            "checks": self.checks,
         }
 
 

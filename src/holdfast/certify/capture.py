@@ -17,7 +17,7 @@ from holdfast.certify.graph import Graph, Interval, Node
 from holdfast.certify.rounding import Arithmetic
 from holdfast.certify.rules import RULES, Builder, Symbol
 from holdfast.errors import ModelError
-from holdfast.models.borrow import borrowed
+from holdfast.models.borrow import borrowed, given_copies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +68,7 @@ def trace(model: nn.Module, x: Tensor, within: Interval | None = None) -> Progra
     if not len(x):
         raise ModelError("a network is captured at an input, and none was given")
     x = x.detach()
-    with borrowed(model, 0):
+    with borrowed(model, 0), given_copies(model):
         exported = unwritten(export(model, x[:1]))
         for _ in range(_DECOMPOSITIONS):
             unknown = {str(node.target) for node in _depending(exported) if _rule_name(node) not in RULES}

@@ -32,6 +32,7 @@ from holdfast.certify.certificate import (
 )
 from holdfast.certify.crown import MEMORY, crown
 from holdfast.certify.domains import Problem
+from holdfast.certify.doubt import CHECKS, Doubt
 from holdfast.certify.graph import Graph, Node
 from holdfast.certify.margins import Margins, crown_margins, each_margin, interval_margins, specification
 from holdfast.certify.operations.linear import Scale
@@ -67,6 +68,7 @@ def certify(
     std: tuple[float, ...] | None = None,
     memory: int = MEMORY,
     arithmetic: Runs = "executed",
+    checks: int = CHECKS,
 ) -> list[Certificate]:
     """Prove that no admissible change turns an example into a mistake, or find one that does.
 
@@ -95,6 +97,9 @@ def certify(
     arithmetic : str
         What is proved: that the network as it runs keeps the label, whatever the order in which its sums are taken,
         ``"executed"``; or that it does in exact arithmetic, ``"exact"``.
+    checks : int
+        About how many of the examples are attacked if they are proved, as a check of the prover; of proofs in exact
+        arithmetic, those that rounding breaks are then broken.
 
     Returns
     -------
@@ -110,6 +115,8 @@ def certify(
         When inputs, labels and budgets do not fit each other, the box or the model.
     ModelError
         When the model fails, or has an operation that no bound is known for; it is named.
+    ProofError
+        When an example that was proved has been broken by an attack.
     """
     if method not in METHODS:
         raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(METHODS)}")
@@ -117,6 +124,8 @@ def certify(
         raise SettingError(f"arithmetic: unknown arithmetic {arithmetic!r}; choose one of {', '.join(RUNS)}")
     if memory < 1:
         raise SettingError(f"memory: a positive number of bytes is needed, got {memory}")
+    if checks < 0:
+        raise SettingError(f"checks: a number of examples cannot be negative, got {checks}")
     if y.shape != (len(x),) or y.is_floating_point():
         raise DataError(f"y must hold {len(x)} class numbers, one an input; got {y.dtype} {tuple(y.shape)}")
     if not len(x):
@@ -152,6 +161,7 @@ def certify(
                 for place, certificate in certifier.prove(part.x, part.y, threat.at(part.index)):
                     number = int(part.index[place])
                     found[number] = better(found[number], certificate)
+        found |= Doubt(query, certifier.graph, checks / len(x), seed).check(found, x, y, threat)
     return [replace(found[place], arithmetic=arithmetic) for place in range(len(x))]
 
 

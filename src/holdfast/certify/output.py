@@ -47,6 +47,7 @@ class OutputBounds:
     upper: Tensor
 
 
+@torch.inference_mode(False)
 def output_bounds(
     model: nn.Module,
     x: Tensor,

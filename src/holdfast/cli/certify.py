@@ -157,7 +157,7 @@ def _show_proofs(result: AuditResult, console: Console) -> None:
     for budget, share in found.curve:
         console.print(f"  {percent(share):>9}  within {budget:g}")
     for diagnostic in result.diagnostics:
-        if diagnostic.name in ("cannot certify", "proof cut off"):
+        if diagnostic.name in ("proof refuted before", "cannot certify", "proof cut off"):
             console.print(f"{diagnostic.level}: {diagnostic.message}", markup=False, soft_wrap=True)
     console.print(found.statement, soft_wrap=True)
 

@@ -12,6 +12,7 @@ __all__ = [
     "BatchSize",
     "BoxText",
     "CertifyBudgets",
+    "CertifyChecks",
     "CertifySeconds",
     "Data",
     "Examples",
@@ -66,6 +67,11 @@ CertifyArithmetic = Annotated[
 ]
 CertifyBudgets = Annotated[
     str | None, typer.Option("--certify-budgets", help="smaller budgets at which to prove too, such as 2/255,4/255")
+]
+
+CertifyChecks = Annotated[
+    int,
+    typer.Option("--certify-checks", help="about how many proved examples to attack, as a check of the prover", min=0),
 ]
 
 Sigma = Annotated[float | None, typer.Option("--sigma", help="the scale of smoothing's Gaussian noise")]

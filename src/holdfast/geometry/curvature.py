@@ -78,7 +78,7 @@ def curvature(model: nn.Module, x: Tensor, y: Tensor, threat: Ball, *, loss: Los
     """
     with borrowed(model), torch.enable_grad():
         inputs = x.detach().clone().requires_grad_()
-        values = loss(model(inputs), y)
+        values = loss(model(inputs.clone()), y)
         if not values.requires_grad:
             raise ModelError("no gradient reaches the model's input: curvature needs one")
         (grad,) = torch.autograd.grad(values.sum(), inputs, create_graph=True)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from holdfast.errors import ModelError
@@ -32,6 +33,7 @@ TRAINED = "train.json"
 _FORMS = "a folder of holdfast train, file.py:factory, package.module:factory, net.onnx or net.pt2"
 
 
+@torch.inference_mode(False)
 def load_model(spec: nn.Module | str | Path, weights: str | Path | None = None) -> nn.Module:
     """Build a model and load its weights.
 
