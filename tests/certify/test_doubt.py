@@ -16,6 +16,7 @@ from holdfast.certify.capture import capture
 from holdfast.certify.certify import BOUNDS
 from holdfast.certify.doubt import CHECK, Doubt, chosen
 from holdfast.certify.margins import Margins
+from holdfast.certify.rounding import REAL
 from holdfast.data import Batch
 from holdfast.models.query import Query
 
@@ -33,7 +34,7 @@ def liar(monkeypatch):
 
     def lie(graph, region, y, memory):
         told = honest(graph, region, y, memory=memory)
-        return Margins(torch.full_like(told.lower, 1e6), told.scale)
+        return Margins(torch.full_like(told.lower, 1e6), told.lost)
 
     monkeypatch.setitem(BOUNDS, "crown", lie)
 
@@ -47,7 +48,6 @@ class Turncoat(nn.Module):
 
     def forward(self, x):
         logits = self.net(x)
-        # The check of a capture looks near the examples; the step lies beyond.
         if torch.compiler.is_exporting():
             return logits
         return logits + 100.0 * (x[:, :4] > 0.99)
@@ -120,7 +120,8 @@ def test_linear_models_at_the_very_edge(eps):
         assert CHECK not in {c.method for c in found}
 
 
-def test_a_lying_capture_is_named():
+def test_a_lying_capture_is_named(monkeypatch):
+    monkeypatch.setattr("holdfast.certify.agreement.check", lambda *_: None)
     model = Turncoat()
     with pytest.raises(ProofError, match="distrust the capture of the model, whose graph has a margin of"):
         certify(model, 0.9 * X, mlp()(X).argmax(1), Linf(0.2), method="crown")
@@ -145,13 +146,18 @@ def test_what_only_rounding_breaks_is_broken_and_no_contradiction():
             return super().forward(x) + 1e-3 * (~moved) * torch.tensor([1.0, 0.0, 0.0])
 
     x = x.round(decimals=1)
-    query, check = doubt(Guarded(), capture(Rounded(), x))
+    batch, proved = Batch(torch.arange(8), x, y), dict.fromkeys(range(8), PROVED)
+    query, check = doubt(Guarded(), capture(Rounded(), x).within(REAL))
     with query:
-        found = check.attack(Batch(torch.arange(8), x, y), dict.fromkeys(range(8), PROVED), Linf(0.05))
+        found = check.attack(batch, proved, Linf(0.05))
     assert {(o.verdict, o.stage) for o in found.values()} == {("broken", CHECK)}
     for outcome in found.values():
         assert 0 < outcome.distance <= 0.05
         assert int(Guarded()(outcome.x_adv[None]).argmax()) != 0
+    # A proof about the network as executed would have been false.
+    query, check = doubt(Guarded(), capture(Rounded(), x))
+    with query, pytest.raises(ProofError, match="distrust the bounds of rounding errors"):
+        check.attack(batch, proved, Linf(0.05))
 
 
 def test_a_hair_outside_is_no_contradiction():
