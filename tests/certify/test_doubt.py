@@ -1,5 +1,6 @@
 """The check of the prover: lies are caught and told, honest proofs and rounding are not blamed."""
 
+import importlib
 import math
 import pickle
 
@@ -121,7 +122,7 @@ def test_linear_models_at_the_very_edge(eps):
 
 
 def test_a_lying_capture_is_named(monkeypatch):
-    monkeypatch.setattr("holdfast.certify.agreement.check", lambda *_: None)
+    monkeypatch.setattr(importlib.import_module("holdfast.certify.agreement"), "check", lambda *_: None)
     model = Turncoat()
     with pytest.raises(ProofError, match="distrust the capture of the model, whose graph has a margin of"):
         certify(model, 0.9 * X, mlp()(X).argmax(1), Linf(0.2), method="crown")
