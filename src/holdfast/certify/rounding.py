@@ -168,10 +168,12 @@ def summed(count: int) -> int:
 
 
 def down(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """The largest number of a precision that is not above a float64 number."""
-    rounded = value.to(dtype)
-    below = rounded.detach().nextafter(rounded.new_tensor(-torch.inf))
-    return torch.where(rounded.detach().double() > value.detach(), below, rounded)
+    """The largest number of a precision that is not above a float64 number; its derivative is 1."""
+    rounded = value.to(dtype).clamp_max(torch.finfo(dtype).max)
+    with torch.no_grad():
+        step = rounded.nextafter(rounded.new_tensor(-torch.inf)) - rounded
+        above = rounded.double() > value
+    return rounded + torch.where(above, step, 0)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
