@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from holdfast.audit.protocols import endless
@@ -100,6 +101,7 @@ class CertificationPlan:
             seconds=self.seconds,
             logits=query.bare_logits,
             arithmetic=self.arithmetic,
+            threat=self.threat.at(torch.arange(len(inputs))),
         )
 
     @property

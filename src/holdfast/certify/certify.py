@@ -33,7 +33,7 @@ from holdfast.certify.certificate import (
 from holdfast.certify.crown import MEMORY, crown
 from holdfast.certify.domains import Problem
 from holdfast.certify.doubt import CHECKS, Doubt
-from holdfast.certify.graph import Graph, Node
+from holdfast.certify.graph import Graph, Interval, Node
 from holdfast.certify.margins import Margins, crown_margins, each_margin, interval_margins, specification
 from holdfast.certify.operations.linear import Scale
 from holdfast.certify.region import Region
@@ -45,6 +45,8 @@ from holdfast.threats import Ball
 
 __all__ = ["BOUNDS", "Certifier", "certify", "normalised", "proven"]
 
+# Examples in whose sets a captured graph is compared with its model.
+_COMPARED = 3
 # Before a search for proofs, a short attack: most of what cannot be proved falls to it.
 _ATTACK = Stage("pgd", AnnealedPGD(steps=9, restarts=3))
 
@@ -143,7 +145,14 @@ def certify(
         found = {i: Certificate("broken", "clean pass", None, x[i], 0.0) for i in (~right).nonzero()[:, 0].tolist()}
         network = normalised(model, mean, std)
         certifier = Certifier.of(
-            network, x, method, seconds=seconds, logits=query.bare_logits, memory=memory, arithmetic=arithmetic
+            network,
+            x,
+            method,
+            seconds=seconds,
+            logits=query.bare_logits,
+            memory=memory,
+            arithmetic=arithmetic,
+            threat=threat.at(torch.arange(len(x[:_COMPARED]))),
         )
         if certifier.graph is None:
             raise ModelError(certifier.fault)
@@ -213,13 +222,19 @@ class Certifier:
         logits: Callable[[Tensor], Tensor],
         memory: int = MEMORY,
         arithmetic: Runs = "executed",
+        threat: Ball | None = None,
     ) -> Self:
-        """For a model that takes inputs like ``x``; one that cannot be captured leaves every example open."""
+        """For a model that takes inputs like ``x``; one that cannot be captured leaves every example open.
+
+        Its graph is compared with it near and far from the inputs, and inside the threat's sets around the first of
+        them.
+        """
         dtype = next((t.dtype for t in model.parameters() if t.is_floating_point()), x.dtype)
         if arithmetic == "executed":
             check_precision(x.device)
         try:
-            graph = capture(model, x.to(dtype)).to(x.dtype)
+            sets = None if threat is None else Region.around(threat, x[:_COMPARED])
+            graph = capture(model, x.to(dtype), None if sets is None else Interval(sets.lower, sets.upper)).to(x.dtype)
             if arithmetic == "exact":
                 graph = graph.within(REAL)
             elif dtype != x.dtype:

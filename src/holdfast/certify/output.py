@@ -12,6 +12,7 @@ from holdfast.certify.capture import capture
 from holdfast.certify.crown import Bounds, crown, interval_planes, lower_bounds
 from holdfast.certify.domains import Domains, Problem, bound_domains
 from holdfast.certify.forward import forward_bounds
+from holdfast.certify.graph import Interval
 from holdfast.certify.hidden import tightened
 from holdfast.certify.interval import interval_bounds
 from holdfast.certify.region import Region
@@ -93,8 +94,8 @@ def output_bounds(
     if method not in get_args(BoundMethod):
         raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(get_args(BoundMethod))}")
     check_precision(x.device)
-    graph = capture(model, x)
     region = threat if isinstance(threat, Region) else Region.around(threat, x)
+    graph = capture(model, x, Interval(region.lower, region.upper))
     (classes,) = graph.nodes[graph.output].shape
     given = torch.eye(classes, dtype=x.dtype, device=x.device) if functions is None else functions.to(x)
     if given.shape[-1] != classes or given.dim() not in (2, 3) or (given.dim() == 3 and len(given) != len(x)):
