@@ -42,6 +42,7 @@ class Dense:
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     weight: Tensor
     bias: Tensor | None
@@ -92,6 +93,7 @@ class Scale:
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = True
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     factor: Tensor
     shift: Tensor
@@ -135,6 +137,7 @@ class Sum:
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = True
 
     signs: tuple[int, ...]
 
@@ -175,6 +178,7 @@ class Monotone:
 
     linear: ClassVar[bool] = True
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     function: Callable[..., Tensor]
     separate: bool = False
@@ -247,6 +251,7 @@ class Weighted:
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     function: Callable[[Tensor, Tensor], Tensor]
     weight: Tensor
