@@ -9,7 +9,7 @@ from holdfast.attacks import APGD, FGSM, PGD, AttackResult
 from holdfast.audit import AuditResult, audit
 from holdfast.certify import Certificate, certify
 from holdfast.data import Batch, Source, load_data
-from holdfast.errors import DataError, HoldfastError, ModelError, RunError, SettingError
+from holdfast.errors import DataError, HoldfastError, ModelError, ProofError, RunError, SettingError
 from holdfast.models import BPDA, Query, load_model
 from holdfast.processes import Processes
 from holdfast.threats import L0, L1, L2, Box, Linf, Threat, parse_threat
@@ -35,6 +35,7 @@ __all__ = [
     "Linf",
     "ModelError",
     "Processes",
+    "ProofError",
     "Query",
     "RunError",
     "SettingError",

@@ -49,3 +49,9 @@ class RunError(HoldfastError):
     """The run folder cannot be written, is full, or belongs to another audit."""
 
     exit_code = 5
+
+
+class ProofError(HoldfastError):
+    """A proof of holdfast's own is false: an attack has broken an example that was proved robust."""
+
+    exit_code = 6

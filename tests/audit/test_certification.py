@@ -19,7 +19,7 @@ import holdfast
 from helpers.networks import ordinary_digits
 from helpers.shared import SHARED, needs_shared
 from helpers.zoo import random_linear, uniform
-from holdfast import L0, L2, Linf, RunError, SettingError
+from holdfast import L0, L2, Linf, ProofError, RunError, SettingError
 from holdfast.attacks import FAB, Outcome
 from holdfast.audit import AuditResult
 from holdfast.audit.smoothing import SmoothingPlan
@@ -98,7 +98,9 @@ def test_certified_examples_are_spared_and_the_others_fare_as_without(plain, cro
             assert mine[1] == theirs[1] == "robust"
             assert mine[4] > 0
     spared = [row for row in rows(folder, "certified, forwards, backwards") if row[0] is not None]
-    assert {row[1:] for row in spared} == {(1, 0)}
+    # The clean pass, and the check of the prover: 8 looks, then two runs of 5 steps.
+    assert {row[1:] for row in spared} == {(1 + 1 + 8 + 2 * 6, 2 * 5)}
+    assert result.certification.checked == len(spared)
     certified = sum(row[3] is not None for row in proved)
     assert result.certified_accuracy == result.bracket[0] == certified / 60
     assert result.certification.methods == {
@@ -207,7 +209,7 @@ def test_a_proof_against_a_counterexample_is_an_error(monkeypatch, tmp_path):
     broken = Outcome(3, 0, 0, "broken", "pgd", 0.1, math.nan, 1, 1, torch.zeros(1))
     with (
         RunStore(tmp_path / "store", {}, Expected(range(10))) as store,
-        pytest.raises(RunError, match=r"example 3: a proof .*pgd"),
+        pytest.raises(ProofError, match=r"example 3: a proof .*pgd"),
     ):
         store.add([broken], {3: proof})
     # On the curve: an attack has broken examples at distances at which a prover gone wrong certifies them.
@@ -215,7 +217,7 @@ def test_a_proof_against_a_counterexample_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(
         Certifier, "bound", lambda self, x, y, t: [proof] * len(x) if t.eps == 0.15 else honest(self, x, y, t)
     )
-    with pytest.raises(RunError, match=r"certified at 0.15, broken by fab at 0.\d+") as caught:
+    with pytest.raises(ProofError, match=r"certified at 0.15, broken by fab at 0.\d+") as caught:
         run(None, threat="linf:0.2", certify_budgets=(0.15,), protocol=[FAB()])
     assert "\n" not in str(caught.value)
 
@@ -224,6 +226,7 @@ def test_a_proof_against_a_counterexample_is_an_error(monkeypatch, tmp_path):
     ("options", "message"),
     [
         ({"certify": "magic"}, "unknown method 'magic'"),
+        ({"certify_checks": -1}, "cannot be negative, got -1"),
         ({"certify_seconds": 0}, "certify_seconds: a positive, finite number"),
         ({"certify_seconds": math.nan}, "certify_seconds: a positive, finite number"),
         ({"threat": "linf:inf"}, "finite budget"),

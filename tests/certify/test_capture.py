@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from helpers.onnx_graphs import node, save, truth
 from helpers.shared import SHARED, needs_shared
-from helpers.tiny import Fn
-from helpers.zoo import Moody, convnet, uniform
+from helpers.tiny import Fn, norm
+from helpers.zoo import Moody, convnet, seeded, uniform
 from holdfast import ModelError
 from holdfast.certify.capture import capture, tensors, trace
 from holdfast.models import load_model, load_onnx
@@ -37,19 +37,19 @@ FAULTS = {
     "all sums": (lambda x, head: head(x) + x.mean(), "mean"),
     "sorted batch": (lambda x, head: head(x.flip(0)), "node 'flip' (flip.default): it works along the batch"),
     "first row": (lambda x, head: head(x - x[0]), "node 'select' (select.int): it works along the batch"),
-    "first rows": (lambda x, head: head(x - x[:1]), "rows of a batch may depend on one another"),
+    "first rows": (lambda x, head: head(x - x[:1]), "rows of a batch depend on one another"),
     "softmax of the batch": (lambda x, head: head(x.softmax(0)), "it works along the batch"),
     "batch statistics": (
         lambda x, head: head(functional.batch_norm(x, None, None, training=True)),
-        "cannot be captured",
+        "the network normalises by the statistics of the batch, which ties the rows together",
     ),
     "fixed rows": (lambda x, head: head(x + torch.arange(24.0).view(4, 6)[: len(x)]), "depend on one another"),
     "dropout": (lambda x, head: head(functional.dropout(x, 0.5, True)), "it drops values at random"),
     "noise": (lambda x, head: head(x) + torch.rand(3), "draws random numbers"),
     "noise like": (lambda x, head: head(x + torch.rand_like(x)), "rand"),
     "two outputs": (lambda x, head: (head(x), x), "the network returns 2 values"),
-    "a vector": (lambda x, head: head(x).sum(1), "the network returns a tensor of shape (5,)"),
-    "an image": (lambda x, head: head(x).unsqueeze(2), "the network returns a tensor of shape (5, 3, 1)"),
+    "a vector": (lambda x, head: head(x).sum(1), "the network returns a tensor of shape (3,) for 3 inputs"),
+    "an image": (lambda x, head: head(x).unsqueeze(2), "the network returns a tensor of shape (3, 3, 1) for 3 inputs"),
     "a constant": (lambda x, head: head.bias.unsqueeze(0), "does not depend on its input"),
     "a power": (lambda x, head: head(x**1.5), "node 'pow_1' (pow.Tensor_Scalar): the power 1.5 is not bounded"),
     "weights from the input": (
@@ -186,3 +186,68 @@ def test_published_onnx_files(name):
     model = load_onnx(path)
     x = uniform(2, *model.input_shape)
     torch.testing.assert_close(capture(model, x)(x), truth(path, x, rows=1), rtol=1e-4, atol=1e-4)
+
+
+class Residual(nn.Module):
+    """``activation(norm(conv(x)) + x)``, in place wherever it can be."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False), norm(nn.BatchNorm2d(2)))
+        self.activation = activation
+
+    def forward(self, x):
+        y = self.body(self.activation(self.body(x)))
+        y += x
+        return self.activation(y)
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(2, 2, 1), nn.Hardsigmoid(inplace=True))
+
+    def forward(self, x):
+        return x * self.gate(x)
+
+
+class Recurrent(nn.Module):
+    """The last step of a recurrent layer over the rows of an image."""
+
+    def __init__(self, layer: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.layer = layer(10, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x.flatten(2).view(len(x), 5, 10))[0][:, -1]
+
+
+STYLES = {
+    "relu": lambda: Residual(nn.ReLU(inplace=True)),
+    "relu6": lambda: Residual(nn.ReLU6(inplace=True)),
+    "leaky relu": lambda: Residual(nn.LeakyReLU(0.1, inplace=True)),
+    "silu": lambda: Residual(nn.SiLU(inplace=True)),
+    "gated hardswish": lambda: nn.Sequential(Residual(nn.Hardswish(inplace=True)), Gated()),
+    "softsign and dropout": lambda: nn.Sequential(Residual(nn.Softsign()), nn.Dropout2d(0.5)),
+    "gru": lambda: Recurrent(nn.GRU),
+    "lstm": lambda: Recurrent(nn.LSTM),
+}
+
+
+@pytest.mark.parametrize("name", list(STYLES))
+def test_networks_as_people_write_them(name):
+    net = seeded(lambda: nn.Sequential(STYLES[name](), nn.Flatten(), nn.LazyLinear(3)))
+    x = uniform(2, 2, 5, 5)
+    net(x)
+    points = 20 * uniform(50, 2, 5, 5, seed=1) - 10
+    torch.testing.assert_close(capture(net, x)(points), net(points), rtol=1e-4, atol=1e-4)
+
+
+def test_batch_statistics_at_test_time_are_refused():
+    for net in (
+        nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, track_running_stats=False)),
+        nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten()),
+    ):
+        assert "normalises by the statistics of the batch" in fault(net, X)

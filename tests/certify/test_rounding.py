@@ -38,6 +38,8 @@ def test_rounding_down_and_outwards():
     for value, found in zip(values.tolist(), down(values, torch.float32).tolist(), strict=True):
         assert found <= value
     assert down(values, torch.float32)[-1] == 0.5
+    values.requires_grad_()
+    assert torch.autograd.grad(down(values, torch.float32)[:4].sum(), values)[0].tolist() == [1.0] * 4 + [0.0] * 4
     low, high = outwards(*torch.tensor([[0.1, 0.0], [0.1, 0.0]]))
     assert bool((low < torch.tensor([0.1, 0.0])).all() and (high > torch.tensor([0.1, 0.0])).all())
 

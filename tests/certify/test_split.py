@@ -169,7 +169,7 @@ def test_bounds_hold_at_samples(name):
     graph = captured(model, shape)
     size = math.prod(shape)
     lower, upper = boxes(50, size, 0)
-    network = box_bounds(graph, lower, upper)
+    network = box_bounds(graph)
     assert isinstance(network, LayerBounds) == layered
     matrix = torch.randn(50, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     known, error = network.start(lower, upper)
@@ -194,7 +194,7 @@ def test_matrices_and_rules_of_operations_agree():
     for seed in range(5):
         graph = captured(relu_network((4, 10, 10, 3), seed), (4,))
         lower, upper = boxes(40, 4, seed)
-        layers, rules = LayerBounds.of(graph, lower, upper), GraphBounds(graph)
+        layers, rules = LayerBounds.of(graph), GraphBounds(graph)
         assert layers is not None
         matrix = torch.eye(3, dtype=torch.float64).expand(40, 3, 3)
         known, _ = layers.start(lower, upper)
@@ -212,7 +212,7 @@ def test_matrices_and_rules_of_operations_agree():
 
 def test_halves_are_no_looser_than_the_whole():
     lower, upper = boxes(30, 3, 4)
-    network = box_bounds(captured(relu_network((3, 12, 12, 2), 2), (3,)), lower, upper)
+    network = box_bounds(captured(relu_network((3, 12, 12, 2), 2), (3,)))
     matrix = torch.tensor([[[1.0, -1.0]]], dtype=torch.float64).expand(30, 1, 2)
     whole = network.bound(lower, upper, network.start(lower, upper)[0], matrix)
     middle = torch.cat([((lower + upper) / 2)[:, :1], upper[:, 1:]], 1)
@@ -241,7 +241,7 @@ def test_the_error_that_is_allowed_for_covers_cancellation():
             layer.weight.copy_(torch.tensor(weight))
             layer.bias.copy_(torch.tensor(bias))
     ends = torch.tensor([[0.0]]).double(), torch.tensor([[0.1]]).double()
-    _, error = box_bounds(captured(model, (1,)), *ends).start(*ends)
+    _, error = box_bounds(captured(model, (1,))).start(*ends)
     assert float(error) > 2.0**10 * 2.0**41 * 2.0**-53
 
 

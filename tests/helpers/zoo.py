@@ -191,6 +191,17 @@ def in_place() -> nn.Module:
     return Answering(lambda m, x: m.logits(x.sub_(0.5)))
 
 
+class Standardised(nn.Module):
+    """A network behind a normalisation, done in place on the input or, the very same numbers, on a copy of it."""
+
+    def __init__(self, net: nn.Module, *, in_place: bool) -> None:
+        super().__init__()
+        self.net, self.in_place = net, in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x if self.in_place else x.clone()).sub_(0.5).div_(0.25))
+
+
 def noisy() -> nn.Module:
     """Adds noise from the global generator."""
     return Answering(lambda m, x: m.logits(x) + 0.01 * torch.randn(len(x), 3))

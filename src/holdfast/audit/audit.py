@@ -29,6 +29,7 @@ from holdfast.audit.store import RunStore
 from holdfast.audit.summary import summarise
 from holdfast.audit.tables import Expected
 from holdfast.certify.certify import normalised
+from holdfast.certify.doubt import CHECKS, Doubt
 from holdfast.certify.smoothing import Smoothed
 from holdfast.data import Batch, Source, load_data
 from holdfast.errors import ModelError, RunError, SettingError
@@ -66,6 +67,7 @@ def audit(
     certify_seconds: float = 20.0,
     certify_arithmetic: str = "executed",
     certify_budgets: Sequence[float | str] = (),
+    certify_checks: int = CHECKS,
     sigma: float | None = None,
     processes: Processes = ALONE,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -126,6 +128,8 @@ def audit(
         ``"exact"``: about the network in exact arithmetic.
     certify_budgets : sequence of float
         Smaller budgets at which to say, by the quick bounds, how much is certified.
+    certify_checks : int
+        About how many of the examples are attacked even if they are proved, drawn by the seed: a check of the prover.
     sigma : float, optional
         The scale of the noise of ``certify="smoothing"``, which certifies the smoothed classifier: another one than the
         model, and told apart from its bracket.
@@ -145,6 +149,9 @@ def audit(
     HoldfastError
         Of the kind that tells what to mend: the settings, the model, the data or the run's folder. Verdicts reached
         before are kept in the run's folder.
+    ProofError
+        When an example that was proved has been broken. The run's folder keeps what was decided; where the same call
+        resumes it, all proofs are made again and every one of them is attacked.
     """
     if max_forwards is not None:
         max_forwards = whole("max_forwards", max_forwards, 0, 2**62)
@@ -153,7 +160,9 @@ def audit(
     if processes.count > 1 and run is None:
         raise SettingError(f"the verdicts of {processes.count} processes meet in a run folder; give one, as --run DIR")
     threat, seed = threat_of(threat), whole("seed", seed, 0, LARGEST_SEED)
-    certification = CertificationPlan.of(certify, certify_seconds, certify_budgets, threat, certify_arithmetic)
+    certification = CertificationPlan.of(
+        certify, certify_seconds, certify_budgets, threat, arithmetic=certify_arithmetic, checks=certify_checks
+    )
     if sigma is not None and certify != "smoothing":
         raise SettingError("sigma: noise belongs to smoothing; choose it with certify")
     plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)
@@ -212,7 +221,9 @@ def audit(
                 ledger.report()
         else:
             certifier = certification.certifier(normalised(query.model, mean, std), query, first.x)
-            proofs = Proofs(certifier, query, certification.threat, ledger, seed, plan.samples)
+            share = 1.0 if store.refuted else certification.checks / len(source)
+            doubt = Doubt(query, certifier.graph, share, seed, plan.samples)
+            proofs = Proofs(certifier, query, certification.threat, ledger, seed, plan.samples, doubt)
             for outcomes in attack(proofs.screen(resumed)):
                 proofs.keep(outcomes)
                 ledger.report()

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from holdfast.arguments import as_list, real
 from holdfast.audit.protocols import endless
 from holdfast.certify.certificate import METHODS, RUNS, Method, Runs
 from holdfast.certify.certify import Certifier
+from holdfast.certify.doubt import CHECKS
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.threats import Ball, Threat
@@ -40,17 +42,27 @@ class CertificationPlan:
         What the proofs are about.
     arithmetic : str
         One of :data:`holdfast.certify.certificate.RUNS`: the network as it runs, or in exact arithmetic.
+    checks : int
+        About how many of the examples are attacked if they are proved.
     """
 
     method: Method
     seconds: float
     budgets: tuple[float, ...]
     threat: Ball
-    arithmetic: Runs
+    arithmetic: Runs = "executed"
+    checks: int = CHECKS
 
     @classmethod
     def of(
-        cls, method: str, seconds: float, budgets: Sequence[float | str], threat: Threat, arithmetic: str = "executed"
+        cls,
+        method: str,
+        seconds: float,
+        budgets: Sequence[float | str],
+        threat: Threat,
+        *,
+        arithmetic: str = "executed",
+        checks: int = CHECKS,
     ) -> Self | None:
         """The plan as a user writes it; None where nothing is to be proved of the model itself.
 
@@ -76,7 +88,9 @@ class CertificationPlan:
             raise SettingError(f"certify: a proof needs a finite budget, but the threat is {threat.name}")
         if arithmetic not in RUNS:
             raise SettingError(f"certify_arithmetic: unknown arithmetic {arithmetic!r}; choose {' or '.join(RUNS)}")
-        return cls(method, float(seconds), _smaller(budgets, threat), threat, arithmetic)
+        if checks < 0:
+            raise SettingError(f"certify_checks: a number of examples cannot be negative, got {checks}")
+        return cls(method, float(seconds), _smaller(budgets, threat), threat, arithmetic, checks)
 
     def certifier(self, model: nn.Module, query: Query, x: Tensor) -> Certifier:
         """What proves something of a model, normalisation included, that takes inputs like ``x``."""
@@ -88,6 +102,7 @@ class CertificationPlan:
             seconds=self.seconds,
             logits=query.bare_logits,
             arithmetic=self.arithmetic,
+            threat=self.threat.at(torch.arange(len(inputs))),
         )
 
     @property
@@ -104,6 +119,7 @@ class CertificationPlan:
             "seconds": self.seconds,
             "budgets": self.budgets,
             "arithmetic": self.arithmetic,
+            "checks": self.checks,
         }
 
 

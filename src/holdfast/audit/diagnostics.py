@@ -146,9 +146,21 @@ def examine_verdicts(
     return found
 
 
-def examine_proofs(notes: dict[str, int]) -> list[Diagnostic]:
-    """What kept examples from being certified; the notes on them, and on how many each stands."""
+def examine_proofs(notes: dict[str, int], refuted: str | None) -> list[Diagnostic]:
+    """What kept examples from being certified; the notes on them, and on how many each stands.
+
+    ``refuted`` is what an earlier session has found of a false proof.
+    """
     found = []
+    if refuted is not None:
+        found.append(
+            Diagnostic(
+                name="proof refuted before",
+                level="warning",
+                message="an earlier session found a false proof; all were made again, and each of them was attacked: "
+                + refuted,
+            )
+        )
     for note, count in notes.items():
         if note in (LOOSE, TIMEOUT):
             continue

@@ -1,7 +1,7 @@
 """Certification within an audit: what proves quickly goes before the attacks, what takes long after them."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,6 +13,7 @@ from holdfast.audit.ledger import Ledger
 from holdfast.audit.store import contradiction
 from holdfast.certify.certificate import SEARCH, Certificate
 from holdfast.certify.certify import Certifier
+from holdfast.certify.doubt import CHECK, Doubt
 from holdfast.data import Batch
 from holdfast.models.query import Query
 from holdfast.threats import Ball
@@ -40,6 +41,8 @@ class Proofs:
         Where verdicts are kept.
     seed, samples : int
         As the attacks have them.
+    doubt : Doubt
+        What attacks some of the examples that are proved.
     """
 
     certifier: Certifier
@@ -48,6 +51,7 @@ class Proofs:
     ledger: Ledger
     seed: int
     samples: int
+    doubt: Doubt
     # What the quick bounds say of examples that are under attack.
     bounds: dict[int, Certificate] = field(default_factory=dict)
 
@@ -67,8 +71,9 @@ class Proofs:
             certificates = self._bound(right, self.threat.at(right.index))
             proved = {index for index, certificate in certificates.items() if certificate.verdict == "certified"}
             missing = take(batch, torch.tensor(places))
-            decided = [clean[index] for index in missing.index.tolist() if index in wrong | proved]
-            self.ledger.add(decided, certificates)
+            attacked = self.doubt.attack(_without(missing, wrong), certificates, self.threat)
+            decided = [_after(clean[index], attacked) for index in missing.index.tolist() if index in wrong | proved]
+            self.ledger.add(decided, _withdrawn(certificates, attacked))
             self.ledger.report()
             left = _without(missing, wrong | proved)
             self.bounds |= {index: certificates[index] for index in left.index.tolist()}
@@ -96,14 +101,16 @@ class Proofs:
             return
         for batch in self._gathered(batches, _NO_CURVE):
             reached = torch.zeros(len(batch), dtype=torch.float64)
+            found: dict[int, Certificate] = {}
             for budget in sorted(budgets, reverse=True):
                 left = take(batch, reached == 0)
                 if len(left):
-                    certificates = self._bound(left, replace(self.threat, eps=budget)).values()
-                    proved = torch.tensor([certificate.verdict == "certified" for certificate in certificates])
+                    found |= self._bound(left, replace(self.threat, eps=budget))
+                    proved = torch.tensor([found[index].verdict == "certified" for index in left.index.tolist()])
                     reached[reached == 0] = proved.double() * budget
             self._check_curve(batch, reached)
-            self.ledger.store.insert("curve", list(zip(batch.index.tolist(), reached.tolist(), strict=True)))
+            passes = self._doubt_curve(batch, reached, found)
+            self.ledger.store.insert("curve", list(zip(batch.index.tolist(), reached.tolist(), strict=True)), passes)
             self.ledger.report()
 
     def _prepared(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -135,16 +142,15 @@ class Proofs:
     def _settle(self, example: Batch, certificate: Certificate) -> None:
         """Bring a certificate into an example's row, a counterexample only if the bare model agrees."""
         (index,) = example.index.tolist()
-        columns = "label, clean_prediction, verdict, stage, distance, forwards, backwards, bound"
-        (row,) = self.ledger.store.select(f"SELECT {columns} FROM examples WHERE idx = ?", index)
-        label, prediction, verdict, stage, distance, forwards, backwards, bound = row
-        before = Outcome(
-            index, label, prediction, verdict, stage, distance, math.nan, forwards, backwards, example.x[0]
-        )
+        ((bound,),) = self.ledger.store.select("SELECT bound FROM examples WHERE idx = ?", index)
+        before = self._known(example)
         if bound is not None:
             certificate = replace(
                 certificate, bound=max(bound, -math.inf if certificate.bound is None else certificate.bound)
             )
+        attacked = self.doubt.attack(example, {index: certificate}, self.threat)
+        before = _after(before, attacked)
+        certificate = _withdrawn({index: certificate}, attacked)[index]
         if certificate.verdict == "broken":
             after = self._replayed(before, example, certificate)
             if after.verdict != "broken":
@@ -168,12 +174,59 @@ class Proofs:
         (distance,) = threat.distance(x_adv, rows.x).tolist()
         return replace(outcome, verdict="broken", stage=SEARCH, distance=distance, x_adv=x_adv[0])
 
+    def _doubt_curve(
+        self, batch: Batch, reached: Tensor, certificates: Mapping[int, Certificate]
+    ) -> list[tuple[int, int, int]]:
+        """Attack some of the examples at the budgets that they have reached, and say what that has cost.
+
+        Those that rounding breaks there have reached none.
+        """
+        passes = []
+        for budget in reached[reached > 0].unique().tolist():
+            here = take(batch, reached == budget)
+            for index, check in self.doubt.attack(here, certificates, replace(self.threat, eps=budget)).items():
+                passes.append((check.forwards, check.backwards, index))
+                if check.verdict == "broken":
+                    reached[batch.index == index] = 0.0
+                    before = self._known(take(batch, batch.index == index))
+                    if before.verdict in ("robust", "undecided"):
+                        broken = replace(check, forwards=before.forwards, backwards=before.backwards)
+                        self.ledger.settle(broken, Certificate("undecided", CHECK, None, None, 0.0))
+        return passes
+
+    def _known(self, example: Batch) -> Outcome:
+        """What the store holds of an example."""
+        (index,) = example.index.tolist()
+        columns = "label, clean_prediction, verdict, stage, distance, forwards, backwards"
+        (row,) = self.ledger.store.select(f"SELECT {columns} FROM examples WHERE idx = ?", index)
+        label, prediction, verdict, stage, distance, forwards, backwards = row
+        return Outcome(index, label, prediction, verdict, stage, distance, math.nan, forwards, backwards, example.x[0])
+
     def _check_curve(self, batch: Batch, reached: Tensor) -> None:
         """No example may be certified at a budget at which an attack has broken it."""
         for index, budget in zip(batch.index.tolist(), reached.tolist(), strict=True):
             broken = "SELECT stage, distance FROM examples WHERE idx = ? AND verdict = 'broken' AND distance <= ?"
             for stage, distance in self.ledger.store.select(broken, index, budget):
                 raise contradiction(index, f"certified at {budget:g}, broken by {stage} at {distance:g}")
+
+
+def _after(outcome: Outcome, attacked: Mapping[int, Outcome]) -> Outcome:
+    """The outcome of an example, once the check of its proof is counted and, where rounding broke it, believed."""
+    check = attacked.get(outcome.index)
+    if check is None:
+        return outcome
+    passes = outcome.forwards + check.forwards, outcome.backwards + check.backwards
+    kept = check if check.verdict == "broken" else outcome
+    return replace(kept, forwards=passes[0], backwards=passes[1])
+
+
+def _withdrawn(certificates: Mapping[int, Certificate], attacked: Mapping[int, Outcome]) -> dict[int, Certificate]:
+    """Certificates without those of examples that rounding breaks: of the model that runs they say nothing."""
+    broken = {index for index, outcome in attacked.items() if outcome.verdict == "broken"}
+    return {
+        index: replace(certificate, verdict="undecided", bound=None) if index in broken else certificate
+        for index, certificate in certificates.items()
+    }
 
 
 def _without(batch: Batch, indices: set[int]) -> Batch:

@@ -85,6 +85,9 @@ class Certification(_Frozen):
     statement: str = Field(description="what a certificate says")
     interval: tuple[float, float] = Field(description="Clopper-Pearson, of the certified accuracy")
     methods: dict[str, int] = Field(description="how many examples each method proved robust")
+    checked: int = Field(
+        description="how many of the examples that were proved at the audit's own budget were attacked all the same"
+    )
     open: int = Field(description="examples that are neither broken nor proved robust")
     open_examples: list[OpenExample] = Field(description="those nearest to a proof, at most 20")
     curve: list[tuple[float, float]] = Field(

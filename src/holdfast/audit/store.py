@@ -14,7 +14,7 @@ from typing import Any, Self
 from holdfast.attacks import Outcome
 from holdfast.audit.tables import SCHEMA, TABLES, Expected, fault_between_tables, fault_of_file, fault_of_rows
 from holdfast.certify.certificate import Certificate
-from holdfast.errors import RunError
+from holdfast.errors import ProofError, RunError
 from holdfast.processes import ALONE, Processes
 
 __all__ = ["NO_CERTIFICATES", "RunStore", "contradiction"]
@@ -23,6 +23,8 @@ FILE = "run.sqlite"
 _PART, _PARTS = "run.{}.sqlite", re.compile(r"run\.[0-9]+\.sqlite")
 # What SQLite itself puts beside a file: of what was not yet written when a process was killed.
 _BESIDE = ("", "-journal", "-wal", "-shm")
+# Where meta tells of a false proof of an earlier session; in the session itself it is told as 'refuted'.
+_REFUTED = "refuted before"
 # A commit waits for the disk; what a kill can lose is what was decided since the last one, and it is decided again.
 _COMMIT_SECONDS = 0.5
 NO_CERTIFICATES: Mapping[int, Certificate] = MappingProxyType({})
@@ -50,7 +52,14 @@ class RunStore:
     ------
     RunError
         When the folder cannot be written, is full, or holds another audit or a file that no audit has written.
+
+    Attributes
+    ----------
+    refuted : str or None
+        What an earlier session found of a false proof: none of its proofs is kept.
     """
+
+    refuted: str | None
 
     def __init__(
         self, folder: Path | None, settings: dict[str, Any], expected: Expected, processes: Processes = ALONE
@@ -74,6 +83,8 @@ class RunStore:
                 self._check("main", self._where)
                 for part in self._parts():
                     self._take_in(part)
+                self._forget_proofs()
+                self.refuted = self._meta(_REFUTED)
                 if wrong := fault_between_tables(self._db, self._expected):
                     raise _refused(self._where, wrong)
         except RunError:
@@ -98,6 +109,7 @@ class RunStore:
                     f"CREATE TEMP VIEW {table} AS SELECT * FROM main.{table} UNION ALL SELECT * FROM whole.{table} "
                     f"WHERE idx NOT IN (SELECT idx FROM main.{table})"
                 )
+            self.refuted = self._meta(_REFUTED, "whole")
         self._seconds_before = float(self._meta("seconds", "whole") or 0)
 
     def _open(self, path: Path | str) -> None:
@@ -135,11 +147,21 @@ class RunStore:
         seconds = max(float(self._meta("seconds", schema) or 0) for schema in ("main", "part"))
         for table in TABLES:
             self._db.execute(f"INSERT OR REPLACE INTO main.{table} SELECT * FROM part.{table}")
-        self._db.execute("INSERT OR IGNORE INTO main.meta SELECT * FROM part.meta WHERE key = 'settings'")
+        kept = "key IN ('settings', 'refuted')"
+        self._db.execute(f"INSERT OR IGNORE INTO main.meta SELECT * FROM part.meta WHERE {kept}")
         self._db.execute("INSERT OR REPLACE INTO main.meta VALUES ('seconds', ?)", (str(seconds),))
         self._db.commit()
         self._db.execute("DETACH part")
         path.unlink()
+
+    def _forget_proofs(self) -> None:
+        """Where a proof of an earlier session was false, believe none of that session's."""
+        if self._meta("refuted") is not None:
+            self._db.execute("DELETE FROM inputs WHERE idx IN (SELECT idx FROM examples WHERE certified IS NOT NULL)")
+            self._db.execute("DELETE FROM examples WHERE certified IS NOT NULL")
+            self._db.execute("DELETE FROM curve")
+            self._db.execute("UPDATE OR REPLACE meta SET key = ? WHERE key = 'refuted'", (_REFUTED,))
+            self._db.commit()
 
     def unite(self) -> None:
         """Wait for all processes; the main one then has the verdicts of all, and to the others the store is closed."""
@@ -159,6 +181,8 @@ class RunStore:
     ) -> None:
         try:
             if self._is_open and not isinstance(error, RunError):
+                if isinstance(error, ProofError):
+                    self._db.execute("INSERT OR REPLACE INTO main.meta VALUES ('refuted', ?)", (str(error),))
                 self.commit()
         finally:
             self._close()
@@ -188,8 +212,10 @@ class RunStore:
 
         Raises
         ------
+        ProofError
+            When an example is both certified and broken.
         RunError
-            When an example is both certified and broken, or nothing can be written.
+            When nothing can be written.
         """
         rows = [_row(outcome, certificates.get(outcome.index)) for outcome in outcomes]
         with self._writing():
@@ -198,12 +224,21 @@ class RunStore:
                 found = [(o.index, o.x_adv.float().cpu().contiguous().numpy().tobytes()) for o in outcomes]
                 self._db.executemany("INSERT OR REPLACE INTO main.inputs VALUES (?, ?)", found)
 
-    def insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Keep rows of another table, in place of what is known of their examples."""
+    def insert(self, table: str, rows: Sequence[tuple[Any, ...]], passes: Sequence[tuple[int, int, int]] = ()) -> None:
+        """Keep rows of another table, in place of what is known of their examples.
+
+        ``passes``: forward and backward passes that this has cost, and of which example.
+        """
         if rows:
             marks = ", ".join("?" * len(rows[0]))
+            # What another process decided in an earlier session is copied into this one's part.
+            spent = (
+                "INSERT OR REPLACE INTO main.examples SELECT idx, label, clean_prediction, verdict, stage, distance, "
+                "forwards + ?, backwards + ?, certified, bound, note FROM examples WHERE idx = ?"
+            )
             with self._writing():
                 self._db.executemany(f"INSERT OR REPLACE INTO main.{table} VALUES ({marks})", rows)
+                self._db.executemany(spent, passes)
 
     def commit(self) -> None:
         """Write to disk what was added."""
@@ -311,9 +346,9 @@ def _row(outcome: Outcome, certificate: Certificate | None) -> tuple[Any, ...]:
     )
 
 
-def contradiction(index: int, counterexample: str) -> RunError:
+def contradiction(index: int, counterexample: str) -> ProofError:
     """What to say when an example has been proved robust and broken."""
-    return RunError(
+    return ProofError(
         f"example {index}: a proof and a counterexample contradict each other ({counterexample}); please report it, "
         "and trust neither"
     )

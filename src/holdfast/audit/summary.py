@@ -5,6 +5,8 @@ import platform
 from importlib import metadata
 from typing import Any
 
+import torch
+
 from holdfast.attacks import Knowledge
 from holdfast.audit.certification import CertificationPlan
 from holdfast.audit.diagnostics import examine_proofs, examine_stages, examine_verdicts
@@ -22,6 +24,7 @@ from holdfast.audit.result import (
 from holdfast.audit.smoothing import SmoothingPlan, summarise_smoothed
 from holdfast.audit.store import RunStore
 from holdfast.certify.certificate import QUICK, SEARCH
+from holdfast.certify.doubt import CHECK, chosen
 from holdfast.data import Source
 from holdfast.threats import Ball, Threat
 
@@ -86,7 +89,11 @@ def summarise(
     robust_interval = clopper_pearson(standing, total, CONFIDENCE)
     stages = _stages(store, plan, total, correct, attacked)
     search = [] if certification is None else _search(store, certification, robust)
-    proofs = None if certification is None else _certification(store, certification, threat, total, correct)
+    proofs = None
+    if certification is not None:
+        share = 1.0 if store.refuted else certification.checks / len(source)
+        proofs = _certification(store, certification, threat, total, correct, _checked(store, given["seed"], share))
+        search += _check(store, proofs.checked, robust)
     budget = threat.eps if isinstance(threat, Ball) and isinstance(threat.eps, float) else None
     used = {attack.knowledge for stage in plan.stages for attack in (stage.attack, stage.polish) if attack is not None}
     return AuditResult(
@@ -119,7 +126,7 @@ def summarise(
             *(found for found in diagnostics if proofs is None or proofs.open or found.name != "protocol"),
             *examine_stages(plan, stages, total),
             *examine_verdicts(verdicts, predictions, labels, correct, majority),
-            *examine_proofs(dict(store.select(_NOTES))),
+            *examine_proofs(dict(store.select(_NOTES)), store.refuted),
         ],
         versions=_versions(),
     )
@@ -154,7 +161,21 @@ def _search(store: RunStore, certification: CertificationPlan, robust: float) ->
     return [StageResult(name=SEARCH, attacked=proved + broken + left, broken=broken, robust_accuracy=robust)]
 
 
-def _certification(store: RunStore, plan: CertificationPlan, threat: Threat, total: int, correct: int) -> Certification:
+def _checked(store: RunStore, seed: int, share: float) -> int:
+    """How many of the examples that are proved were attacked too."""
+    proved = [index for (index,) in store.select("SELECT idx FROM examples WHERE certified IS NOT NULL")]
+    return int(chosen(seed, torch.tensor(proved, dtype=torch.int64), share).sum())
+
+
+def _check(store: RunStore, stood: int, robust: float) -> list[StageResult]:
+    """The check of proofs as a stage, where rounding has broken what is true in real arithmetic."""
+    ((broken,),) = store.select("SELECT count(*) FROM examples WHERE stage = ? AND verdict = 'broken'", CHECK)
+    return [StageResult(name=CHECK, attacked=stood + broken, broken=broken, robust_accuracy=robust)] if broken else []
+
+
+def _certification(
+    store: RunStore, plan: CertificationPlan, threat: Threat, total: int, correct: int, checked: int
+) -> Certification:
     methods = dict(
         store.select(
             "SELECT certified, count(*) FROM examples WHERE certified IS NOT NULL GROUP BY certified ORDER BY 2 DESC, 1"
@@ -179,6 +200,7 @@ def _certification(store: RunStore, plan: CertificationPlan, threat: Threat, tot
         statement=plan.statement,
         interval=clopper_pearson(certified, total, CONFIDENCE),
         methods=methods,
+        checked=checked,
         open=still_open,
         open_examples=[OpenExample(index=index, bound=bound, note=note) for index, bound, note in nearest],
         curve=curve if plan.budgets else [],

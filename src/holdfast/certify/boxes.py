@@ -19,7 +19,7 @@ from holdfast.certify.rows import Rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from holdfast.certify.graph import Graph
+    from holdfast.certify.graph import Graph, Node
 
 __all__ = ["BoxBounds", "Boxed", "GraphBounds", "LayerBounds", "box_bounds", "least"]
 
@@ -28,6 +28,8 @@ _WIDEST = 1024
 # In float64: half a unit in the last place, and how many times a number is rounded besides in sums, with the planes of
 # ReLUs and the ends of boxes, at most.
 _UNIT, _ERRORS = 2.0**-53, 8
+# What radii are multiplied by: more than what a few sums in float64 take away.
+_AMPLE = 1 + 2.0**-30
 # Numbers in the coefficients that go back together: more than a processor's cache holds makes it slower.
 _CHUNK = 1 << 18
 
@@ -72,9 +74,9 @@ class BoxBounds(Protocol):
         ...
 
 
-def box_bounds(graph: Graph, lower: Tensor, upper: Tensor) -> BoxBounds:
-    """The quickest way of bounding a network over parts of some boxes, ``(P, n)``."""
-    return LayerBounds.of(graph, lower, upper) or GraphBounds(graph)
+def box_bounds(graph: Graph) -> BoxBounds:
+    """The quickest way of bounding a network."""
+    return LayerBounds.of(graph) or GraphBounds(graph)
 
 
 def least(slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -150,19 +152,24 @@ class LayerBounds:
 
     Parameters
     ----------
+    graph : Graph
+        The network that it is made from.
     weights, biases : tuple of Tensor
         ``(out, in)`` and ``(out,)`` of each map.
-    radii : tuple of Tensor
-        ``(out,)`` how far the network that runs may be off the map, and these numbers off its operations.
+    spreads, rests : tuple of Tensor
+        ``(out, in)`` and ``(out,)``: how far the network that runs may be off the map, and these numbers off its
+        operations, is at most ``spread @ |x| + rest``.
     """
 
+    graph: Graph
     weights: tuple[Tensor, ...]
     biases: tuple[Tensor, ...]
-    radii: tuple[Tensor, ...]
+    spreads: tuple[Tensor, ...]
+    rests: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, graph: Graph, lower: Tensor, upper: Tensor) -> LayerBounds | None:
-        """The network of a graph, over parts of some boxes; None for one that is not of this kind, or is wide."""
+    def of(cls, graph: Graph) -> LayerBounds | None:
+        """The network of a graph; None for one that is not of this kind, or is wide."""
         nodes = graph.nodes[1:]
         if any(node.inputs != (i,) for i, node in enumerate(nodes)) or any(
             torch.Size(node.shape).numel() > _WIDEST for node in graph.nodes
@@ -173,11 +180,8 @@ class LayerBounds:
             node.operation is not None and (node.operation.linear or isinstance(node.operation, ReLU)) for node in nodes
         ):
             return None
-        shape = graph.nodes[0].shape
-        region = Region.box(lower.unflatten(1, shape), upper.unflatten(1, shape))
-        errors = Errors.of(graph, interval_bounds(graph, region), {})
-        maps = [_affine_map(graph, end, errors) for end in (*ends, graph.output)]
-        return cls(*zip(*maps, strict=True))
+        maps = [_affine_map(graph, end) for end in (*ends, graph.output)]
+        return cls(graph, *zip(*maps, strict=True))
 
     def start(self, lower: Tensor, upper: Tensor) -> tuple[tuple[Interval, ...], Tensor]:
         found, interval = list[Interval](), Interval(lower, upper)
@@ -186,37 +190,49 @@ class LayerBounds:
         # stability of numerical algorithms", 2002, section 3.1).
         size = torch.maximum(lower.abs(), upper.abs()).amax(0)
         error = torch.zeros_like(size)
-        for weight, bias, radius in zip(self.weights, self.biases, self.radii, strict=True):
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            radius = self._radius(number, interval)
             found.append(_affine(interval, weight, bias, radius))
             interval = Interval(found[-1].lower.relu(), found[-1].upper.relu())
-            size = weight.abs() @ size + bias.abs() + radius
+            size = weight.abs() @ size + bias.abs() + radius.amax(0)
             error = weight.abs() @ error + _ERRORS * (weight.shape[1] + _ERRORS) * _UNIT * size
+        if _overflowing(self.graph, lower, upper):
+            error = torch.full_like(error, torch.inf)
         return tuple(found[:-1]), error
 
     def bound(self, lower: Tensor, upper: Tensor, known: Sequence[Interval], matrix: Tensor) -> Boxed:
-        planes, found = list[_Planes](), list[Interval]()
+        planes, found, radii = list[_Planes](), list[Interval](), list[Tensor]()
         interval = Interval(lower, upper)
         for number, (weight, bias, before) in enumerate(zip(self.weights, self.biases, known, strict=False)):
-            interval = _affine(interval, weight, bias, self.radii[number])
+            radii.append(self._radius(number, interval))
+            interval = _affine(interval, weight, bias, radii[number])
             low, high = torch.fmax(interval.lower, before.lower), torch.fmin(interval.upper, before.upper)
             if number:
-                self._refine(number, low, high, planes, lower, upper)
+                self._refine(number, low, high, planes, radii, lower, upper)
             found.append(Interval(low, high))
             slopes = relu_planes(low, high)
             planes.append(_Planes(slopes.lower, slopes.upper - slopes.lower, slopes.shift))
             interval = Interval(low.relu(), high.relu())
-        rows, constant = matrix @ self.weights[-1], matrix @ self.biases[-1] - matrix.abs() @ self.radii[-1]
+        rows, constant = matrix @ self.weights[-1], matrix @ self.biases[-1]
+        constant = constant - _lost(matrix, self._radius(-1, interval))
         weights = list[Tensor]()
         for number in range(len(planes) - 1, -1, -1):
             rows, shift = _through(rows, _Planes(*(plane.unsqueeze(1) for plane in planes[number])))
             low, high = found[number]
             weights.append(rows.abs().sum(1) * ((low < 0) & (high > 0)))
-            constant = constant + shift + rows @ self.biases[number] - rows.abs() @ self.radii[number]
+            constant = constant + shift + rows @ self.biases[number] - _lost(rows, radii[number])
             rows = rows @ self.weights[number]
         return Boxed(rows, constant, tuple(found), tuple(reversed(weights)))
 
     def _refine(
-        self, number: int, low: Tensor, high: Tensor, planes: list[_Planes], lower: Tensor, upper: Tensor
+        self,
+        number: int,
+        low: Tensor,
+        high: Tensor,
+        planes: list[_Planes],
+        radii: list[Tensor],
+        lower: Tensor,
+        upper: Tensor,
     ) -> None:
         """Backward bounds of the undecided neurons of a layer, written into ``low`` and ``high``."""
         center, radius = lower / 2 + upper / 2, upper / 2 - lower / 2
@@ -226,14 +242,19 @@ class LayerBounds:
             box, neuron = part.T
             # Each neuron and its negative.
             rows = signs[:, None, None] * self.weights[number][neuron]
-            constant = signs[:, None] * self.biases[number][neuron] - self.radii[number][neuron]
+            constant = signs[:, None] * self.biases[number][neuron] - radii[number][box, neuron]
             for before in range(number - 1, -1, -1):
                 rows, shift = _through(rows, _Planes(*(plane[box] for plane in planes[before])))
-                constant = constant + shift + rows @ self.biases[before] - rows.abs() @ self.radii[before]
+                constant = constant + shift + rows @ self.biases[before]
+                constant = constant - torch.linalg.vecdot(rows.abs(), radii[before][box])
                 rows = rows @ self.weights[before]
             value = constant + torch.linalg.vecdot(rows, center[box]) - torch.linalg.vecdot(rows.abs(), radius[box])
             low[box, neuron] = torch.fmax(low[box, neuron], value[0])
             high[box, neuron] = torch.fmin(high[box, neuron], -value[1])
+
+    def _radius(self, number: int, x: Interval) -> Tensor:
+        """``(M, out)`` how far a map's value may be off for inputs between bounds."""
+        return torch.addmm(self.rests[number], torch.maximum(x.lower.abs(), x.upper.abs()), self.spreads[number].T)
 
     def values(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         found = []
@@ -243,21 +264,64 @@ class LayerBounds:
         return found, torch.addmm(self.biases[-1], x, self.weights[-1].T)
 
 
-def _affine_map(graph: Graph, end: int, errors: Errors) -> tuple[Tensor, Tensor, Tensor]:
-    """From the ReLU (or the input) before a node to it: a matrix, a constant, and what rounding may do to the value."""
+def _overflowing(graph: Graph, lower: Tensor, upper: Tensor) -> bool:
+    """Whether a sum of the network that runs may leave the numbers of its precision."""
+    shape = graph.nodes[0].shape
+    intervals = interval_bounds(graph, Region.box(lower.unflatten(1, shape), upper.unflatten(1, shape)))
+    return not all(bool(radius.isfinite().all()) for radius in Errors.of(graph, intervals, {}).radii.values())
+
+
+def _affine_map(graph: Graph, end: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """From the ReLU (or the input) before a node to it: a matrix, a constant, and what rounding may do to the value.
+
+    That is as :class:`LayerBounds` has it. The sizes of terms are linear functions of those of the inputs, as values
+    are of the inputs themselves.
+    """
+    chain = []
     node = graph.nodes[end]
-    size = torch.Size(node.shape).numel()
-    rows = Rows.whole(torch.eye(size, dtype=torch.float64).unflatten(1, node.shape))
-    constant, radius = torch.zeros(2, size, dtype=torch.float64)
     while node.operation is not None and not isinstance(node.operation, ReLU):
-        if end in errors.radii:
-            worst, slack = errors.radii[end].amax(0), errors.slack[end].amax()
-            radius = radius + rows.full(node.shape).flatten(1).abs() @ worst.flatten() + slack
-        (rows,), shift = node.operation.backward(rows, None, graph.inputs_of(node))
+        chain.append(node)
+        node = graph.nodes[node.inputs[0]]
+    count = torch.Size(node.shape).numel()
+    # Every unit vector, and last of all 0.
+    units = torch.cat([torch.eye(count, dtype=torch.float64), torch.zeros(1, count, dtype=torch.float64)])
+    size, radii = units.unflatten(1, node.shape), list[Tensor]()
+    for step in reversed(chain):
+        size, radius = _sized(graph, step, size)
+        radii.append(radius.flatten(1))
+    out = torch.Size(graph.nodes[end].shape).numel()
+    rows = Rows.whole(torch.eye(out, dtype=torch.float64).unflatten(1, graph.nodes[end].shape))
+    constant, spread = torch.zeros(out, dtype=torch.float64), torch.zeros(count + 1, out, dtype=torch.float64)
+    for step, radius in zip(chain, reversed(radii), strict=True):
+        assert step.operation is not None  # the input is in no chain
+        spread = spread + radius @ rows.full(step.shape).flatten(1).abs().T
+        (rows,), shift = step.operation.backward(rows, None, graph.inputs_of(step))
         constant = constant if shift is None else constant + shift
-        (end,) = node.inputs
-        node = graph.nodes[end]
-    return rows.full(node.shape).flatten(1), constant, radius * (1 + 2.0**-30)
+    # Enough for the few sums that led here.
+    spread, rest = (spread[:-1] - spread[-1]).clamp_min(0) * _AMPLE, spread[-1] * _AMPLE
+    return rows.full(node.shape).flatten(1), constant, spread.T, rest
+
+
+def _sized(graph: Graph, node: Node, size: Tensor) -> tuple[Tensor, Tensor]:
+    """What the sizes of the terms of a node's value add up to, and its radius, for inputs of such sizes."""
+    arithmetic, operation = graph.arithmetic, node.operation
+    assert arithmetic is not None  # proofs are about one
+    assert operation is not None
+    found = operation.rounding(None, Interval(-size, size))
+    if found is None:
+        value = operation.interval(Interval(-size, size))
+        return torch.maximum(value.lower.abs(), value.upper.abs()), torch.zeros_like(value.lower)
+    # Where no input is 0, as many terms as there can be.
+    full = operation.rounding(None, Interval(*torch.ones_like(size).expand(2, *size.shape)))
+    executed = float(torch.as_tensor(full.executed).max()) if full is not None and node.executed else 0.0
+    share = gamma(found.own + _ERRORS, _UNIT) + gamma(executed, arithmetic.unit)
+    return found.size, found.size * share + executed * arithmetic.tiny
+
+
+def _lost(rows: Tensor, radius: Tensor) -> Tensor:
+    """``(M, R)`` what functions ``(M, R, out)`` lose to a radius ``(M, out)``."""
+    lost: Tensor = (rows.abs() @ radius.unsqueeze(2))[..., 0]
+    return lost
 
 
 def _affine(x: Interval, weight: Tensor, bias: Tensor, error: Tensor) -> Interval:

@@ -33,7 +33,8 @@ from holdfast.certify.certificate import (
 )
 from holdfast.certify.crown import MEMORY, crown
 from holdfast.certify.domains import Problem
-from holdfast.certify.graph import Graph, Node
+from holdfast.certify.doubt import CHECKS, Doubt
+from holdfast.certify.graph import Graph, Interval, Node
 from holdfast.certify.margins import Margins, crown_margins, each_margin, interval_margins, specification
 from holdfast.certify.operations.linear import Scale
 from holdfast.certify.region import Region
@@ -45,6 +46,8 @@ from holdfast.threats import Ball
 
 __all__ = ["BOUNDS", "Certifier", "certify", "normalised", "proven"]
 
+# Examples in whose sets a captured graph is compared with its model.
+_COMPARED = 3
 # Before a search for proofs, a short attack: most of what cannot be proved falls to it.
 _ATTACK = Stage("pgd", AnnealedPGD(steps=9, restarts=3))
 
@@ -68,6 +71,7 @@ def certify(
     std: tuple[float, ...] | None = None,
     memory: int = MEMORY,
     arithmetic: Runs = "executed",
+    checks: int = CHECKS,
 ) -> list[Certificate]:
     """Prove that no admissible change turns an example into a mistake, or find one that does.
 
@@ -96,6 +100,9 @@ def certify(
     arithmetic : str
         What is proved: that the network as it runs keeps the label, whatever the order in which its sums are taken,
         ``"executed"``; or that it does in exact arithmetic, ``"exact"``.
+    checks : int
+        About how many of the examples are attacked if they are proved, as a check of the prover; of proofs in exact
+        arithmetic, those that rounding breaks are then broken.
 
     Returns
     -------
@@ -111,12 +118,15 @@ def certify(
         When inputs, labels and budgets do not fit each other, the box or the model.
     ModelError
         When the model fails, or has an operation that no bound is known for; it is named.
+    ProofError
+        When an example that was proved has been broken by an attack.
     """
     if not isinstance(method, str) or method not in METHODS:
         raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(METHODS)}")
     if not isinstance(arithmetic, str) or arithmetic not in RUNS:
         raise SettingError(f"arithmetic: unknown arithmetic {arithmetic!r}; choose one of {', '.join(RUNS)}")
     seconds, memory = real("seconds", seconds, positive=False), whole("memory", memory, 1, 2**50)
+    checks = whole("checks", checks, 0, 2**50)
     x, threat = inputs(x), ball_of(threat)
     y = labels(y, len(x))
     if not len(x):
@@ -134,7 +144,14 @@ def certify(
         found = {i: Certificate("broken", "clean pass", None, x[i], 0.0) for i in (~right).nonzero()[:, 0].tolist()}
         network = normalised(query.model, mean, std)
         certifier = Certifier.of(
-            network, x, method, seconds=seconds, logits=query.bare_logits, memory=memory, arithmetic=arithmetic
+            network,
+            x,
+            method,
+            seconds=seconds,
+            logits=query.bare_logits,
+            memory=memory,
+            arithmetic=arithmetic,
+            threat=threat.at(torch.arange(len(x[:_COMPARED]))),
         )
         if certifier.graph is None:
             raise ModelError(certifier.fault)
@@ -152,6 +169,7 @@ def certify(
                 for place, certificate in certifier.prove(part.x, part.y, threat.at(part.index)):
                     number = int(part.index[place])
                     found[number] = better(found[number], certificate)
+        found |= Doubt(query, certifier.graph, checks / len(x), seed).check(found, x, y, threat)
     return [replace(found[place], arithmetic=arithmetic) for place in range(len(x))]
 
 
@@ -203,13 +221,19 @@ class Certifier:
         logits: Callable[[Tensor], Tensor],
         memory: int = MEMORY,
         arithmetic: Runs = "executed",
+        threat: Ball | None = None,
     ) -> Self:
-        """For a model that takes inputs like ``x``; one that cannot be captured leaves every example open."""
+        """For a model that takes inputs like ``x``; one that cannot be captured leaves every example open.
+
+        Its graph is compared with it near and far from the inputs, and inside the threat's sets around the first of
+        them.
+        """
         dtype = next((t.dtype for t in model.parameters() if t.is_floating_point()), x.dtype)
         if arithmetic == "executed":
             check_precision(x.device)
         try:
-            graph = capture(model, x.to(dtype)).to(x.dtype)
+            sets = None if threat is None else Region.around(threat, x[:_COMPARED])
+            graph = capture(model, x.to(dtype), None if sets is None else Interval(sets.lower, sets.upper)).to(x.dtype)
             if arithmetic == "exact":
                 graph = graph.within(REAL)
             elif dtype != x.dtype:

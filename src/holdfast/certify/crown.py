@@ -157,7 +157,7 @@ def lower_lines(
             continue
         node, rows = graph.nodes[number], pending.pop(number)
         watch(number, rows)
-        share = errors.lost(number, rows)
+        share = None if number in errors.included and number != start else errors.lost(number, rows)
         if share is not None:
             lost = lost + share
         if number == until or node.operation is None:

@@ -187,7 +187,7 @@ def encode(
             continue
         given = [values[i] for i in node.inputs]
         radius = np.zeros(torch.Size(node.shape).numel())
-        if number in errors.radii:
+        if number in errors.radii and number not in errors.included:
             radius = radius + _array(errors.radii[number])
         if node.operation.linear:
             value, lost = _linear(node.operation, graph.inputs_of(node), given, [program.reach(x) for x in given])

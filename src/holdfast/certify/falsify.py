@@ -98,7 +98,8 @@ def _slope(
     """Inputs ``(N, n)``, the largest excess of each, and the gradient of what is summed, of all rows where ``flat``."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        excess = asked.excess(model(x.unflatten(1, shape)).reshape(len(x), -1).double())
+        # A copy, for networks that work in place on their input.
+        excess = asked.excess(model(x.unflatten(1, shape).clone()).reshape(len(x), -1).double())
         # What fills up a conjunction is at minus infinity.
         total = (excess.masked_fill(excess.isinf(), 0.0) if flat else excess.relu()).sum()
         # Whole numbers and comparisons have no slope; then random starts are all there is.

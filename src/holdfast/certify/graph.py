@@ -39,6 +39,8 @@ class Operation(Protocol):
         Whether, besides, each entry of its value depends on one entry of the input and no two on the same one.
     relative : bool
         Whether its backward pass makes each coefficient of its one input by a single product.
+    adds : bool
+        Whether its value is the sum of its inputs, but for their signs.
     """
 
     @property
@@ -49,6 +51,9 @@ class Operation(Protocol):
 
     @property
     def relative(self) -> bool: ...
+
+    @property
+    def adds(self) -> bool: ...
 
     @property
     def apply(self) -> Callable[..., Tensor]:

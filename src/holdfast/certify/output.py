@@ -13,6 +13,7 @@ from holdfast.certify.capture import capture
 from holdfast.certify.crown import Bounds, crown, interval_planes, lower_bounds
 from holdfast.certify.domains import Domains, Problem, bound_domains
 from holdfast.certify.forward import forward_bounds
+from holdfast.certify.graph import Interval
 from holdfast.certify.hidden import tightened
 from holdfast.certify.interval import interval_bounds
 from holdfast.certify.region import Region
@@ -48,6 +49,7 @@ class OutputBounds:
     upper: Tensor
 
 
+@torch.inference_mode(False)
 def output_bounds(
     model: nn.Module,
     x: Tensor,
@@ -99,8 +101,8 @@ def output_bounds(
     if not len(x):
         raise DataError("x: no examples to bound; give at least one")
     check_precision(x.device)
-    graph = capture(model, x)
     region = threat if isinstance(threat, Region) else Region.around(threat, x)
+    graph = capture(model, x, Interval(region.lower, region.upper))
     (classes,) = graph.nodes[graph.output].shape
     given = torch.eye(classes, dtype=x.dtype, device=x.device) if functions is None else functions.to(x)
     if given.shape[-1] != classes or given.dim() not in (2, 3) or (given.dim() == 3 and len(given) != len(x)):

@@ -14,7 +14,7 @@ from holdfast.certify.branch import branch_and_bound
 from holdfast.certify.capture import capture
 from holdfast.certify.crown import crown
 from holdfast.certify.domains import Problem
-from holdfast.certify.graph import Graph, Node
+from holdfast.certify.graph import Graph, Interval, Node
 from holdfast.certify.operations.linear import Dense, Sum
 from holdfast.certify.operations.relu import ReLU
 from holdfast.certify.region import Region
@@ -79,15 +79,14 @@ def prove(task: Task) -> Outcome:
 
 def prove_by_inputs(task: Task) -> Outcome:
     """Branch and bound over boxes of inputs, all of it in float64."""
-    graph = capture(_Flat(task.model), torch.zeros(1, *task.shape, dtype=task.dtype)).to(torch.float64)
+    graph = _captured(task).to(torch.float64)
     return split_inputs(graph, task.questions, task.dtype, task.accept, task.deadline, task.attack)
 
 
 def prove_by_neurons(task: Task) -> Outcome:
     """Branch and bound over the signs of ReLUs, in the network's precision, and in float64 where that could mislead."""
     questions, dtype = task.questions, task.dtype
-    graph = capture(_Flat(task.model), torch.zeros(1, *task.shape, dtype=dtype))
-    graph = with_worst(graph.to(torch.float64), questions).to(dtype)
+    graph = with_worst(_captured(task).to(torch.float64), questions).to(dtype)
     boxes, of = torch.cat([questions.lower, questions.upper], 1).unique(dim=0, return_inverse=True)
     lower, upper = boxes.chunk(2, 1)
     region = Region.box(*(end.unflatten(1, task.shape) for end in outward(lower, upper, dtype)))
@@ -111,6 +110,12 @@ def prove_by_neurons(task: Task) -> Outcome:
         proved, bound = proved and proof.status == "proved", min(bound, proof.bound)
     late = time.monotonic() > task.deadline
     return Outcome(proved, None, bound, "" if proved or late else "no neuron is left to split")
+
+
+def _captured(task: Task) -> Graph:
+    """The network, compared with its graph at inputs that are asked about."""
+    lower, upper = (end.unflatten(1, task.shape) for end in (task.questions.lower, task.questions.upper))
+    return capture(_Flat(task.model), lower[:1].to(task.dtype), Interval(lower, upper))
 
 
 def with_worst(graph: Graph, questions: Questions) -> Graph:

@@ -14,7 +14,7 @@ rounding has the same form, in the unit of its own precision, and is part of the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -168,10 +168,12 @@ def summed(count: int) -> int:
 
 
 def down(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """The largest number of a precision that is not above a float64 number."""
-    rounded = value.to(dtype)
-    below = rounded.detach().nextafter(rounded.new_tensor(-torch.inf))
-    return torch.where(rounded.detach().double() > value.detach(), below, rounded)
+    """The largest number of a precision that is not above a float64 number; its derivative is 1."""
+    rounded = value.to(dtype).clamp_max(torch.finfo(dtype).max)
+    with torch.no_grad():
+        step = rounded.nextafter(rounded.new_tensor(-torch.inf)) - rounded
+        above = rounded.double() > value
+    return rounded + torch.where(above, step, 0)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -198,17 +200,23 @@ class Errors:
     Parameters
     ----------
     radii : dict
-        By node, ``(N, *shape)``: for each unit of a coefficient.
+        By node, ``(M, *shape)``: for each unit of a coefficient, for each of ``M`` examples.
     slack : dict
-        By node, ``(N,)``: whatever the coefficients are, since they may have lost what is too small a number.
+        By node, ``(M,)``: whatever the coefficients are, since they may have lost what is too small a number.
+    examples : Tensor or None
+        ``(N,)`` which of those examples these are; None for all.
+    included : set
+        Nodes whose radii are part of those of the sums that alone read them, where coefficients are the same.
     """
 
     radii: dict[int, Tensor]
     slack: dict[int, Tensor]
+    examples: Tensor | None
+    included: set[int]
 
     @classmethod
     def none(cls) -> Errors:
-        return cls({}, {})
+        return cls({}, {}, None, set())
 
     @classmethod
     def of(cls, graph: Graph, intervals: Sequence[Interval], planes: Mapping[int, Any]) -> Errors:
@@ -228,26 +236,35 @@ class Errors:
         found = _radius(graph, graph.arithmetic, number, intervals, planes)
         if found is None:
             return None
-        self.radii[number], self.slack[number], outside = found
+        radius, slack, outside = found
+        operation = graph.nodes[number].operation
+        for source in graph.nodes[number].inputs if operation is not None and operation.adds else ():
+            if source in self.radii and graph.readers[source] == (number,):
+                # One more rounding, of the sum of the two.
+                radius = (radius + self.radii[source]) * (1 + 4 * unit(radius.dtype))
+                slack = (slack + self.slack[source]) * (1 + 4 * unit(radius.dtype))
+                self.included.add(source)
+        self.radii[number], self.slack[number] = radius, slack
         return outside
 
     def lost(self, number: int, rows: Rows) -> Tensor | None:
         """``(R,)`` float64, by linear functions of a node's value; None where nothing is."""
         if number not in self.radii:
             return None
-        radius = rows.cut(self.radii[number])
+        radius, slack = rows.cut(self.radii[number]), self.slack[number]
+        if self.examples is not None:
+            radius, slack = (part.index_select(0, self.examples) for part in (radius, slack))
         values = rows.grouped(len(radius)).flatten(2).abs()
         lost = (values @ radius.flatten(1).unsqueeze(2))[..., 0].double()
         # A sum of numbers that are not negative, off by less than this share of itself.
         share = 1 + gamma(values.shape[2] + 2, unit(values.dtype))
-        return (lost * share + self.slack[number].double().unsqueeze(1)).flatten()
+        return (lost * share + slack.double().unsqueeze(1)).flatten()
 
     def take(self, rows: Tensor) -> Errors:
         """Of some examples."""
-        return Errors(
-            {number: radius.index_select(0, rows) for number, radius in self.radii.items()},
-            {number: slack.index_select(0, rows) for number, slack in self.slack.items()},
-        )
+        if rows.dtype == torch.bool:
+            rows = rows.nonzero()[:, 0]
+        return replace(self, examples=rows if self.examples is None else self.examples[rows])
 
 
 def _radius(

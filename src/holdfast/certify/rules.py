@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.nn import functional
 
 from holdfast.certify.graph import Interval, Node, Operation
@@ -290,6 +291,18 @@ def _reciprocal_root(builder: Builder, x: Symbol) -> Symbol:
     return _activation("reciprocal", builder, _activation("sqrt", builder, x))
 
 
+def _euclidean_norm(
+    builder: Builder, x: Any, order: float = 2, dims: Any = None, keep: bool = False, **_: Any
+) -> Symbol:
+    if order != 2 or dims is None:
+        raise ModelError("of norms, only the Euclidean one along given dimensions is bounded")
+    _within(x, dims)
+    squares = _activation("square", builder, x)
+    terms = math.prod(x.shape[dim] for dim in dims)
+    total = builder.move(partial(torch.sum, dim=dims, keepdim=keep), squares, terms=terms)
+    return _activation("sqrt", builder, total)
+
+
 # Products with weights, and of two values
 
 
@@ -361,7 +374,8 @@ def _attention(
     turned = builder.move(
         partial(torch.transpose, dim0=-1, dim1=-2), k, shape=(*k.shape[:-2], k.shape[-1], k.shape[-2])
     )
-    weights = _matmul(at, _scaled(builder, q, scale or 1 / math.sqrt(q.shape[-1]), 0.0), turned)
+    factor = scale or 1 / math.sqrt(q.shape[-1])
+    weights = _matmul(at, _scaled(builder, q, factor, 0.0) if isinstance(q, Symbol) else q * factor, turned)
     return _matmul(builder, _softmax(at, weights if mask is None else _add(at, weights, mask), -1), v)
 
 
@@ -484,7 +498,7 @@ def _batch_norm(
     *_: Any,
 ) -> Symbol:  # fmt: skip
     if training or mean is None or var is None:
-        raise ModelError("it normalises by the statistics of the batch, which ties the rows together")
+        return _batch_statistics(builder)
     factor = 1 / (var + eps).sqrt()
     factor = factor if weight is None else factor * weight
     shift, size = -mean * factor, (mean * factor).abs()
@@ -492,6 +506,16 @@ def _batch_norm(
         shift, size = shift + bias, size + bias.abs()
     factor, shift, size = (_channels(values, x.shape) for values in (factor, shift, size))
     return _scaled(builder, x, factor, shift, size=size, roundings=_NORMALISED)
+
+
+def _batch_norm_in_evaluation(
+    builder: Builder, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
+) -> Symbol:
+    return _batch_norm(builder, x, weight, bias, mean, var, False, momentum, eps)
+
+
+def _batch_statistics(builder: Builder, *_: Any) -> Symbol:
+    raise ModelError("it normalises by the statistics of the batch, which ties the rows together")
 
 
 def _standardised(builder: Builder, x: Symbol, eps: float) -> Symbol:
@@ -673,8 +697,6 @@ def _pad(builder: Builder, x: Any, amounts: Any, *settings: Any) -> Symbol:
 def _join(builder: Builder, tensors: Any, dim: int = 0) -> Symbol:
     """``cat`` and ``stack``."""
     symbols = [tensor for tensor in tensors if isinstance(tensor, Symbol)]
-    if dim % len(builder.shape) == 0 and builder.shape[0] != 1 and any(symbol.shape[0] == 1 for symbol in symbols):
-        raise ModelError("it works along the batch; bounds need independent rows")
     places = [None if isinstance(tensor, Symbol) else tensor for tensor in tensors]
     return builder.move(partial(_joined, function=builder.target, places=places, dim=dim), *symbols)
 
@@ -715,6 +737,64 @@ def _constant_like(builder: Builder, x: Symbol, *settings: Any, **more: Any) -> 
     return constant
 
 
+def _blank(builder: Builder, x: Symbol, *settings: Any, **more: Any) -> Tensor:
+    """``empty_like`` and its kind: what is in new memory is overwritten, or of no meaning."""
+    return _constant_like(builder, x, *settings, **more).zero_()
+
+
+def _placed(values: tuple[int, ...], dims: tuple[int, ...], builder: Builder, *arguments: Any, **more: Any) -> Symbol:
+    """Numbers at constant places among others, such as ``x[:, 0] = y``.
+
+    Where each number of the result comes from is what torch answers when it is given the numbers' places for numbers.
+
+    Parameters
+    ----------
+    values, dims : tuple of int
+        Which arguments hold numbers, and which say along what dimension it works.
+    """
+    assert isinstance(builder.target, OpOverload)
+    known: list[Any] = [argument.default_value for argument in builder.target._schema.arguments]
+    known[: len(arguments)] = arguments
+    _within(Symbol(0, tuple(arguments[0].shape)), [known[i] for i in dims])
+    sources = [arguments[i] for i in values]
+    settings = [argument.cpu() if isinstance(argument, Tensor) else argument for argument in arguments]
+    count = 0
+    for i, source in zip(values, sources, strict=True):
+        shape = tuple(source.shape) if isinstance(source, Symbol | Tensor) else ()
+        settings[i] = torch.arange(count, count + math.prod(shape)).reshape(shape)
+        count += math.prod(shape)
+        settings[i] = settings[i] if isinstance(source, Symbol | Tensor) else int(settings[i])
+    if any(isinstance(setting, Symbol) for setting in settings):
+        raise ModelError("where it puts values depends on the network's input")
+    places = builder.target(*settings, **more).flatten()
+    constants = [None if isinstance(x, Symbol) else torch.as_tensor(x, dtype=builder.dtype).flatten() for x in sources]
+    if not all(constant is None or bool(constant.isfinite().all()) for constant in constants):
+        raise ModelError("it puts infinity or NaN among its values")
+    pick = partial(_picked_among, constants=constants, places=places, shape=example_shape(builder.shape))
+    return builder.add(Monotone(pick), *(source for source in sources if isinstance(source, Symbol)))
+
+
+def _picked_among(*inputs: Tensor, constants: list[Tensor | None], places: Tensor, shape: Shape) -> Tensor:
+    given, count = iter(inputs), len(inputs[0])
+    parts = [
+        next(given).reshape(count, -1) if constant is None else constant.to(inputs[0]).expand(count, -1)
+        for constant in constants
+    ]
+    return torch.cat(parts, 1)[:, places.to(inputs[0].device)].reshape(count, *shape)
+
+
+def _slice_scatter(builder: Builder, x: Any, y: Any, *settings: Any) -> Any:
+    return y if y.shape == builder.shape else _placed((0, 1), (2,), builder, x, y, *settings)
+
+
+def _index_put(builder: Builder, x: Any, indices: Any, y: Any, accumulate: bool = False) -> Symbol:
+    if accumulate or any(isinstance(index, Symbol) for index in indices):
+        raise ModelError("values are put only where constants say, and not added there")
+    _within(Symbol(0, builder.shape), [dim for dim, index in enumerate(indices) if index is not None])
+    indices = [index if index is None else index.cpu() for index in indices]
+    return _placed((0, 2), (), builder, x, indices, y)
+
+
 def _dropout(builder: Builder, x: Symbol, probability: float, train: bool) -> Symbol:
     if train and probability > 0:
         raise ModelError("it drops values at random")
@@ -750,13 +830,17 @@ RULES: dict[str, Rule] = {
         "lift_fresh_copy.default",
     ), _same),
     **dict.fromkeys((
-        "full_like.default", "new_full.default", "new_ones.default", "new_zeros.default", "ones_like.default",
-        "zeros_like.default",
+        "fill.Scalar", "full_like.default", "new_full.default", "new_ones.default", "new_zeros.default",
+        "ones_like.default", "zero.default", "zeros_like.default",
     ), _constant_like),
+    **dict.fromkeys(("empty_like.default", "new_empty.default"), _blank),
     "_log_softmax.default": _log_softmax,
+    "_native_batch_norm_legit.no_stats": _batch_statistics,
+    "_native_batch_norm_legit_no_training.default": _first_of(_batch_norm_in_evaluation),
     "_softmax.default": _softmax,
     "adaptive_avg_pool1d.default": partial(_pool_average, 1),
     "adaptive_avg_pool2d.default": partial(_pool_average, 2),
+    "add.Scalar": _add,
     "add.Tensor": _add,
     "addmm.default": _addmm,
     "avg_pool1d.default": partial(_pool_average, 1),
@@ -778,20 +862,30 @@ RULES: dict[str, Rule] = {
     "conv_transpose2d.input": partial(_transposed_convolution, 2),
     "conv_transpose3d.input": partial(_transposed_convolution, 3),
     "convolution.default": _general_convolution,
+    "copy.default": partial(_placed, (0, 1), ()),
+    "diagonal.default": partial(_placed, (0,), (2, 3)),
+    "diagonal_scatter.default": partial(_placed, (0, 1), (3, 4)),
+    "div.Scalar": _divide,
     "div.Tensor": _divide,
     "dropout.default": _dropout,
     "feature_dropout.default": _dropout,
+    "fill.Tensor": partial(_placed, (0, 1), ()),
     "gelu.default": _gelu,
     "getitem": _get,
     "group_norm.default": _group_norm,
     "hardsigmoid.default": _hardsigmoid,
     "hardtanh.default": _hardtanh,
     "index.Tensor": _index,
+    "index_fill.int_Scalar": partial(_placed, (0, 3), (1,)),
+    "index_put.default": _index_put,
     "layer_norm.default": _layer_norm,
     "leaky_relu.default": _leaky_relu,
+    "linalg_vector_norm.default": _euclidean_norm,
     "linear.default": _linear,
     "log_softmax.int": _log_softmax,
     "logsumexp.default": _log_sum_exp,
+    "masked_fill.Scalar": partial(_placed, (0, 2), ()),
+    "masked_fill.Tensor": partial(_placed, (0, 2), ()),
     "matmul.default": _matmul,
     "max_pool1d.default": partial(_max_pool, 1),
     "max_pool2d.default": partial(_max_pool, 2),
@@ -811,10 +905,13 @@ RULES: dict[str, Rule] = {
     "rsqrt.default": _reciprocal_root,
     "rsub.Scalar": _reverse_subtract,
     "scaled_dot_product_attention.default": _attention,
+    "select_scatter.default": partial(_placed, (0, 1), (2,)),
     "silu.default": _silu,
     "slice.Tensor": _slice,
+    "slice_scatter.default": _slice_scatter,
     "softmax.int": _softmax,
     "stack.default": _join,
+    "sub.Scalar": _subtract,
     "sub.Tensor": _subtract,
     "truediv.Tensor": _divide,
 }  # fmt: skip

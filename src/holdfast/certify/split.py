@@ -133,8 +133,7 @@ def split_inputs(
         one: it is called whenever the time spent has doubled, for a tenth of that.
     """
     with torch.no_grad():
-        network = box_bounds(graph, questions.lower, questions.upper)
-        return _Search(network, graph.nodes[0].shape, questions, dtype, accept).run(deadline, attack)
+        return _Search(box_bounds(graph), graph.nodes[0].shape, questions, dtype, accept).run(deadline, attack)
 
 
 class _Search:

@@ -75,6 +75,7 @@ class Verification:
         return f"{self.word}\n{written(self.x, self.y, self.tensors)}\n"
 
 
+@torch.inference_mode(False)
 def verify(
     model: nn.Module | str | Path,
     prop: Property | str | Path,

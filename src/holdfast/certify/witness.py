@@ -115,7 +115,7 @@ def replayer(model: nn.Module, path: Path | None = None) -> Replay:
 
     def plain(x: Tensor) -> Tensor:
         with borrowed(model), torch.inference_mode():
-            y: Tensor = model(x.unsqueeze(0))
+            y: Tensor = model(x.unsqueeze(0).clone())
         return y.flatten()
 
     return plain

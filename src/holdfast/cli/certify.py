@@ -169,7 +169,9 @@ def _show_proofs(result: AuditResult, console: Console) -> None:
         console.print(f"  {count:>6}  {name}")
     for budget, share in found.curve:
         console.print(f"  {percent(share):>9}  within {budget:g}")
-    show_diagnostics(result, console, ("one logit", "budget", "cannot certify", "proof cut off"))
+    show_diagnostics(
+        result, console, ("one logit", "budget", "proof refuted before", "cannot certify", "proof cut off")
+    )
     console.print(found.statement, soft_wrap=True)
 
 

@@ -1,7 +1,7 @@
 """The ``holdfast`` command.
 
 Exit codes: 0 done; 1 a fault of holdfast; 2 a setting or a usage error; 3 the model; 4 the data; 5 the run
-folder; 130 interrupted.
+folder; 6 a proof of holdfast's own is false; 130 interrupted.
 """
 
 import sys
@@ -60,7 +60,8 @@ app = typer.Typer(
     name="holdfast",
     cls=_Commands,
     help="Attack, certify, train and audit models against inputs chosen to break them.",
-    epilog="Exit codes: 0 done, 1 a fault of holdfast, 2 settings, 3 model, 4 data, 5 run folder, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 a fault of holdfast, 2 settings, 3 model, 4 data, 5 run folder, 6 a false proof, "
+    "130 interrupted.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -146,6 +147,7 @@ def audit(
     certify_seconds: options.CertifySeconds = 20.0,
     certify_arithmetic: options.CertifyArithmetic = "executed",
     certify_budgets: options.CertifyBudgets = None,
+    certify_checks: options.CertifyChecks = 100,
     sigma: options.Sigma = None,
 ) -> None:
     """Measure how a model stands up to an adversary: a bracket of robust accuracy, and what to know about it."""
@@ -182,6 +184,7 @@ def audit(
                 certify_seconds=certify_seconds,
                 certify_arithmetic=certify_arithmetic,
                 certify_budgets=options.split(certify_budgets),
+                certify_checks=certify_checks,
                 sigma=sigma,
                 processes=processes,
                 on_progress=show,
@@ -224,6 +227,7 @@ def certify(
     seconds: options.CertifySeconds = 20.0,
     arithmetic: options.CertifyArithmetic = "executed",
     budgets: options.CertifyBudgets = None,
+    checks: options.CertifyChecks = 100,
     sigma: options.Sigma = None,
     alpha: Annotated[
         float, typer.Option("--alpha", help="the chance that a certificate of smoothing is false")
@@ -273,6 +277,7 @@ def certify(
                 "certify_seconds": seconds,
                 "certify_arithmetic": arithmetic,
                 "certify_budgets": options.split(budgets),
+                "certify_checks": checks,
             }
             allowed = options.read_threat(threat, box)
             prove(model, data, allowed, method, out, _out, _err, processes=processes, **limits, **settings)

@@ -12,6 +12,7 @@ __all__ = [
     "BatchSize",
     "BoxText",
     "CertifyBudgets",
+    "CertifyChecks",
     "CertifySeconds",
     "Data",
     "Examples",
@@ -95,6 +96,11 @@ Positive = Annotated[
         "--positive", help="of a binary model with one output, the class where it is positive: 1 or 0; else 1"
     ),
 ]
+CertifyChecks = Annotated[
+    int,
+    typer.Option("--certify-checks", help="about how many proved examples to attack, as a check of the prover", min=0),
+]
+
 Sigma = Annotated[float | None, typer.Option("--sigma", help="the scale of smoothing's Gaussian noise")]
 
 

@@ -83,7 +83,7 @@ def curvature(model: nn.Module, x: Tensor, y: Tensor, threat: Ball, *, loss: Los
         precise = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
         center = x.to(precise, copy=True).requires_grad_()
         try:
-            logits = model(center)
+            logits = model(center.clone())
         except Exception as error:  # a model may raise anything
             raise ModelError(f"the model failed on inputs of shape {tuple(x.shape)}: {error}") from error
         values = loss(require_classes(logits, y), y)

@@ -21,10 +21,10 @@ class BPDA(nn.Module):
     Parameters
     ----------
     forward : callable
-        The part, which need not be differentiable, or a torch function at all; it gets a copy of its input.
+        The part, which need not be differentiable, or a torch function at all.
     substitute : callable, optional
         A differentiable function close to it. Without one gradients go straight through, which suits parts that
-        change their input little, such as quantisation, compression or denoising.
+        change their input little, such as quantisation, compression or denoising. Both get copies of their input.
 
     Raises
     ------
@@ -45,7 +45,7 @@ class BPDA(nn.Module):
             exact = self.part(x.detach().clone())
         if not torch.is_grad_enabled():
             return exact
-        smooth = x if self.substitute is None else self.substitute(x)
+        smooth = x if self.substitute is None else self.substitute(x.clone())
         if (exact.shape, exact.dtype) != (smooth.shape, smooth.dtype):
             raise ModelError(
                 f"bpda: the part returns {exact.dtype} {tuple(exact.shape)} and its substitute "

@@ -42,6 +42,7 @@ _FORMS = (
 )
 
 
+@torch.inference_mode(False)
 def load_model(
     spec: nn.Module | str | Path,
     weights: str | Path | None = None,

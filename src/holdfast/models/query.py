@@ -15,6 +15,7 @@ from holdfast.arguments import LARGEST_SEED, as_list, is_number, module_of, whol
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.borrow import borrowed
 from holdfast.models.gradients import InputGradients, quicker
+from holdfast.models.independence import refuse_dependence
 from holdfast.models.layout import is_channels_last, lay_out
 from holdfast.models.one_logit import OneLogit, is_one_logit
 from holdfast.models.probabilities import are_probabilities
@@ -90,6 +91,8 @@ class Query:
         Examples passed through the model and back, all calls together.
     dtype : torch.dtype
         The precision of inputs, gradients and logits outside the model: float64 for a float64 model, else float32.
+    inner_dtype : torch.dtype
+        That of the model itself.
     """
 
     def __init__(
@@ -121,7 +124,7 @@ class Query:
         first = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), torch.zeros(()))
         self.device = first.device
         self.batch_size = batch_size or (GPU_BATCH if self.device.type == "cuda" else CPU_BATCH)
-        self._inner_dtype = first.dtype
+        self.inner_dtype = first.dtype
         self.dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
         self._mean, self._std = (None if v is None else torch.tensor(v, dtype=torch.float64) for v in (mean, std))
 
@@ -138,7 +141,9 @@ class Query:
 
     def prepare(self, x: Tensor) -> Tensor:
         """Inputs on the model's device, in the query's precision and layout."""
-        return lay_out(x.detach().to(self.device, self.dtype), self.channels_last)
+        # Autograd keeps nothing that was made in inference mode.
+        x = x.clone() if x.is_inference() else x.detach()
+        return lay_out(x.to(self.device, self.dtype), self.channels_last)
 
     def bare_logits(self, x: Tensor) -> Tensor:
         """``(N, K)`` logits of the model as it is: what verdicts are taken from.
@@ -153,10 +158,9 @@ class Query:
         watch = _Watch()
         starts = range(0, len(x), self.batch_size)
         # What a model makes at its first call and keeps must be of use under gradients later, as a tensor made in
-        # inference mode is not. It gets copies and its answers are copied, since some models work in place on their
-        # input, and others hand out one tensor again and again.
+        # inference mode is not. Answers are copied, since some models hand out one tensor again and again.
         with torch.no_grad() if first else torch.inference_mode(), watch if first else nullcontext():
-            parts = [x[start : start + self.batch_size].clone() for start in starts]
+            parts = [x[start : start + self.batch_size] for start in starts]
             rows = [self._forward(self._pad(part))[: len(part)].clone() for part in parts]
         logits = torch.cat(rows)
         self.forwards += len(x)
@@ -168,6 +172,7 @@ class Query:
             self.channels_last = watch.pools and x.device.type == "cpu"
             self._back = InputGradients() if watch.quickens or self.channels_last else nullcontext()
             self._shapes = self._equivalent_shapes(x[: self.batch_size])
+            self._refuse_dependence(x)
         return logits
 
     def logits(self, x: Tensor) -> Tensor:
@@ -245,12 +250,27 @@ class Query:
                 same.append(size)
         return tuple(reversed(same))
 
+    def _refuse_dependence(self, x: Tensor) -> None:
+        """Refuse a model whose rows are not independent of each other, in the smallest shape that is in use.
+
+        In larger ones they have been seen to be the same.
+        """
+
+        def ask(model: nn.Module, rows: Tensor) -> Tensor:
+            with torch.inference_mode():
+                return self._forward(rows, model).clone()
+
+        shape = min(self._shapes, default=self._whole)
+        if len(x):
+            rows = x[torch.arange(shape, device=x.device) % len(x)]
+            refuse_dependence(self.model, ask, rows, self.inner_dtype)
+
     def _trial(self, x: Tensor, size: int) -> tuple[Tensor, ...]:
         """Logits of the bare model and of the search, and the gradient of their sum, asked ``size`` rows at a time."""
         parts = []
         for rows in x.split(size):
             with torch.inference_mode():
-                bare = self._forward(rows.clone()).clone()
+                bare = self._forward(rows).clone()
             with torch.enable_grad(), self._back:
                 inputs = self.prepare(rows).clone().requires_grad_(True)
                 logits = self._forward(inputs)
@@ -278,11 +298,12 @@ class Query:
             return x
         return lay_out(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]), is_channels_last(x))
 
-    def _forward(self, x: Tensor) -> Tensor:
-        if self._mean is not None or self._std is not None:
-            x = self._normalize(x)
+    def _forward(self, x: Tensor, model: nn.Module | None = None) -> Tensor:
+        # Some models work in place on their input: they get a copy.
+        inputs = self._normalize(x).to(self.inner_dtype)
+        inputs = inputs.clone() if inputs is x else inputs
         try:
-            logits = self.model(x.to(self._inner_dtype))
+            logits = (self.model if model is None else model)(inputs)
         except (ModelError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -307,7 +328,7 @@ class Query:
                 parts = [self._forward(self._pad(part))[: len(part)] for part in x.split(self.batch_size)]
             return outputs(torch.cat(parts))
 
-        if are_probabilities(outputs(logits), x, ask, self._inner_dtype):
+        if are_probabilities(outputs(logits), x, ask, self.inner_dtype):
             last = "sigmoid (what is left is read as one logit, class 1 where it is positive)" if one else "softmax"
             raise ModelError(
                 "the model returns probabilities, not logits: of an nn.Sequential take model[:-1], of any other remove "

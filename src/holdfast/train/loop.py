@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from holdfast.data import Source
 from holdfast.errors import DataError, HoldfastError, ModelError, RunError, SettingError
+from holdfast.models.borrow import given_copies
 from holdfast.models.query import Query
 from holdfast.processes import ALONE, Processes
 from holdfast.threats import Threat
@@ -41,6 +42,7 @@ _GOOD = "good"
 _AUGMENTATION = 50
 
 
+@torch.inference_mode(False)
 def fit(
     model: nn.Module,
     source: Source,
@@ -250,7 +252,9 @@ class _Training:
 
     def _loss(self, x: Tensor, x_adv: Tensor, y: Tensor, step: Step) -> Tensor:
         try:
-            return self.method.loss(self.state.model, x, x_adv, y, step)
+            # Methods look at an input more than once.
+            with given_copies(self.state.model):
+                return self.method.loss(self.state.model, x, x_adv, y, step)
         except (HoldfastError, torch.OutOfMemoryError):
             raise
         except Exception as error:

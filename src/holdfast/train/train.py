@@ -32,6 +32,7 @@ from holdfast.train.standard import Standard
 __all__ = ["train"]
 
 
+@torch.inference_mode(False)
 def train(
     network: nn.Module | str,
     data: Any,

@@ -26,6 +26,7 @@ class Elementwise:
     linear: ClassVar[bool] = False
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     activation: Activation
 

@@ -43,6 +43,7 @@ class Convolution:
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     weight: Tensor
     bias: Tensor | None

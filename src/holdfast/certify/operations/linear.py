@@ -42,6 +42,7 @@ class Dense:
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     weight: Tensor
     bias: Tensor | None
@@ -92,6 +93,7 @@ class Scale:
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = True
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     factor: Tensor
     shift: Tensor
@@ -135,6 +137,7 @@ class Sum:
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = True
 
     signs: tuple[int, ...]
 
@@ -175,11 +178,12 @@ class Monotone:
 
     linear: ClassVar[bool] = True
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     function: Callable[..., Tensor]
     separate: bool = False
     terms: int = 1
-    _fans: dict[Shapes, int] = field(default_factory=dict, init=False)
+    _spreads: dict[Shapes, tuple[int, bool]] = field(default_factory=dict, init=False)
 
     def apply(self, *inputs: Tensor) -> Tensor:
         return self.function(*inputs)
@@ -193,21 +197,26 @@ class Monotone:
         return Interval(lower - low, upper + high)
 
     def rounding(self, planes: None, *inputs: Interval) -> Rounding | None:
-        fan = 1 if self.separate else self._fan(tuple(tuple(x.lower.shape[1:]) for x in inputs), inputs[0].lower)
-        if self.terms == fan == 1:
+        if self.separate:
+            return None
+        fan, shifted = self._spread(tuple(tuple(x.lower.shape[1:]) for x in inputs), inputs[0].lower)
+        if self.terms == fan == 1 and not shifted:
             return None
         size = self.function(*map(largest, inputs)).abs()
-        return Rounding(size, self.terms + 1 if self.terms > 1 else 0, max(fan, summed(size[0].numel())) + 8)
+        executed = self.terms + 1 if self.terms > 1 else 0
+        return Rounding(size, executed, max(fan, summed(size[0].numel())) + 8, 2 * shifted)
 
-    def _fan(self, shapes: Shapes, like: Tensor) -> int:
-        """How many entries of the value an entry of an input goes into, at most."""
-        if shapes not in self._fans:
+    def _spread(self, shapes: Shapes, like: Tensor) -> tuple[int, bool]:
+        """How many entries of the value an entry of an input goes into, at most, and whether constants are added."""
+        if shapes not in self._spreads:
             with torch.no_grad():
                 zeros = [like.new_zeros(1, *shape) for shape in shapes]
-                ones = Rows(torch.ones_like(self.function(*zeros)), None)
-                pulled = transpose(self.function, ones, tuple(ones.values.shape[1:]), shapes)
-            self._fans[shapes] = math.ceil(max(float(part.max()) for part in pulled) * self.terms)
-        return self._fans[shapes]
+                bias = self.function(*zeros)
+                ones = Rows(torch.ones_like(bias), None)
+                pulled = transpose(self.function, ones, tuple(bias.shape[1:]), shapes)
+            fan = math.ceil(max(float(part.max()) for part in pulled) * self.terms)
+            self._spreads[shapes] = (fan, bool(bias.any()))
+        return self._spreads[shapes]
 
     def relax(self, *inputs: Interval) -> None:
         return None
@@ -242,6 +251,7 @@ class Weighted:
     linear: ClassVar[bool] = True
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     function: Callable[[Tensor, Tensor], Tensor]
     weight: Tensor

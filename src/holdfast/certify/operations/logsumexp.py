@@ -31,6 +31,7 @@ class LogSumExp:
     linear: ClassVar[bool] = False
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     def apply(self, x: Tensor) -> Tensor:
         return x.logsumexp(-1, keepdim=True)

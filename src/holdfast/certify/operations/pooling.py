@@ -31,6 +31,7 @@ class MaxPool:
     linear: ClassVar[bool] = False
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     kernel: Pair
     stride: Pair

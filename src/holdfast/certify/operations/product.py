@@ -66,6 +66,7 @@ class Product:
     linear: ClassVar[bool] = False
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     def apply(self, x: Tensor, y: Tensor) -> Tensor:
         return x * y
@@ -105,6 +106,7 @@ class MatrixProduct:
     linear: ClassVar[bool] = False
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     def apply(self, x: Tensor, y: Tensor) -> Tensor:
         return x @ y

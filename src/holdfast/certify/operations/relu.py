@@ -60,6 +60,7 @@ class ReLU:
     linear: ClassVar[bool] = False
     separate: ClassVar[bool] = False
     relative: ClassVar[bool] = True
+    adds: ClassVar[bool] = False
 
     def apply(self, x: Tensor) -> Tensor:
         return x.relu()
