@@ -30,7 +30,7 @@ def lie(graph, region, y, memory):
     told = crown_margins(graph, region, y, memory=memory)
     (example,) = load_data("digits", examples=f"{LIED_ABOUT}:{LIED_ABOUT + 1}").batches(1)
     there = (region.center == example.x.to(region.center)).flatten(1).all(1)
-    return Margins(told.lower.masked_fill(there, 1e6), told.scale)
+    return Margins(told.lower.masked_fill(there, 1e6), told.lost)
 
 
 def run(folder, **options):
@@ -113,7 +113,7 @@ def test_a_false_proof_on_the_curve(monkeypatch, tmp_path):
     def wide(graph, region, y, memory):
         told = crown_margins(graph, region, y, memory=memory)
         lying = region.eps < 0.19
-        return Margins(told.lower.masked_fill(lying, 1e6), told.scale)
+        return Margins(told.lower.masked_fill(lying, 1e6), told.lost)
 
     monkeypatch.setitem(BOUNDS, "crown", wide)
     with pytest.raises(ProofError, match=r"robust within 0.18 by crown, but misclassified at 0\.1"):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from holdfast.arguments import as_list, real
@@ -102,7 +101,7 @@ class CertificationPlan:
             seconds=self.seconds,
             logits=query.bare_logits,
             arithmetic=self.arithmetic,
-            threat=self.threat.at(torch.arange(len(inputs))),
+            threat=self.threat,
         )
 
     @property

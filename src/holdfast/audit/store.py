@@ -12,7 +12,16 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from holdfast.attacks import Outcome
-from holdfast.audit.tables import SCHEMA, TABLES, Expected, fault_between_tables, fault_of_file, fault_of_rows
+from holdfast.audit.tables import (
+    REFUTED,
+    REFUTED_BEFORE,
+    SCHEMA,
+    TABLES,
+    Expected,
+    fault_between_tables,
+    fault_of_file,
+    fault_of_rows,
+)
 from holdfast.certify.certificate import Certificate
 from holdfast.errors import ProofError, RunError
 from holdfast.processes import ALONE, Processes
@@ -23,8 +32,6 @@ FILE = "run.sqlite"
 _PART, _PARTS = "run.{}.sqlite", re.compile(r"run\.[0-9]+\.sqlite")
 # What SQLite itself puts beside a file: of what was not yet written when a process was killed.
 _BESIDE = ("", "-journal", "-wal", "-shm")
-# Where meta tells of a false proof of an earlier session; in the session itself it is told as 'refuted'.
-_REFUTED = "refuted before"
 # A commit waits for the disk; what a kill can lose is what was decided since the last one, and it is decided again.
 _COMMIT_SECONDS = 0.5
 NO_CERTIFICATES: Mapping[int, Certificate] = MappingProxyType({})
@@ -84,7 +91,7 @@ class RunStore:
                 for part in self._parts():
                     self._take_in(part)
                 self._forget_proofs()
-                self.refuted = self._meta(_REFUTED)
+                self.refuted = self._meta(REFUTED_BEFORE)
                 if wrong := fault_between_tables(self._db, self._expected):
                     raise _refused(self._where, wrong)
         except RunError:
@@ -109,7 +116,7 @@ class RunStore:
                     f"CREATE TEMP VIEW {table} AS SELECT * FROM main.{table} UNION ALL SELECT * FROM whole.{table} "
                     f"WHERE idx NOT IN (SELECT idx FROM main.{table})"
                 )
-            self.refuted = self._meta(_REFUTED, "whole")
+            self.refuted = self._meta(REFUTED_BEFORE, "whole")
         self._seconds_before = float(self._meta("seconds", "whole") or 0)
 
     def _open(self, path: Path | str) -> None:
@@ -147,7 +154,7 @@ class RunStore:
         seconds = max(float(self._meta("seconds", schema) or 0) for schema in ("main", "part"))
         for table in TABLES:
             self._db.execute(f"INSERT OR REPLACE INTO main.{table} SELECT * FROM part.{table}")
-        kept = "key IN ('settings', 'refuted')"
+        kept = f"key IN ('settings', '{REFUTED}')"
         self._db.execute(f"INSERT OR IGNORE INTO main.meta SELECT * FROM part.meta WHERE {kept}")
         self._db.execute("INSERT OR REPLACE INTO main.meta VALUES ('seconds', ?)", (str(seconds),))
         self._db.commit()
@@ -156,11 +163,11 @@ class RunStore:
 
     def _forget_proofs(self) -> None:
         """Where a proof of an earlier session was false, believe none of that session's."""
-        if self._meta("refuted") is not None:
+        if self._meta(REFUTED) is not None:
             self._db.execute("DELETE FROM inputs WHERE idx IN (SELECT idx FROM examples WHERE certified IS NOT NULL)")
             self._db.execute("DELETE FROM examples WHERE certified IS NOT NULL")
             self._db.execute("DELETE FROM curve")
-            self._db.execute("UPDATE OR REPLACE meta SET key = ? WHERE key = 'refuted'", (_REFUTED,))
+            self._db.execute("UPDATE OR REPLACE meta SET key = ? WHERE key = ?", (REFUTED_BEFORE, REFUTED))
             self._db.commit()
 
     def unite(self) -> None:
@@ -182,7 +189,7 @@ class RunStore:
         try:
             if self._is_open and not isinstance(error, RunError):
                 if isinstance(error, ProofError):
-                    self._db.execute("INSERT OR REPLACE INTO main.meta VALUES ('refuted', ?)", (str(error),))
+                    self._db.execute("INSERT OR REPLACE INTO main.meta VALUES (?, ?)", (REFUTED, str(error)))
                 self.commit()
         finally:
             self._close()

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.certify.certificate import METHODS, SEARCH
+from holdfast.certify.doubt import CHECK
 
 __all__ = ["SCHEMA", "TABLES", "Expected", "fault_between_tables", "fault_of_file", "fault_of_rows"]
 
 TABLES = ("examples", "curve", "smoothed", "inputs")
+# Where meta tells of a false proof: of this session, and of one before.
+REFUTED, REFUTED_BEFORE = "refuted", "refuted before"
+_META = ("settings", "seconds", REFUTED, REFUTED_BEFORE)
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS examples (
@@ -72,7 +76,7 @@ class Expected:
         return {
             "start": self.positions.start,
             "stop": self.positions.stop,
-            "stages": json.dumps([*self.stages, SEARCH] if self.proofs else self.stages),
+            "stages": json.dumps([*self.stages, SEARCH, CHECK] if self.proofs else self.stages),
             "methods": json.dumps([*METHODS, SEARCH] if self.proofs else []),
             "budgets": json.dumps([0.0, *self.budgets] if self.budgets else []),
             "radius": self.radius,
@@ -220,7 +224,7 @@ def _definitions() -> dict[str, str]:
 
 def _fault_of_meta(db: sqlite3.Connection) -> str | None:
     meta = dict(db.execute("SELECT key, value FROM meta"))
-    strange = [key for key, value in meta.items() if key not in ("settings", "seconds") or not isinstance(value, str)]
+    strange = [key for key, value in meta.items() if key not in _META or not isinstance(value, str)]
     if strange:
         return f"says something of {strange[0]} that no run does"
     if "settings" not in meta and any(db.execute(f"SELECT 1 FROM {table}").fetchone() for table in TABLES):

@@ -151,7 +151,7 @@ def certify(
             logits=query.bare_logits,
             memory=memory,
             arithmetic=arithmetic,
-            threat=threat.at(torch.arange(len(x[:_COMPARED]))),
+            threat=threat,
         )
         if certifier.graph is None:
             raise ModelError(certifier.fault)
@@ -232,7 +232,8 @@ class Certifier:
         if arithmetic == "executed":
             check_precision(x.device)
         try:
-            sets = None if threat is None else Region.around(threat, x[:_COMPARED])
+            few = x[:_COMPARED]
+            sets = None if threat is None else Region.around(threat.at(torch.arange(len(few), device=x.device)), few)
             graph = capture(model, x.to(dtype), None if sets is None else Interval(sets.lower, sets.upper)).to(x.dtype)
             if arithmetic == "exact":
                 graph = graph.within(REAL)
