@@ -214,5 +214,5 @@ def test_only_the_sample_is_attacked_and_only_what_is_proved():
 
 def test_checks_can_be_left_out(liar):
     assert {c.verdict for c in certify(NET, X, Y, Linf(0.3), method="crown", checks=0)} == {"certified"}
-    with pytest.raises(SettingError, match=r"checks: a whole number from 0 to \\d+ is needed, got -1"):
+    with pytest.raises(SettingError, match=r"checks: a whole number from 0 to \d+ is needed, got -1"):
         certify(NET, X, Y, Linf(0.3), checks=-1)
