@@ -12,8 +12,8 @@ from holdfast import ModelError
 from holdfast.certify.agreement import _wobble, check, probes
 from holdfast.certify.capture import capture
 from holdfast.certify.graph import Graph, Interval
+from holdfast.certify.operations.kink import Kink
 from holdfast.certify.operations.linear import Monotone
-from holdfast.certify.operations.relu import ReLU
 
 
 def without_one_relu(graph: Graph, node: int, unit: int) -> Graph:
@@ -40,7 +40,7 @@ def wide(dtype: torch.dtype) -> nn.Module:
 def test_one_lost_relu_of_many_is_found(dtype):
     net, x = wide(dtype), uniform(2, 6, dtype=dtype)
     graph = capture(net, x)
-    (first, _) = [place for place, node in enumerate(graph.nodes) if isinstance(node.operation, ReLU)]
+    (first, _) = [place for place, node in enumerate(graph.nodes) if isinstance(node.operation, Kink)]
     assert bool((graph.values(x)[first - 1] > 0).all())
     for unit in range(0, 500, 20):
         broken = without_one_relu(graph, first, unit)

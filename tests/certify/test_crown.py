@@ -23,7 +23,7 @@ from holdfast.certify import crown as module
 from holdfast.certify.capture import capture, tensors, trace
 from holdfast.certify.crown import crown, interval_planes, lower_bounds, refined
 from holdfast.certify.interval import interval_bounds
-from holdfast.certify.operations.relu import ReLU
+from holdfast.certify.operations.kink import Kink
 from holdfast.certify.region import Region
 from holdfast.certify.rows import Rows
 
@@ -193,7 +193,7 @@ def test_nothing_is_gained_by_bounding_the_value_of_a_relu():
         graph = capture(net.model, region.center)
         bounds = crown(graph, region)
         for number, node in enumerate(graph.nodes):
-            if isinstance(node.operation, ReLU):
+            if isinstance(node.operation, Kink):
                 found = refined(graph, number, lambda interval: torch.ones_like(interval.lower).bool(), bounds, region)
                 kept, asked = bounds.intervals[number], bounds.intervals[node.inputs[0]]
                 sought = (asked.lower < 0) & (asked.upper > 0)

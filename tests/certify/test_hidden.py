@@ -61,7 +61,7 @@ def test_a_search_that_ends_knows_the_second_layer(seed, threat):
     """Its range over a grid, and the sign of every neuron that has but one; optimised slopes know less."""
     graph, x = wide(seed)
     region = Region.around(threat, x)
-    (second,) = {node.inputs[0] for node in graph.nodes if str(node.operation).startswith("ReLU")} - {1}
+    (second,) = {node.inputs[0] for node in graph.nodes if str(node.operation).startswith("Kink")} - {1}
     bounds = crown(graph, region)
     slopes, found = tightened(graph, region, bounds, 5), searched(graph, region, bounds, torch.inf)
     ticks = torch.linspace(0, 1, 201, dtype=torch.float64)

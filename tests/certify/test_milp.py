@@ -13,7 +13,7 @@ from holdfast.certify.crown import crown
 from holdfast.certify.encoding import encode
 from holdfast.certify.margins import crown_margins, specification
 from holdfast.certify.milp import lp_bound, margin, milp_margin, proved, safe_bound, solve
-from holdfast.certify.operations.relu import ReLU
+from holdfast.certify.operations.kink import Kink
 from holdfast.certify.region import Region
 from holdfast.errors import ModelError, SettingError
 from holdfast.threats import L0, L1, L2, Linf
@@ -173,7 +173,7 @@ def test_leaves_add_up_to_the_minimum(threat):
     y = int(model(x).argmax())
     graph, region = capture(model, x), Region.around(threat, x)
     intervals = crown(graph, region).intervals
-    places = [number for number, node in enumerate(graph.nodes) if isinstance(node.operation, ReLU)]
+    places = [number for number, node in enumerate(graph.nodes) if isinstance(node.operation, Kink)]
     row = specification(torch.tensor([y]), 2, torch.float64)[0, 0]
     leaves = []
     for pattern in product([-1, 1], repeat=5):

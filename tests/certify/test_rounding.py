@@ -11,7 +11,7 @@ from holdfast.certify.capture import capture
 from holdfast.certify.crown import crown
 from holdfast.certify.forward import forward_bounds
 from holdfast.certify.interval import interval_bounds
-from holdfast.certify.operations.relu import relu_planes
+from holdfast.certify.operations.kink import kink_planes
 from holdfast.certify.region import Region
 from holdfast.certify.rounding import REAL, Arithmetic, dot, down, gamma, outwards, summed, unit
 
@@ -50,7 +50,7 @@ def test_the_chord_of_a_relu_lies_above_both_ends(dtype):
     lower, upper = (10 ** (-40 + 60 * torch.rand(3000, generator=generator, dtype=torch.float64)) for _ in range(2))
     lower, upper = -lower.to(dtype), upper.to(dtype)
     lower[:5], upper[5:10] = -torch.finfo(dtype).tiny / 8, torch.finfo(dtype).tiny / 8
-    planes = relu_planes(lower.unsqueeze(0), upper.unsqueeze(0))
+    planes = kink_planes(lower.unsqueeze(0), upper.unsqueeze(0))
     for low, high, slope, shift in zip(*map(exact, (lower, upper, planes.upper[0], planes.shift[0])), strict=True):
         assert slope * low + shift >= 0
         assert slope * high + shift >= max(high, 0)

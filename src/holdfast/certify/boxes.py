@@ -11,7 +11,7 @@ from torch import Tensor
 from holdfast.certify.crown import crown, lower_lines
 from holdfast.certify.graph import Interval
 from holdfast.certify.interval import interval_bounds
-from holdfast.certify.operations.relu import ReLU, relu_planes
+from holdfast.certify.operations.kink import Kink, kink_planes
 from holdfast.certify.region import Region
 from holdfast.certify.rounding import Errors, gamma
 from holdfast.certify.rows import Rows
@@ -175,10 +175,8 @@ class LayerBounds:
             torch.Size(node.shape).numel() > _WIDEST for node in graph.nodes
         ):
             return None
-        ends = [i for i, node in enumerate(nodes) if isinstance(node.operation, ReLU)]
-        if not all(
-            node.operation is not None and (node.operation.linear or isinstance(node.operation, ReLU)) for node in nodes
-        ):
+        ends = [i for i, node in enumerate(nodes) if isinstance(node.operation, Kink) and node.operation.plain]
+        if not all(i in ends or (node.operation is not None and node.operation.linear) for i, node in enumerate(nodes)):
             return None
         maps = [_affine_map(graph, end) for end in (*ends, graph.output)]
         return cls(graph, *zip(*maps, strict=True))
@@ -210,7 +208,7 @@ class LayerBounds:
             if number:
                 self._refine(number, low, high, planes, radii, lower, upper)
             found.append(Interval(low, high))
-            slopes = relu_planes(low, high)
+            slopes = kink_planes(low, high)
             planes.append(_Planes(slopes.lower, slopes.upper - slopes.lower, slopes.shift))
             interval = Interval(low.relu(), high.relu())
         rows, constant = matrix @ self.weights[-1], matrix @ self.biases[-1]
@@ -279,7 +277,7 @@ def _affine_map(graph: Graph, end: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     """
     chain = []
     node = graph.nodes[end]
-    while node.operation is not None and not isinstance(node.operation, ReLU):
+    while node.operation is not None and not isinstance(node.operation, Kink):
         chain.append(node)
         node = graph.nodes[node.inputs[0]]
     count = torch.Size(node.shape).numel()

@@ -1,11 +1,12 @@
-"""Complete verification: branch and bound over the signs of ReLUs.
+"""Complete verification: branch and bound over the signs of what functions with a kink are given.
 
 What optimised bounds leave open is split in two at a neuron, one half for each sign of what it is given, and both are
 bounded again (Bunel et al. 2020, "Branch and bound for piecewise linear neural network verification", JMLR 21; bounds
 with multipliers for the signs: Wang et al. 2021, "Beta-CROWN", arXiv 2103.06624). Which neuron is tried out: of those
 whose planes lose most, the one whose worse half comes out best (De Palma et al. 2021, "Improved branch and bound for
-neural network verification via Lagrangian decomposition", arXiv 2104.06718, filtered smart branching). An example that
-does not fall soon is begun anew after a search for better bounds of its hidden neurons
+neural network verification via Lagrangian decomposition", arXiv 2104.06718, filtered smart branching). Clamps and max
+pooling are written in such functions before the first split (:mod:`holdfast.certify.kinks`). An example that does not
+fall soon is begun anew after a search for better bounds of its hidden neurons
 (:mod:`holdfast.certify.hidden`), and a part that is nearly proved is looked at again with bounds for the slice of its
 inputs that is left (:mod:`holdfast.certify.clipping`). Every bound on the way also names the input at which it is
 least, and that input may be a counterexample.
@@ -27,8 +28,10 @@ from torch import Tensor
 
 from holdfast.certify.clipping import Lines, clipped, lines_of
 from holdfast.certify.domains import Domains, Found, Problem, bound_domains, quick_bounds
+from holdfast.certify.encoding import Encoding, encode
 from holdfast.certify.hidden import searched, tightened
-from holdfast.certify.milp import lp_bound
+from holdfast.certify.kinks import written
+from holdfast.certify.milp import program_bound
 from holdfast.certify.witness import outward
 from holdfast.errors import ModelError, RunError, SettingError
 
@@ -45,6 +48,8 @@ _ROOT_STEPS, _STEPS = 20, 3
 _PHASES = ((partial(tightened, steps=5), 0.3, 0.1), (searched, 0.5, torch.inf))
 # How near to 0 a bound must be, by how much its bounding function varies, for hidden neurons to be worth another look.
 _NEAR = 0.3
+# How many values a network has whose parts are worth a linear program each.
+_SMALL = 1000
 # From how many of a batch's worst domains counterexamples are sought, and for how many steps.
 _TRIED, _DOWNHILL = 16, 5
 
@@ -158,8 +163,8 @@ def branch_and_bound(
         for start in range(0, len(hard), _IN_FLIGHT):
             active = hard[start : start + _IN_FLIGHT]
             part = torch.tensor([work.example for work in active])
-            few = problem.take(part)
             began = time.perf_counter()
+            few = problem.take(part).in_kinks()
             deadline = began + share * sum(seconds - work.seconds for work in active)
             bounds = better(few.graph, few.region, few.bounds, deadline=deadline)
             few = replace(few, bounds=bounds)
@@ -220,6 +225,7 @@ class _Search:
     judge: Judge
     order: itertools.count[int] = field(default_factory=itertools.count)
     lines: dict[int, Lines] = field(default_factory=dict)
+    programs: dict[int, Encoding | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, problem: Problem, part: Tensor, judge: Judge, names: Tensor | None = None) -> _Search:
@@ -231,6 +237,16 @@ class _Search:
     def precise(self) -> Problem:
         """The same in float64."""
         return self.problem.to(torch.float64)
+
+    @cached_property
+    def coarse(self) -> bool:
+        """Whether, where no neuron is left to split, other operations are: those that are not written in kinks yet."""
+        return bool(written(self.problem.graph, self.problem.bounds.intervals))
+
+    @cached_property
+    def small(self) -> bool:
+        """Whether a linear program takes no longer than the splits that it saves."""
+        return sum(torch.Size(node.shape).numel() for node in self.problem.graph.nodes) <= _SMALL
 
     @property
     def _none(self) -> int:
@@ -320,8 +336,15 @@ class _Search:
             value = float(bound[place])
             if bool(done[place]):
                 work.proved = min(work.proved, self._sure(value, domains.take(torch.tensor([place]))))
-            elif int(candidates[place, 0]) >= self._none:
-                self._solve(found.domains.take(torch.tensor([place])), float(offsets[place]), value, work)
+                continue
+            last = int(candidates[place, 0]) >= self._none and not self.coarse
+            if last or (self.small and domains.split.shape[1]):
+                domain = found.domains.take(torch.tensor([place]))
+                value = max(value, self._programmed(domain, float(offsets[place]), work))
+            if value > 0:
+                work.proved = min(work.proved, self._sure(value, domains.take(torch.tensor([place]))))
+            elif last:
+                work.stuck = min(work.stuck, value)
             else:
                 reached = found.domains
                 leaf = _Leaf(
@@ -349,22 +372,27 @@ class _Search:
                     work.x = x[place]
             x = torch.lerp(x, region.minimiser(grad), 2 / (step + 3))
 
-    def _solve(self, domain: Domains, offset: float, bound: float, work: _Work) -> None:
-        """Decide a domain without unstable neurons, where the network is linear, by a linear program."""
-        leaf = None
-        # What the program cannot express, a ball of L2 or an operation, stays open.
-        with suppress(ModelError, RunError, SettingError):
-            signs = self._signs(domain)
+    def _programmed(self, domain: Domains, offset: float, work: _Work) -> float:
+        """A bound by a linear program, with all signs as constraints; exact where no neuron is unstable any more."""
+        example = int(domain.example[0])
+        if example not in self.programs:
             one = self.precise.take(domain.example)
-            leaf = lp_bound(one.graph, one.region, one.bounds.intervals, signs, domain.rows[0].double(), offset)
-        if leaf is not None and leaf.x is not None:
+            # What a program cannot express, a ball of L2 or an operation, stays open.
+            with suppress(ModelError, SettingError):
+                self.programs[example] = encode(one.graph, one.region, one.bounds.intervals)
+        encoding = self.programs.setdefault(example, None)
+        if encoding is None:
+            return -torch.inf
+        region = self.precise.region.take(domain.example)
+        try:
+            leaf = program_bound(encoding, region, self._signs(domain), domain.rows[0].double(), offset)
+        except RunError:  # the solver's own
+            return -torch.inf
+        if leaf.x is not None:
             x = leaf.x.to(domain.rows.dtype)
             if work.x is None and self.judge(work.example, x):
                 work.x = x
-        if leaf is not None and leaf.bound > 0:
-            work.proved = min(work.proved, self._sure(leaf.bound, domain))
-        else:
-            work.stuck = min(work.stuck, bound if leaf is None else max(bound, leaf.bound))
+        return leaf.bound
 
     def _sure(self, bound: float, domain: Domains) -> float:
         """What a bound proves: where neurons may have been clipped, no more than that the function is positive."""

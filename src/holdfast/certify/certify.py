@@ -304,7 +304,7 @@ class Certifier:
         offsets = [row.new_zeros(len(row)) for row in functions]
         seconds = self.seconds if self.method == "complete" else 0.0
         problem = Problem(graph, region, bounds, graph.output)
-        if not problem.places:  # nothing to choose a slope for, and nothing to split
+        if not problem.splits:  # nothing to choose a slope for, and nothing to split
             yield from enumerate(
                 Certificate("undecided", "crown", low, None, 0.0, LOOSE) for low in margins.amin(1).tolist()
             )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from holdfast.certify.graph import Interval
 from holdfast.certify.interval import meet, settled
-from holdfast.certify.operations.relu import ReLU
+from holdfast.certify.operations.kink import Kink
 from holdfast.certify.rounding import Errors, down
 from holdfast.certify.rows import Rows, Window
 
@@ -271,7 +271,7 @@ def propagate(
         bounds.intervals.append(interval)
         undecided = _undecided(graph, number)
         # What is asked of a ReLU's value was asked of its input: no plane says more than the bounds of that.
-        if undecided is not None and number not in exact and not isinstance(node.operation, ReLU):
+        if undecided is not None and number not in exact and not isinstance(node.operation, Kink):
             bounds.intervals[number] = meet(interval, refine(bounds, number, undecided))
     return bounds
 
@@ -282,7 +282,7 @@ def _undecided(graph: Graph, number: int) -> Undecided | None:
     for reader in graph.readers[number]:
         operation = graph.nodes[reader].operation
         if operation is not None and not operation.linear:
-            behind = _undecided(graph, reader) if isinstance(operation, ReLU) else None
+            behind = _undecided(graph, reader) if isinstance(operation, Kink) else None
             asking.append((operation, behind))
     if not asking:
         return None

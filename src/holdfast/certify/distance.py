@@ -29,7 +29,7 @@ from holdfast.certify.domains import Problem
 from holdfast.certify.encoding import constant, encode, largest_change
 from holdfast.certify.margins import specification
 from holdfast.certify.milp import TOLERANCE, margin, proved, solve
-from holdfast.certify.operations.pooling import MaxPool
+from holdfast.certify.operations.kink import Kink
 from holdfast.certify.region import Region
 from holdfast.certify.rows import Rows
 from holdfast.errors import ModelError
@@ -103,7 +103,7 @@ def exact_distance(
     ----------
     model : nn.Module
         Maps ``(N, *shape)`` inputs to ``(N, K)`` logits; except in L2 by linear operations, ReLU, leaky ReLU, absolute
-        values and max pooling only. It is given back as it was.
+        values, clamps and max pooling only. It is given back as it was.
     x, y : Tensor
         ``(N, *shape)`` inputs inside the threat's box and ``(N,)`` labels.
     threat : Ball
@@ -238,7 +238,7 @@ def _verified(example: _Example, radius: float, seconds: float) -> Proof | None:
     region = Region.around(threat, example.x.double())
     bounds = crown(graph, region)
     problem = Problem(graph, region, bounds, graph.output)
-    if not problem.places:
+    if not problem.splits:
         return None
     (rows,) = specification(torch.tensor([example.y]), graph.nodes[graph.output].shape[0], torch.float64)
 
@@ -259,7 +259,7 @@ def _slid(example: _Example, bracket: _Bracket, point: Tensor, until: float) -> 
     signs = {
         number: torch.where(values[node.inputs[0]] >= 0, 1, -1)
         for number, node in enumerate(graph.nodes)
-        if node.operation is not None and not node.operation.linear and not isinstance(node.operation, MaxPool)
+        if isinstance(node.operation, Kink)
     }
     encoding = encode(graph, region, crown(graph, region).intervals, signs)
     size = largest_change(encoding, region) if norm == "linf" else encoding.size

@@ -3,7 +3,8 @@
 With no neuron split this is alpha-CROWN for the output (Xu et al. 2021, "Fast and complete: enabling complete neural
 network verification with rapid and massively parallel incomplete verifiers", arXiv 2011.13824); with the signs of split
 neurons as constraints, and a multiplier for each, it is beta-CROWN (Wang et al. 2021, arXiv 2103.06624). A bound holds
-for any slopes in [0, 1] and any multipliers of at least 0, so the search for good ones may stop at any time.
+for any slopes between those of a neuron's two pieces and any multipliers of at least 0, so the search for good ones may
+stop at any time.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.certify.crown import Bounds, LowerLines, least, lower_lines, taken
-from holdfast.certify.operations.relu import ReLU, ReLUPlanes, relu_planes
+from holdfast.certify.crown import Bounds, LowerLines, crown, least, lower_lines, taken
+from holdfast.certify.kinks import in_kinks, written
+from holdfast.certify.operations.kink import Kink, KinkPlanes, Slope, free_share, kink_planes, slope_between
 from holdfast.certify.rounding import Errors
 from holdfast.certify.rows import Rows, Window
 
@@ -57,11 +59,11 @@ class Problem:
 
     @cached_property
     def places(self) -> dict[int, slice]:
-        """For every ReLU, by its node, which of the neurons it has; all neurons are counted through."""
+        """For every operation with a kink, by its node, which neurons it has; all neurons are counted through."""
         found: dict[int, slice] = {}
         start = 0
         for number, node in enumerate(self.graph.nodes[: self.node + 1]):
-            if isinstance(node.operation, ReLU):
+            if isinstance(node.operation, Kink):
                 size = torch.Size(node.shape).numel()
                 found[number] = slice(start, start + size)
                 start += size
@@ -69,7 +71,7 @@ class Problem:
 
     @cached_property
     def _ends(self) -> tuple[Tensor, Tensor]:
-        """``(N, neurons)`` bounds of what the ReLUs are given."""
+        """``(N, neurons)`` bounds of what the neurons are given."""
         inputs = [self.bounds.intervals[self.graph.nodes[number].inputs[0]] for number in self.places]
         if not inputs:
             nothing = self.region.lower.new_zeros(len(self.region), 0)
@@ -78,9 +80,22 @@ class Problem:
         return lower, upper
 
     @cached_property
-    def planes(self) -> ReLUPlanes:
-        """``(N, neurons)`` of all ReLUs."""
-        return relu_planes(*self._ends)
+    def _kinks(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``(neurons,)`` slopes left and right of 0, where concave ones are turned round, and -1 for those, else 1."""
+        like = self.region.lower
+        found: list[list[Tensor]] = [[like.new_zeros(0)] for _ in range(3)]
+        for number in self.places:
+            node = self.graph.nodes[number]
+            assert isinstance(node.operation, Kink)
+            for part, values in zip(found, (*node.operation.slopes, node.operation.sign), strict=True):
+                part.append(torch.as_tensor(values, dtype=like.dtype, device=like.device).expand(node.shape).flatten())
+        below, above, sign = map(torch.cat, found)
+        return below, above, sign
+
+    @cached_property
+    def planes(self) -> KinkPlanes:
+        """``(N, neurons)`` of all neurons."""
+        return kink_planes(*self._ends, *self._kinks[:2])
 
     @cached_property
     def unstable(self) -> Tensor:
@@ -113,6 +128,34 @@ class Problem:
         lower, upper = (end.index_select(1, self.unstable) for end in self._ends)
         return lower, upper
 
+    @cached_property
+    def slopes(self) -> tuple[Slope, Slope]:
+        """``(U,)`` their slopes left and right of 0, those of concave ones turned round; 0 and 1 if all are ReLUs."""
+        kinks = [self.graph.nodes[number].operation for number in self.places]
+        if all(isinstance(kink, Kink) and kink.plain for kink in kinks):
+            return 0.0, 1.0
+        below, above = (part.index_select(0, self.unstable) for part in self._kinks[:2])
+        return below, above
+
+    @cached_property
+    def jump(self) -> Tensor:
+        """``(U,)`` by how much their slopes rise at 0: they are linear but for so many times ``max(x, 0)``."""
+        below, above = self.slopes
+        return self._kinks[2].index_select(0, self.unstable) * (above - below)
+
+    @property
+    def splits(self) -> bool:
+        """Whether a search has anything to split."""
+        return bool(self.places or written(self.graph, self.bounds.intervals))
+
+    def in_kinks(self) -> Problem:
+        """The same with all that a search can split as neurons of one kink each; see :mod:`holdfast.certify.kinks`."""
+        graph, places = in_kinks(self.graph, self.bounds.intervals)
+        if len(graph.nodes) == len(self.graph.nodes):
+            return self
+        known = dict(zip(places, self.bounds.intervals, strict=True))
+        return replace(self, graph=graph, bounds=crown(graph, self.region, known), node=places[self.node])
+
     def take(self, examples: Tensor) -> Problem:
         """Some of the examples."""
         return replace(self, region=self.region.take(examples), bounds=self.bounds.take(examples))
@@ -143,7 +186,8 @@ class Domains:
     multiplier : Tensor
         ``(M, D)`` of at least 0.
     slopes : Tensor
-        ``(M, U)`` lower slopes of unstable neurons, in [0, 1].
+        ``(M, U)`` the lower slopes of unstable neurons, or of the negatives of concave ones: in [0, 1], how far on the
+        way from the slope left of 0 to the one right of it.
     lower, upper : Tensor
         ``(M, U)`` bounds of what those are given, wherever the function may be negative.
     """
@@ -162,7 +206,7 @@ class Domains:
     def whole(cls, problem: Problem, example: Tensor, rows: Tensor) -> Domains:
         """All inputs of some examples, with the slopes of CROWN."""
         nothing = rows.new_zeros(len(rows), 0)
-        slopes = problem.planes.lower.index_select(1, problem.unstable).index_select(0, example)
+        slopes = free_share(*problem.ends, *problem.slopes).index_select(0, example)
         ends = (end.index_select(0, example) for end in problem.ends)
         return cls(example, rows, nothing.long(), nothing, nothing, nothing, slopes, *ends)
 
@@ -218,7 +262,8 @@ class Found:
     bound : Tensor
         ``(M,)`` the best lower bounds seen, of the function where the domains' bounds of neurons hold.
     coefficients : Tensor
-        ``(M, U)`` those of unstable neurons' values, at the last look.
+        ``(M, U)`` those of unstable neurons' positive parts ``max(z, 0)``, at the last look: a neuron is linear but for
+        its :attr:`~Problem.jump` times that.
     x : Tensor
         ``(M, *shape)`` the inputs at which the bounding function is least.
     slope : Tensor
@@ -310,7 +355,7 @@ def bound_domains(problem: Problem, domains: Domains, steps: int, enough: float 
         bound = least(lines, frame.region)
     reached = replace(domains, multiplier=multiplier, slopes=slopes)
     slope = lines.rows.full(problem.graph.nodes[0].shape)
-    coefficients, x = seen.index_select(1, problem.unstable), frame.region.minimiser(slope)
+    coefficients, x = seen.index_select(1, problem.unstable) * problem.jump, frame.region.minimiser(slope)
     return Found(reached, torch.fmax(best, bound), coefficients, x, slope, lines.constant, lines.lost)
 
 
@@ -351,7 +396,7 @@ class _Frame:
     problem: Problem
     domains: Domains
     region: Region
-    planes: ReLUPlanes
+    planes: KinkPlanes
     errors: Errors
     free: Tensor
     fixed: Tensor
@@ -361,8 +406,8 @@ class _Frame:
     @classmethod
     def of(cls, problem: Problem, domains: Domains) -> _Frame:
         lower, upper = domains.lower, domains.upper
-        cut, whole = relu_planes(lower, upper), taken(problem.planes, domains.example)
-        planes = ReLUPlanes(
+        cut, whole = kink_planes(lower, upper, *problem.slopes), taken(problem.planes, domains.example)
+        planes = KinkPlanes(
             whole.lower,
             whole.upper.index_copy_(1, problem.unstable, cut.upper),
             whole.shift.index_copy_(1, problem.unstable, cut.shift),
@@ -389,7 +434,8 @@ class _Frame:
     def lines(self, slopes: Tensor, multiplier: Tensor, watch: Watch = lambda number, rows: None) -> LowerLines:
         """The same as linear functions of the input."""
         problem = self.problem
-        lower = self.planes.lower.index_copy(1, problem.unstable, torch.where(self.free, slopes, self.fixed))
+        chosen = torch.where(self.free, slope_between(*problem.slopes, slopes), self.fixed)
+        lower = self.planes.lower.index_copy(1, problem.unstable, chosen)
         planes = dict(self.others)
         sizes = [place.stop - place.start for place in problem.places.values()]
         # One split, whose gradient is one concatenation: that of a slice fills zeros around it.
@@ -398,7 +444,7 @@ class _Frame:
             shape = problem.graph.nodes[number].shape
             push = self._push(place, multiplier).unflatten(1, shape) if number in self.pushed else None
             below, above, shift = (part.unflatten(1, shape) for part in ends)
-            planes[number] = ReLUPlanes(below, above, shift, push)
+            planes[number] = KinkPlanes(below, above, shift, push)
         rows = Rows(self.domains.rows, problem.window) if problem.window else Rows.whole(self.domains.rows)
         return lower_lines(problem.graph, problem.node, rows, planes, self.errors, watch)
 

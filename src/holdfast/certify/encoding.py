@@ -13,8 +13,9 @@ of the program.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy  # its parts are slow to import, and come when they are used
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 
 from holdfast.certify.graph import Interval
 from holdfast.certify.operations.activation import Elementwise
+from holdfast.certify.operations.kink import Kink
 from holdfast.certify.operations.pooling import MaxPool
-from holdfast.certify.operations.relu import ReLU
+from holdfast.certify.relaxations import Activation
 from holdfast.certify.rounding import Errors, gamma, unit
 from holdfast.errors import ModelError, SettingError
 
@@ -139,12 +141,37 @@ class Encoding:
     size : Affine
         One entry: how far the inputs are from the region's centre in its norm, or more. In L-infinity it is the radius,
         as the bounds of the inputs say all; see :func:`largest_change`.
+    switches : dict
+        For functions with a kink, by their nodes: the entries that have a variable for their sign, and which it is.
     """
 
     program: Program
     inputs: Affine
     output: Affine
     size: Affine
+    switches: dict[int, Switches]
+
+    def restricted(self, signs: Mapping[int, Tensor]) -> Program:
+        """The program with some of those signs given, in the form in which :func:`encode` takes them."""
+        lower, upper = self.program.bounds()
+        for number, sign in signs.items():
+            entries, variables = self.switches[number]
+            given = _array(sign)[entries]
+            lower[variables[given > 0]] = 1
+            upper[variables[given < 0]] = 0
+        matrix, floors = self._constraints
+        return replace(self.program, lower=[lower], upper=[upper], rows=[matrix], floors=[floors])
+
+    @cached_property
+    def _constraints(self) -> tuple[Any, Array]:
+        return self.program.constraints()
+
+
+class Switches(NamedTuple):
+    """Entries of a value, and as many whole variables: 1 where the input is positive, 0 where it is negative."""
+
+    entries: NDArray[np.int64]
+    variables: NDArray[np.int64]
 
 
 def encode(
@@ -155,14 +182,14 @@ def encode(
     Parameters
     ----------
     graph : Graph
-        The network: linear operations, ReLU, leaky ReLU, absolute values and max pooling.
+        The network: linear operations, functions with one kink, clamps and max pooling.
     region : Region
         The inputs of one example; an L2 ball is no polytope and refused.
     intervals : list of Interval
         Bounds of all nodes, for that one example.
     signs : dict, optional
-        For some ReLUs, by their nodes, the signs that their inputs are restricted to: tensors of the node's shape, 1
-        for ``z >= 0``, -1 for ``z <= 0`` and 0 for neither.
+        For some functions with a kink, by their nodes, the signs that their inputs are restricted to: tensors of the
+        node's shape, 1 for ``z >= 0``, -1 for ``z <= 0`` and 0 for neither.
 
     Returns
     -------
@@ -180,6 +207,7 @@ def encode(
     inputs = program.variables(lower, upper)
     size = _size(program, region, inputs)
     values: list[Affine] = []
+    switches: dict[int, Switches] = {}
     errors = Errors.of(graph, [Interval(*(end.double() for end in ends)) for ends in intervals], {})
     for number, node in enumerate(graph.nodes):
         if node.operation is None:
@@ -191,19 +219,17 @@ def encode(
             radius = radius + _array(errors.radii[number])
         if node.operation.linear:
             value, lost = _linear(node.operation, graph.inputs_of(node), given, [program.reach(x) for x in given])
-            radius = radius if graph.arithmetic is None else radius + lost
         else:
-            ends = intervals[node.inputs[0]]
-            bounds = (_array(ends.lower), _array(ends.upper))
-            if isinstance(node.operation, MaxPool):
-                value = _largest(program, given[0], _windows(node.operation, graph.inputs_of(node)[0]), *bounds)
-            else:
-                sign = np.zeros(len(given[0])) if signs is None or number not in signs else _array(signs[number])
-                left, right = _slopes(node)
-                positive = _positive_part(program, given[0], *bounds, sign)
-                value = right * positive + left * (given[0] - positive)
+            sign = None if signs is None else signs.get(number)
+            value, lost = _bent(program, node, graph.inputs_of(node)[0], given[0], intervals[node.inputs[0]], sign)
+            if isinstance(node.operation, Kink):
+                open_ = _array(node.operation.undecided(intervals[node.inputs[0]])) > 0
+                entries = np.flatnonzero(open_ if sign is None else open_ & (_array(sign) == 0))
+                # They came last.
+                switches[number] = Switches(entries, program.width - len(entries) + np.arange(len(entries)))
+        radius = radius if graph.arithmetic is None else radius + lost
         values.append(_moved(program, value, radius))
-    return Encoding(program, inputs, values[-1], size)
+    return Encoding(program, inputs, values[-1], size, switches)
 
 
 def _moved(program: Program, value: Affine, radius: Array) -> Affine:
@@ -278,6 +304,32 @@ def _linear(
     return total, share * (size + np.abs(_array(bias)) * sum(float(reach.sum()) for reach in reaches))
 
 
+def _bent(
+    program: Program, node: Node, shape: tuple[int, ...], x: Affine, ends: Interval, sign: Tensor | None
+) -> tuple[Affine, Array]:
+    """A piecewise linear operation's value, and what float64 may have done to its coefficients."""
+    lower, upper = _array(ends.lower), _array(ends.upper)
+    exact = np.zeros(torch.Size(node.shape).numel())
+    match node.operation:
+        case MaxPool():
+            return _largest(program, x, node.operation.inputs(shape).numpy(), lower, upper), exact
+        case Kink(below=below, above=above):
+            positive = _positive_part(program, x, lower, upper, np.zeros(len(x)) if sign is None else _array(sign))
+            left, right = (torch.as_tensor(slope, dtype=torch.float64).expand(node.shape) for slope in (below, above))
+            rest = (x - positive).apply(scipy.sparse.diags(_array(left)))
+            value = positive.apply(scipy.sparse.diags(_array(right))) + rest
+            if node.operation.relative:
+                return value, exact
+        case Elementwise(activation=Activation(ends=(low, high))):
+            value = _clamped(program, x, lower, upper, low, high)
+        case _:
+            raise ModelError(
+                f"node '{node.name}' is not piecewise linear: mixed-integer programs take linear operations, ReLU, "
+                "leaky ReLU, absolute values, clamps and max pooling; use branch and bound"
+            )
+    return value, gamma(8, unit(torch.float64)) * program.reach(value)
+
+
 def _positive_part(program: Program, z: Affine, lower: Array, upper: Array, sign: Array) -> Affine:
     """``max(z, 0)``: of fixed sign it is linear, otherwise it has a variable, and one that says which sign it is."""
     program.at_least_zero(z.take((sign > 0) & (lower < 0)))
@@ -294,6 +346,24 @@ def _positive_part(program: Program, z: Affine, lower: Array, upper: Array, sign
     program.at_least_zero(above.apply(scipy.sparse.diags(high)) - value)
     program.at_least_zero(inside + above.apply(scipy.sparse.diags(low)) - constant(low) - value)
     return total + value.apply(_selection(np.flatnonzero(open_), len(z)).T.tocsr())
+
+
+def _clamped(program: Program, x: Affine, lower: Array, upper: Array, low: float, high: float) -> Affine:
+    """``low + max(x - low, 0) - max(x - high, 0)``, with an end left out where no ``x`` is beyond it."""
+    value = x
+    for end, side in ((low, 1.0), (high, -1.0)):
+        beyond = np.flatnonzero(lower < end if side > 0 else upper > end)
+        if not len(beyond):
+            continue
+        # By how much x is beyond the end, which is taken back.
+        past = side * (constant(np.full(len(beyond), end)) - x.take(beyond))
+        first, last = side * (end - upper[beyond]), side * (end - lower[beyond])
+        first, last = np.minimum(first, last), np.maximum(first, last)
+        excess = _positive_part(
+            program, past, np.nextafter(first, -np.inf), np.nextafter(last, np.inf), np.zeros(len(beyond))
+        )
+        value = value + side * excess.apply(_selection(beyond, len(x)).T.tocsr())
+    return value
 
 
 def _largest(program: Program, x: Affine, windows: NDArray[np.int64], lower: Array, upper: Array) -> Affine:
@@ -331,27 +401,6 @@ def _selection(places: NDArray[np.int64], count: int) -> Any:
 def constant(value: Array) -> Affine:
     """A vector that depends on no variable."""
     return Affine(scipy.sparse.csr_matrix((len(value), 0)), value)
-
-
-def _windows(operation: MaxPool, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """``(outputs, k)`` which inputs are in each window, -1 for the padding."""
-    index = torch.arange(1, 1 + torch.Size(shape).numel(), dtype=torch.float64).reshape(1, *shape)
-    found = operation._windows(index).flatten(0, -2)
-    places: NDArray[np.int64] = found.clamp_min(0).numpy().astype(np.int64) - 1
-    return places
-
-
-def _slopes(node: Node) -> tuple[float, float]:
-    """The slopes of a function with one kink, at 0: left of it and right of it."""
-    if isinstance(node.operation, ReLU):
-        return 0.0, 1.0
-    if isinstance(node.operation, Elementwise) and node.operation.activation.name in ("relu", "leaky_relu", "abs"):
-        ends = node.operation.apply(torch.tensor([-1.0, 1.0], dtype=torch.float64)).tolist()
-        return -ends[0], ends[1]
-    raise ModelError(
-        f"node '{node.name}' is not piecewise linear: mixed-integer programs take linear operations, ReLU, leaky ReLU, "
-        "absolute values and max pooling; use branch and bound"
-    )
 
 
 def _array(value: Tensor) -> Array:

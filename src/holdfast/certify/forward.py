@@ -7,7 +7,7 @@ arXiv 2002.12920, section 3.2; Dvijotham et al. and Zhang et al. 2018 for the pl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from holdfast.certify.crown import Bounds
 from holdfast.certify.graph import Interval, Operation
 from holdfast.certify.interval import meet, settled
 from holdfast.certify.operations.activation import Elementwise
-from holdfast.certify.operations.relu import ReLU
+from holdfast.certify.operations.kink import Kink
 from holdfast.certify.rounding import gamma, unit
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _input(region: Region) -> Between:
 
 
 def _through(
-    operation: Operation, planes: object, inputs: list[Between], interval: Interval, reach: Tensor
+    operation: Operation, planes: Any, inputs: list[Between], interval: Interval, reach: Tensor
 ) -> tuple[Between, Tensor]:
     """The functions of a value, and ``(N, *shape)`` what rounding may have done to them."""
     count, width = inputs[0].coefficients.lower.shape[:2]
@@ -116,8 +116,8 @@ def _through(
             times = 1 + reach.sum(1).reshape(-1, *[1] * (rounding.size.dim() - 1))
             room = rounding.size * times * gamma(rounding.own + _FEW, unit(rounding.size.dtype))
         return Between(Interval(*((end - shift).unflatten(0, (count, width)) for end in moved)), constants), room
-    if isinstance(operation, ReLU | Elementwise):
-        below, low, above, high = _slopes(planes)
+    if isinstance(operation, Kink | Elementwise):
+        below, low, above, high = _slopes(operation, planes)
         size = torch.maximum(below.abs(), above.abs()) * _size(inputs[0], reach) + torch.maximum(low.abs(), high.abs())
         return _between_planes(inputs[0], below, low, above, high), size * gamma(_FEW, unit(size.dtype))
     nothing = torch.zeros_like(interval.lower).unsqueeze(1).expand(count, width, *interval.lower.shape[1:])
@@ -131,14 +131,18 @@ def _size(between: Between, reach: Tensor) -> Tensor:
     return (terms + constants) * (1 + gamma(reach.shape[1] + _FEW, unit(reach.dtype)))
 
 
-def _slopes(planes: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _slopes(operation: Kink | Elementwise, planes: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Slope and constant of the lower plane, and of the upper one."""
-    match planes:
-        case (Tensor() as lower, Tensor() as upper, Tensor() as shift, None):
-            return lower, torch.zeros_like(shift), upper, shift
-        case (Tensor() as below, Tensor() as low, Tensor() as above, Tensor() as high):
-            return below, low, above, high
-    raise TypeError(f"planes of {type(planes).__name__} are not those of a function of one variable")
+    if isinstance(operation, Elementwise):
+        return planes.lower_slope, planes.lower_intercept, planes.upper_slope, planes.upper_intercept
+    lower, upper, shift, _ = planes
+    nothing, convex = torch.zeros_like(shift), torch.as_tensor(operation.sign > 0, device=shift.device)
+    return (
+        torch.where(convex, lower, -upper),
+        torch.where(convex, nothing, -shift),
+        torch.where(convex, upper, -lower),
+        torch.where(convex, shift, nothing),
+    )
 
 
 def _between_planes(x: Between, below: Tensor, low: Tensor, above: Tensor, high: Tensor) -> Between:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from holdfast.certify.graph import Graph, Interval
     from holdfast.certify.region import Region
 
-__all__ = ["TOLERANCE", "Leaf", "Minimum", "lp_bound", "milp_margin", "proved", "solve"]
+__all__ = ["TOLERANCE", "Leaf", "Minimum", "lp_bound", "milp_margin", "program_bound", "proved", "solve"]
 
 Array = NDArray[np.float64]
 
@@ -227,11 +227,17 @@ def lp_bound(
     -------
     Leaf
     """
-    encoding = encode(graph, region, intervals, signs)
+    return program_bound(encode(graph, region, intervals, signs), region, {}, row, offset)
+
+
+def program_bound(
+    encoding: Encoding, region: Region, signs: Mapping[int, Tensor], row: Tensor, offset: float = 0.0
+) -> Leaf:
+    """The same with a program that serves all signs."""
+    program = encoding.restricted(signs)
     cost = encoding.output.apply(scipy.sparse.csr_matrix(row.detach().double().cpu().numpy()[None])) + constant(
         np.array([offset])
     )
-    program = encoding.program
     found = _relaxed(cost, *program.constraints(), *program.bounds())
     if found is not None:
         bound, variables = found

@@ -15,8 +15,8 @@ from holdfast.certify.capture import capture
 from holdfast.certify.crown import crown
 from holdfast.certify.domains import Problem
 from holdfast.certify.graph import Graph, Interval, Node
+from holdfast.certify.operations.kink import relu
 from holdfast.certify.operations.linear import Dense, Sum
-from holdfast.certify.operations.relu import ReLU
 from holdfast.certify.region import Region
 from holdfast.certify.rounding import check_precision
 from holdfast.certify.split import Outcome, split_inputs
@@ -84,7 +84,7 @@ def prove_by_inputs(task: Task) -> Outcome:
 
 
 def prove_by_neurons(task: Task) -> Outcome:
-    """Branch and bound over the signs of ReLUs, in the network's precision, and in float64 where that could mislead."""
+    """Branch and bound over signs of neurons, in the network's precision, and in float64 where that could mislead."""
     questions, dtype = task.questions, task.dtype
     graph = with_worst(_captured(task).to(torch.float64), questions).to(dtype)
     boxes, of = torch.cat([questions.lower, questions.upper], 1).unique(dim=0, return_inverse=True)
@@ -137,7 +137,7 @@ def with_worst(graph: Graph, questions: Questions) -> Graph:
     worst = add(Dense(matrix[:, 0], -bound[:, 0]), graph.output)
     for r in range(1, matrix.shape[1]):
         other = add(Dense(matrix[:, r], -bound[:, r]), graph.output)
-        worst = add(Sum((1, 1)), worst, add(ReLU(), add(Sum((1, -1)), other, worst)))
+        worst = add(Sum((1, 1)), worst, add(relu(), add(Sum((1, -1)), other, worst)))
     return Graph(tuple(nodes), graph.arithmetic)
 
 

@@ -23,12 +23,12 @@ from torch.nn import functional
 from holdfast.certify.graph import Interval, Node, Operation
 from holdfast.certify.operations.activation import Elementwise
 from holdfast.certify.operations.convolution import Convolution
+from holdfast.certify.operations.kink import Kink, relu
 from holdfast.certify.operations.linear import Dense, Monotone, Scale, Sum, Weighted
 from holdfast.certify.operations.logsumexp import LogSumExp
 from holdfast.certify.operations.pooling import MaxPool
 from holdfast.certify.operations.product import MatrixProduct, Product
-from holdfast.certify.operations.relu import ReLU
-from holdfast.certify.relaxations import ACTIVATIONS, Activation, clamp, gelu, leaky_relu, power, silu
+from holdfast.certify.relaxations import ACTIVATIONS, Activation, clamp, gelu, power, silu
 from holdfast.certify.rounding import largest
 from holdfast.errors import ModelError
 
@@ -221,13 +221,13 @@ def _negate(builder: Builder, x: Symbol) -> Symbol:
 def _maximum(builder: Builder, a: Any, b: Any) -> Symbol:
     """``b + relu(a - b)``."""
     ideal = builder.between()
-    return _add(ideal, ideal.add(ReLU(), _subtract(ideal, a, b)), b)
+    return _add(ideal, ideal.add(relu(), _subtract(ideal, a, b)), b)
 
 
 def _minimum(builder: Builder, a: Any, b: Any) -> Symbol:
     """``b - relu(b - a)``."""
     ideal = builder.between()
-    return _subtract(ideal, b, ideal.add(ReLU(), _subtract(ideal, b, a)))
+    return _subtract(ideal, b, ideal.add(relu(), _subtract(ideal, b, a)))
 
 
 # Functions of each number alone
@@ -242,11 +242,21 @@ def _activation(name: str, builder: Builder, x: Any) -> Symbol:
 
 
 def _relu(builder: Builder, x: Any) -> Symbol:
-    return builder.add(ReLU(), x)
+    return builder.add(relu(), x)
 
 
 def _leaky_relu(builder: Builder, x: Any, slope: float = 0.01) -> Symbol:
-    return _applied(builder, leaky_relu(slope), x)
+    return x if slope == 1 else builder.add(Kink(float(slope), 1.0), x)
+
+
+def _prelu(builder: Builder, x: Any, weight: Any) -> Symbol:
+    """One slope for all values, or one for each channel."""
+    slope = _channels(weight, x.shape) if weight.numel() > 1 else weight
+    return builder.add(Kink(builder.constant(slope, x.shape), 1.0), x)
+
+
+def _abs(builder: Builder, x: Any) -> Symbol:
+    return builder.add(Kink(-1.0, 1.0, 0), x)
 
 
 def _gelu(builder: Builder, x: Any, *, approximate: str = "none") -> Symbol:
@@ -260,8 +270,8 @@ def _silu(builder: Builder, x: Any) -> Symbol:
 def _clamp(builder: Builder, x: Any, low: Any = None, high: Any = None) -> Symbol:
     if low == 0 and high is None:
         return _relu(builder, x)
-    bounds = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
-    return _applied(builder, clamp(*bounds), x)
+    least, most = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+    return _applied(builder, clamp(min(least, most), most), x)  # where the ends are in the wrong order, the upper one
 
 
 def _clamp_max(builder: Builder, x: Any, high: Any) -> Symbol:
@@ -810,7 +820,7 @@ Rule = Callable[..., Any]
 
 RULES: dict[str, Rule] = {
     **{f"{name}.default": partial(_activation, name) for name in (
-        "abs", "exp", "log", "reciprocal", "sigmoid", "sqrt", "square", "tanh",
+        "exp", "log", "reciprocal", "sigmoid", "sqrt", "square", "tanh",
     )},
     **dict.fromkeys((
         "_unsafe_view.default", "flatten.using_ints", "reshape.default", "squeeze.default", "squeeze.dim",
@@ -838,6 +848,7 @@ RULES: dict[str, Rule] = {
     "_native_batch_norm_legit.no_stats": _batch_statistics,
     "_native_batch_norm_legit_no_training.default": _first_of(_batch_norm_in_evaluation),
     "_softmax.default": _softmax,
+    "abs.default": _abs,
     "adaptive_avg_pool1d.default": partial(_pool_average, 1),
     "adaptive_avg_pool2d.default": partial(_pool_average, 2),
     "add.Scalar": _add,
@@ -899,6 +910,7 @@ RULES: dict[str, Rule] = {
     "neg.default": _negate,
     "pad.default": _pad,
     "pow.Tensor_Scalar": _power,
+    "prelu.default": _prelu,
     "relu.default": _relu,
     "relu6.default": partial(_clamp, low=0.0, high=6.0),
     "relu_.default": _relu,

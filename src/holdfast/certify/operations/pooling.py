@@ -74,6 +74,19 @@ class MaxPool:
         )
         return (self._scatter(parts, rows, shapes[0]),), total.flatten()
 
+    def inputs(self, shape: tuple[int, ...]) -> Tensor:
+        """``(outputs, k)`` int64: which entries of a flattened ``(C, H, W)`` are in each window, -1 for padding."""
+        numbers = torch.arange(1, 1 + torch.Size(shape).numel(), dtype=torch.float64).reshape(1, *shape)
+        return self._windows(numbers).flatten(0, -2).clamp_min(0).long() - 1
+
+    def contenders(self, x: Interval) -> Tensor:
+        """``(outputs, most)``: of each window the inputs that are its largest for some example, as above, then -1."""
+        lower, upper = self._windows(x.lower), self._windows(x.upper)
+        kept = (upper >= lower.amax(-1, keepdim=True)).any(0).flatten(0, -2)
+        kept, order = kept.to(torch.uint8).sort(dim=1, descending=True, stable=True)
+        places = self.inputs(tuple(x.lower.shape[1:])).to(order.device).gather(1, order)
+        return places.where(kept > 0, -1)[:, : int(kept.sum(1).max())]
+
     def _windows(self, x: Tensor) -> Tensor:
         """``(N, C, H, W, k)`` the inputs of each window, the lowest number there is for those in the padding."""
         (height, width), (high, wide) = self._outputs(x), self._span(x)

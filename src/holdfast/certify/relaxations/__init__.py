@@ -1,6 +1,6 @@
 """Planes above and below nonlinear functions, for inputs between bounds."""
 
-from holdfast.certify.relaxations.activations import ACTIVATIONS, clamp, gelu, leaky_relu, power, silu
+from holdfast.certify.relaxations.activations import ACTIVATIONS, clamp, gelu, power, silu
 from holdfast.certify.relaxations.planes import Activation, Planes
 from holdfast.certify.relaxations.pooling import contested, max_pool
 
@@ -11,7 +11,6 @@ __all__ = [
     "clamp",
     "contested",
     "gelu",
-    "leaky_relu",
     "max_pool",
     "power",
     "silu",

@@ -6,40 +6,32 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from holdfast.certify.relaxations.planes import Activation, Function
 from holdfast.errors import ModelError
 
-__all__ = ["ACTIVATIONS", "clamp", "gelu", "leaky_relu", "power", "silu"]
+__all__ = ["ACTIVATIONS", "clamp", "gelu", "power", "silu"]
 
 # The nodes between which the slopes of a gated function are interpolated, in each of its pieces.
 _NODES = 1 << 16
-
-
-def leaky_relu(negative_slope: float) -> Activation:
-    """``x`` where it is positive, ``negative_slope * x`` where it is not; the ReLU is that of slope 0."""
-    valley, peak = ((0.0,), ()) if negative_slope <= 1 else ((), (0.0,))
-    return Activation(
-        "relu" if negative_slope == 0 else "leaky_relu",
-        lambda x: functional.leaky_relu(x, negative_slope),
-        lambda x: torch.where(x > 0, torch.ones_like(x), negative_slope),
-        peaks=_kinks(*peak),
-        valleys=_kinks(*valley),
-        extremes=(0.0,) if negative_slope < 0 else (),
-        roundings=2,
-    )
+# What these hold, every precision does.
+_SHORT = (torch.half, torch.bfloat16)
 
 
 def clamp(low: float, high: float) -> Activation:
-    """``x`` between two bounds, either of which may be infinite."""
+    """``x`` between two ends, either of which may be infinite.
+
+    A network rounds an end to its own precision, unless that is as good as any.
+    """
+    short = all(float(torch.tensor(end, dtype=dtype)) == end for end in (low, high) for dtype in _SHORT)
     return Activation(
         "clamp",
         lambda x: x.clamp(low, high),
         lambda x: ((x > low) & (x < high)).to(x.dtype),
         peaks=_kinks(high),
         valleys=_kinks(low),
-        roundings=0,
+        roundings=0 if short else 1,
+        ends=(low, high),
     )
 
 
@@ -165,7 +157,6 @@ def _sigmoid_slope(x: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Activation] = {
     activation.name: activation
     for activation in (
-        leaky_relu(0.0),
         Activation(
             "sigmoid",
             torch.sigmoid,
@@ -200,6 +191,5 @@ ACTIVATIONS: dict[str, Activation] = {
             pole=True,
         ),
         Activation("square", torch.square, lambda x: 2 * x, valleys=lambda k: (k / 2,), extremes=(0.0,)),
-        Activation("abs", torch.abs, torch.sign, valleys=_kinks(0.0), extremes=(0.0,), roundings=0),
     )
 }

@@ -65,6 +65,8 @@ class Activation:
         By how many units of roundoff a network's own value of the function may be off, relatively to its size ...
     gain : float
         ... and to that of its input times this: functions that are computed as the input times something else.
+    ends : tuple of float or None
+        Of a function that is its input between two ends, and constant beyond them: these ends.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Activation:
     pole: bool = False
     roundings: int = 8
     gain: float = 0.0
+    ends: tuple[float, float] | None = None
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of the value for inputs between ``lower`` and ``upper``; infinite where it may be undefined."""
