@@ -102,7 +102,7 @@ def test_rows_of_any_example_in_any_number(norm):
     torch.testing.assert_close((a * region.minimiser(a, of)).sum((1, 2, 3)), found)
     # Sums of 2700 numbers of about 1.
     single = region.to(torch.float32).minimum(a.float(), of)
-    torch.testing.assert_close(single.double(), found, rtol=1e-5, atol=0.1)
+    torch.testing.assert_close(single.double(), found, rtol=1e-3, atol=0.1)
     assert bool((single.double() <= found).all())
     grouped = a[:200].view(4, 50, 3, 30, 30)
     expected = torch.stack([region.minimum(grouped[:, i]) for i in range(50)], 1).flatten()
@@ -151,9 +151,9 @@ def test_nothing_is_nan(norm, dtype):
             assert bool(found.isfinite().all())
             assert bool(grad.isfinite().all())
             if eps == torch.inf:
-                torch.testing.assert_close(found, a.clamp(max=0).sum(1), rtol=1e-5, atol=1e-5 * scale + 1e-37)
+                torch.testing.assert_close(found, a.clamp(max=0).sum(1), rtol=1e-5, atol=2e-5 * scale + 1e-37)
             if eps == 0:
-                torch.testing.assert_close(found, (a * x).sum(1), rtol=1e-5, atol=1e-5 * scale + 1e-37)
+                torch.testing.assert_close(found, (a * x).sum(1), rtol=1e-5, atol=2e-5 * scale + 1e-37)
 
 
 def test_an_unbounded_coordinate_that_may_change_has_no_minimum():

@@ -360,7 +360,9 @@ def test_every_vote_has_noise_of_its_own_and_those_that_choose_are_not_those_tha
     model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].clone()))
     x = uniform(1, 6, dtype=torch.float64).expand(3, -1)
     Smoothed(model, 0.25, batch_size=12).certify_fixed(x, samples=48, selection=12)
-    assert len(torch.cat(seen).unique(dim=0)) == 3 * 60
+    # The first calls look whether rows depend on one another.
+    votes = torch.cat(seen[-15:])
+    assert len(votes) == len(votes.unique(dim=0)) == 3 * 60
 
 
 def test_the_model_and_the_global_generator_are_left_as_they_were():
