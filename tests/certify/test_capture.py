@@ -1,6 +1,7 @@
 """Graphs compute what models do, and what cannot be captured is refused in one line that names the node."""
 
 import contextlib
+import math
 import runpy
 
 import pytest
@@ -28,10 +29,18 @@ def fault(model, x):
 X = uniform(4, 6)
 
 FAULTS = {
-    "sin": (lambda x, head: head(x.sin()), "no bound is known for node 'sin' (sin.default)"),
-    "cumsum": (lambda x, head: head(x.cumsum(1)), "no bound is known for node 'cumsum' (cumsum.default)"),
+    "tan": (lambda x, head: head(x.tan()), "no bound is known for node 'tan' (tan.default)"),
+    "cumprod": (lambda x, head: head(x.cumprod(1)), "no bound is known for node 'cumprod' (cumprod.default)"),
+    "all masked": (lambda x, head: head(x).masked_fill(torch.ones(3).bool(), -torch.inf).softmax(1), "is masked"),
+    "other pixels": (
+        lambda x, head: functional.interpolate(x.unsqueeze(1), size=74).flatten(1)[:, :2],
+        "'upsample_nearest1d'",
+    ),
     "control flow": (lambda x, head: head(x) if x.sum() > 0 else -head(x), "must not depend on values"),
-    "nonzero": (lambda x, head: head(x[x > 0.5].reshape(-1, 6)), "no bound is known for node 'gt' (gt.Scalar)"),
+    "nonzero": (
+        lambda x, head: head(x[x > 0.5].reshape(-1, 6)),
+        "it picks values by others that depend on the network's",
+    ),
     "centred": (lambda x, head: head(x - x.mean(0)), "node 'mean' (mean.dim): it works along the batch"),
     "centred, keeping": (lambda x, head: head(x - x.mean(0, keepdim=True)), "it works along the batch"),
     "all sums": (lambda x, head: head(x) + x.mean(), "mean"),
@@ -51,7 +60,7 @@ FAULTS = {
     "a vector": (lambda x, head: head(x).sum(1), "the network returns a tensor of shape (3,) for 3 inputs"),
     "an image": (lambda x, head: head(x).unsqueeze(2), "the network returns a tensor of shape (3, 3, 1) for 3 inputs"),
     "a constant": (lambda x, head: head.bias.unsqueeze(0), "does not depend on its input"),
-    "a power": (lambda x, head: head(x**1.5), "node 'pow_1' (pow.Tensor_Scalar): the power 1.5 is not bounded"),
+    "a power": (lambda x, head: head(x**math.inf), "node 'pow_1' (pow.Tensor_Scalar): the power inf is not bounded"),
     "weights from the input": (
         lambda x, head: functional.linear(head(x), x[:, :3].T @ x[:, :3]),
         "only products of matrices",
@@ -67,7 +76,7 @@ def test_faults_name_the_node(name):
 
 
 def test_a_fault_names_the_module():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), Fn(torch.sin), nn.Linear(4, 2))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), Fn(torch.tan), nn.Linear(4, 2))
     assert "in module '2'; " in fault(model, X)
 
 

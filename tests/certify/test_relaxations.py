@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from holdfast.certify.relaxations import ACTIVATIONS, clamp, gelu, max_pool, power, silu
+from holdfast.certify.relaxations import ACTIVATIONS, clamp, elu, gelu, max_pool, mish, power, silu, softplus
 from holdfast.errors import ModelError
 
 # Each function with its reference and a range in which it can be told from its limits.
@@ -29,8 +29,28 @@ REFERENCES = {
     "square": (ACTIVATIONS["square"], torch.square, -3, 3),
     "cube": (power(3), lambda x: x**3, -2, 2),
     "fourth power": (power(4), lambda x: x**4, -2, 2),
+    "elu": (elu(), functional.elu, -5, 2),
+    "elu shallow": (elu(0.4), lambda x: functional.elu(x, 0.4), -5, 2),
+    "elu falling": (elu(-0.5), lambda x: functional.elu(x, -0.5), -5, 2),
+    "selu": (elu(1.6732632423543772, 1.0507009873554805), functional.selu, -5, 2),
+    "celu": (elu(0.3, 1.0, 1 / 0.3), lambda x: torch.where(x > 0, x, 0.3 * torch.expm1(x / 0.3)), -3, 2),
+    "softplus": (softplus(), functional.softplus, -6, 6),
+    "softplus jumping": (softplus(1.0), lambda x: functional.softplus(x, 1.0, 1.0), -3, 3),
+    "mish": (mish(), functional.mish, -9, 6),
+    "logsigmoid": (ACTIVATIONS["logsigmoid"], functional.logsigmoid, -6, 6),
+    "hardswish": (ACTIVATIONS["hardswish"], functional.hardswish, -5, 5),
+    "erf": (ACTIVATIONS["erf"], torch.erf, -3, 3),
+    "atan": (ACTIVATIONS["atan"], torch.atan, -6, 6),
+    "log1p": (ACTIVATIONS["log1p"], torch.log1p, -0.95, 5),
+    "expm1": (ACTIVATIONS["expm1"], torch.expm1, -4, 3),
+    "sin": (ACTIVATIONS["sin"], torch.sin, -9, 12),
+    "cos": (ACTIVATIONS["cos"], torch.cos, -12, 9),
+    "power 1.5": (power(1.5), lambda x: x**1.5, 0, 4),
+    "power 0.3": (power(0.3), lambda x: x**0.3, 0.01, 4),
+    "power -2": (power(-2), lambda x: x**-2, 0.1, 4),
+    "power -0.75": (power(-0.75), lambda x: x**-0.75, 0.1, 4),
 }
-KINKS = torch.tensor([-0.5, 0.0, 1.0], dtype=torch.float64)
+KINKS = torch.tensor([-3.0, -0.5, 0.0, 1.0, math.nextafter(1.0, 2.0), 3.0], dtype=torch.float64)
 functions = pytest.mark.parametrize("name", REFERENCES)
 
 
@@ -50,7 +70,7 @@ def grid(lower, upper, points=801):
     """Points of each interval in float64, its ends and the functions' kinks among them."""
     low, high = lower.double().unsqueeze(-1), upper.double().unsqueeze(-1)
     inner = low + (high - low) * torch.linspace(0, 1, points, dtype=torch.float64)
-    return torch.cat([inner, KINKS.expand(*low.shape[:-1], 3), high], -1).clamp(low, high).sort(-1).values
+    return torch.cat([inner, KINKS.expand(*low.shape[:-1], len(KINKS)), high], -1).clamp(low, high).sort(-1).values
 
 
 def sides(planes, x):
@@ -134,13 +154,30 @@ def test_a_worse_plane_would_not_pass(name):
 )
 def test_any_interval(name, start, width, dtype):
     activation = REFERENCES[name][0]
-    if activation.start == 0:
+    if activation.start > -torch.inf:
         start = abs(start) + 1e-3
-    if name == "exp":
+    if name in ("exp", "expm1"):
         start = min(start, 80.0)
         width = min(width, 80.0 - start)
     lower = torch.tensor([start], dtype=dtype)
     check_sound(activation, lower, lower + width)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@functions
+def test_far_from_where_anything_happens(name, dtype):
+    """Where a function is almost a line, it still has a side: down to the smallest numbers, and up to large ones."""
+    activation = REFERENCES[name][0]
+    generator = torch.Generator().manual_seed(0)
+    ends = 10 ** (-12 + 15 * torch.rand(2, 500, generator=generator, dtype=torch.float64))
+    ends = ends * torch.tensor([[1.0], [1.5]]) * torch.where(torch.arange(500) % 3 == 0, -1.0, 1.0)
+    ends[0, ::5] *= -1
+    ends[:, 1::7] = torch.tensor([[-60.0], [-50.0]])
+    ends[:, 2::7] = torch.tensor([[-60.0], [-39.0]])
+    if activation.start > -torch.inf:
+        ends = ends.abs()
+    lower, upper = ends.clamp(-1e3, 80.0 if "exp" in name else 1e3).to(dtype).sort(0).values
+    check_sound(activation, lower, upper)
 
 
 @functions

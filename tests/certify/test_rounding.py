@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.orders import barely_proved, drawn, exactly, in_some_order, mlp, traced
-from helpers.tiny import KINDS, tiny
+from helpers.tiny import KINDS, Fn, tiny
 from holdfast.certify.capture import capture
 from holdfast.certify.crown import crown
 from holdfast.certify.forward import forward_bounds
@@ -90,6 +90,32 @@ def test_what_a_network_answers_is_within_its_bounds_at_a_point(kind):
                     assert bool((~known | ((low <= answer) & (answer <= high))).all()), note
                 sharp |= not bool(((ideal.lower <= answer) & (answer <= ideal.upper)).all())
     assert sharp or kind in ("abs", "moved"), "no answer has left the bounds of real arithmetic: the test shows nothing"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.clamp(-0.3, 0.4),
+        lambda x: torch.nn.functional.pad(x, (1, 1), value=0.1),
+        lambda x: x.masked_fill(torch.tensor([True, False, True]), 0.7),
+        lambda x: torch.where(x > 0.1, 0.7, x - 1),
+        lambda x: torch.where(x > 0.1, x, x.square()),
+        lambda x: torch.cat([x, torch.full_like(x, 0.1)], 1),
+        lambda x: torch.nn.functional.softplus(x, 1.0, 0.1),
+        lambda x: torch.nn.functional.threshold(x, 0.1, 0.7),
+    ],
+)
+def test_numbers_that_float32_does_not_hold(function):
+    """Whatever they are put into, and whatever they are compared with, in bounds that are computed in float64."""
+    model = Fn(function)
+    x = torch.tensor([[0.1, 0.7, 0.4], [0.9, 0.2, -0.9]])
+    graph = capture(model, x).to(torch.float64)
+    for low, high in (
+        interval_bounds(graph, Region.box(x.double(), x.double()))[-1],
+        crown(graph, Region.box(x.double(), x.double())).intervals[-1],
+    ):
+        answer = model(x).double()
+        assert bool(((low <= answer) & (answer <= high)).all())
 
 
 def broken_by(model, region, generator):

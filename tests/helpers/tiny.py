@@ -62,7 +62,36 @@ ACTIVATIONS: dict[str, Callable[[Random], nn.Module]] = {
     "sqrt": lambda r: Fn(lambda x: (x.abs() + 0.1).sqrt()),
     "log": lambda r: Fn(lambda x: (x.relu() + 0.2).log()),
     "reciprocal": lambda r: Fn(lambda x: 1 / (x.square() + 0.3)),
+    "elu": lambda r: r.choice([nn.ELU(), nn.ELU(-0.4), nn.SELU(), nn.CELU(0.6), nn.CELU(3.0)]),
+    "softplus": lambda r: r.choice([nn.Softplus(), nn.Softplus(3.3), nn.Softplus(0.7, 1.0), nn.LogSigmoid()]),
+    "gated": lambda r: r.choice([nn.Mish(), nn.Hardswish(), Fn(lambda x: x * x.sigmoid()), nn.Softsign()]),
+    "pieces": lambda r: r.choice(
+        [
+            *(nn.PReLU(), nn.PReLU(init=-0.7), nn.Softshrink(0.2), nn.Hardshrink(0.3)),
+            *(nn.Threshold(0.3, 0.3), nn.Threshold(-0.3, 0.4)),
+        ]
+    ),
+    "chosen": lambda r: Fn(CHOICES[r.randrange(len(CHOICES))]),
+    "waves": lambda r: Fn(r.choice([torch.sin, torch.cos, torch.erf, torch.atan, lambda x: (9 * x).sin()])),
+    "grown": lambda r: Fn(r.choice([lambda x: x.abs().log1p(), lambda x: (x / 2).expm1(), lambda x: x**3])),
+    "powers": lambda r: powers(r.choice([1.5, 0.3, -0.75, -2.0, -1.3])),
 }
+
+CHOICES: list[Callable[[Tensor], Tensor]] = [
+    lambda x: torch.where(x > 0.1, x, 0.3 * x + 0.07),
+    lambda x: torch.where(x <= 0, 0.2 * x, 1.5 * x),
+    lambda x: torch.where(x > 0.25, x.sin(), x.square()),
+    lambda x: torch.where(x >= x.roll(1, -1) + 0.01, x, 1 - x),
+    lambda x: torch.where(x < 0, -1.0, x),
+    lambda x: torch.where(2 * x - 1 > 0.5, torch.tensor(1.0), torch.tensor(-1.0)) + x,
+    lambda x: (x > 0.2) * x + (x >= 0) * 0.5,
+    lambda x: torch.where(torch.arange(x.shape[-1]) % 2 == 0, x, x.abs() - 0.3),
+    lambda x: x.masked_fill(torch.arange(x.shape[-1]) % 2 == 0, 0.4).clamp(torch.tensor(-0.3), torch.tensor(0.6)),
+]
+
+
+def powers(exponent: float) -> nn.Module:
+    return Fn(lambda x: (x.abs() + 0.3) ** exponent)
 
 
 def activation(r: Random) -> nn.Module:
@@ -355,6 +384,134 @@ def encoder(r: Random) -> Tiny:
     return ended([nn.Linear(2, 4), make()], (3, 2), "encoder", r)
 
 
+def channels_bent(r: Random) -> Tiny:
+    prelu = nn.PReLU(3)
+    nn.init.normal_(prelu.weight)
+    return ended([nn.Conv2d(2, 3, 2), prelu], image(r, 2), "channels bent", r)
+
+
+REDUCTIONS: list[Callable[[Tensor], Tensor]] = [
+    lambda x: x.amax(1, keepdim=True) + x.amin(-1, keepdim=True),
+    lambda x: torch.cat([x.amax((2, 3)), x.amin((1, 3))], 1),
+    lambda x: x.max(2)[0] - x.min(2, keepdim=True).values.squeeze(2),
+    lambda x: torch.max(x, x.flip(1)) * torch.min(x, 0.3 * x),
+    lambda x: functional.adaptive_max_pool2d(x, 1),
+    lambda x: functional.adaptive_max_pool2d(x, (2, 3)),
+    lambda x: functional.adaptive_max_pool2d(x, (3, 4)),
+    lambda x: functional.adaptive_max_pool1d(x.flatten(2), 4),
+    lambda x: functional.max_pool3d(x.unsqueeze(1), (2, 2, 3), (1, 2, 1), (1, 1, 0)),
+    lambda x: functional.max_pool3d(x.unsqueeze(1), 2, 2, ceil_mode=True),
+    lambda x: functional.avg_pool3d(x.unsqueeze(1), (1, 2, 2), 1),
+    lambda x: functional.adaptive_avg_pool3d(x.unsqueeze(1), (1, 2, 3)),
+    lambda x: functional.normalize(x, dim=1) + x.norm(p=1, dim=2, keepdim=True),
+    lambda x: x.cumsum(2).flatten(1).cumsum(1),
+]
+
+
+def reduced(r: Random) -> Tiny:
+    number = r.randrange(len(REDUCTIONS))
+    return ended([nn.Conv2d(1, 2, 2), activation(r), Fn(REDUCTIONS[number])], (1, 4, 5), f"reduction {number}", r)
+
+
+def resampled(r: Random) -> Tiny:
+    sizes = r.choice([{"scale_factor": 2.0}, {"scale_factor": (1.7, 3.0)}, {"size": (5, 3)}, {"size": (2, 7)}])
+    mode = r.choice(["bilinear", "bilinear", "nearest", "nearest-exact", "linear"])
+    if mode == "linear":
+        resize = Fn(lambda x: functional.interpolate(x.flatten(2), size=7, mode="linear"))
+    else:
+        corners = {"align_corners": r.random() < 0.4} if mode == "bilinear" else {}
+        resize = Fn(lambda x: functional.interpolate(x, mode=mode, **sizes, **corners))
+    return ended([nn.Conv2d(1, 2, 2), activation(r), resize], (1, 4, 5), f"resampled {mode} {sizes}", r)
+
+
+def other_norm(r: Random) -> Tiny:
+    if r.random() < 0.3:
+        return ended([nn.Linear(2, 4), nn.RMSNorm(4, eps=0.1), activation(r), nn.Linear(4, 3)], (2,), "rms norm", r)
+    layer = r.choice([nn.InstanceNorm2d(2, 0.1, affine=True), norm(nn.InstanceNorm2d(2, 0.1, 0.1, True, True))])
+    layer = r.choice([layer, nn.LocalResponseNorm(2, 0.5)])
+    return ended([nn.Conv2d(1, 2, 2), layer], (1, 3, 3), f"other norm {type(layer).__name__}", r)
+
+
+def recurrent(r: Random) -> Tiny:
+    make = r.choice([nn.LSTM, nn.LSTM, nn.GRU, nn.GRU, nn.RNN, lambda *a, **k: nn.RNN(*a, nonlinearity="relu", **k)])
+    layers, both, first, last = r.choice([1, 1, 2]), r.random() < 0.3, r.random() < 0.7, r.random() < 0.5
+    cell = make(2, 2, layers, bidirectional=both, batch_first=first, bias=r.random() < 0.8)
+
+    def forward(x, cell):
+        found, state = cell(x if first else x.transpose(0, 1))
+        state = state[0] if isinstance(state, tuple) else state
+        return state[-1] if last else (found if first else found.transpose(0, 1))
+
+    return ended([Fn(forward, cell)], (3, 2), f"recurrent {type(cell).__name__}", r)
+
+
+def recurrent_cell(r: Random) -> Tiny:
+    cell = r.choice([nn.LSTMCell(2, 3), nn.GRUCell(2, 3), nn.RNNCell(2, 3)])
+
+    def forward(x, cell):
+        state = cell(x)
+        state = cell(x.flip(1), state)
+        return state[0] if isinstance(state, tuple) else state
+
+    return ended([Fn(forward, cell)], (2,), f"recurrent {type(cell).__name__}", r)
+
+
+def masked_attention(r: Random) -> Tiny:
+    lower = torch.ones(3, 3).tril().bool()
+    put = r.choice([-math.inf, -math.inf, -1e9, float(torch.finfo(torch.float32).min)])
+
+    def forward(x, q, k, v):
+        q, k, v = q(x), k(x), v(x)
+        scores = q @ k.transpose(1, 2) / 2
+        return [
+            lambda: functional.scaled_dot_product_attention(*(t.unsqueeze(1) for t in (q, k, v)), is_causal=True),
+            lambda: functional.scaled_dot_product_attention(q, k, v, attn_mask=lower),
+            lambda: functional.scaled_dot_product_attention(
+                q, k, v, torch.zeros(3, 3, dtype=x.dtype).where(lower, put)
+            ),
+            lambda: scores.masked_fill(~lower, put).softmax(-1) @ v,
+            lambda: torch.where(lower, scores, put).softmax(-1) @ v,
+            lambda: (scores + torch.zeros(3, 3, dtype=x.dtype).masked_fill(~lower, put)).softmax(1) @ v,
+        ][which]()
+
+    which = r.randrange(6)
+    return ended([Fn(forward, *(nn.Linear(2, 4) for _ in range(3)))], (3, 2), f"masked attention {which} {put}", r)
+
+
+def masked_encoder(r: Random) -> Tiny:
+    mask = torch.ones(3, 3).triu(1).bool()
+
+    def forward(x, first, inner):
+        x = first(x)
+        if isinstance(inner, nn.MultiheadAttention):
+            return inner(x, x, x, attn_mask=mask)[0]
+        return inner(x, src_mask=mask, is_causal=True)
+
+    inner = r.choice(
+        [
+            nn.MultiheadAttention(4, 2, batch_first=True),
+            nn.TransformerEncoderLayer(4, 2, 4, batch_first=True, norm_first=True, layer_norm_eps=0.1),
+        ]
+    )
+    return ended([Fn(forward, nn.Linear(2, 4), inner)], (3, 2), "masked encoder", r)
+
+
+def contracted(r: Random) -> Tiny:
+    def forward(x, first, second):
+        a, b = first(x), second(x)
+        return [
+            lambda: torch.einsum("bij,bkj->bik", a, b),
+            lambda: torch.einsum("bij,kj->bki", a, second.weight),
+            lambda: torch.baddbmm(torch.ones(1, 3, 3, dtype=x.dtype), a, b.transpose(1, 2), beta=0.5, alpha=2.0),
+            lambda: functional.glu(a, -1) * 2,
+            lambda: functional.silu(a) * b,
+            lambda: torch.ops.aten.add.Scalar(torch.ops.aten.div.Scalar(a, 3.0), 0.25) - b,
+        ][which]()
+
+    which = r.randrange(6)
+    return ended([Fn(forward, nn.Linear(2, 4), nn.Linear(2, 4))], (3, 2), f"contracted {which}", r)
+
+
 KINDS: dict[str, Callable[[Random], Tiny]] = {
     **{f"mlp {name}": lambda r, name=name: mlp(r, name) for name in ACTIVATIONS},
     **{
@@ -363,6 +520,8 @@ KINDS: dict[str, Callable[[Random], Tiny]] = {
             convolution, same, convolution_1d, convolution_3d, transposed, batch_norm, max_pool, max_pool_1d,
             other_pool, other_pool_1d, residual, residual_convolution, concatenated, concatenated_channels, constants,
             moved, products, feature_product, attention, softmax, log_softmax, layer_norm, group_norm, encoder,
+            channels_bent, reduced, resampled, other_norm, recurrent, recurrent_cell, masked_attention, masked_encoder,
+            contracted,
         )
     },
 }  # fmt: skip

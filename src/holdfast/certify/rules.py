@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -22,14 +23,25 @@ from torch.nn import functional
 
 from holdfast.certify.graph import Interval, Node, Operation
 from holdfast.certify.operations.activation import Elementwise
+from holdfast.certify.operations.choice import Above, Choice
 from holdfast.certify.operations.convolution import Convolution
 from holdfast.certify.operations.kink import Kink, relu
 from holdfast.certify.operations.linear import Dense, Monotone, Scale, Sum, Weighted
 from holdfast.certify.operations.logsumexp import LogSumExp
 from holdfast.certify.operations.pooling import MaxPool
 from holdfast.certify.operations.product import MatrixProduct, Product
-from holdfast.certify.relaxations import ACTIVATIONS, Activation, clamp, gelu, power, silu
-from holdfast.certify.rounding import largest
+from holdfast.certify.relaxations import (
+    ACTIVATIONS,
+    Activation,
+    clamp,
+    elu,
+    gelu,
+    mish,
+    power,
+    silu,
+    softplus,
+)
+from holdfast.certify.rounding import gamma, largest
 from holdfast.errors import ModelError
 
 __all__ = ["RULES", "Builder", "Symbol"]
@@ -203,6 +215,8 @@ def _multiply(builder: Builder, a: Any, b: Any) -> Symbol:
     if isinstance(a, Symbol) and isinstance(b, Symbol):
         if a == b:
             return _applied(builder, ACTIVATIONS["square"], a)
+        if _is_applied(builder, "sigmoid", b, a) or _is_applied(builder, "sigmoid", a, b):
+            return _applied(builder, silu(), a if _is_applied(builder, "sigmoid", b, a) else b)
         return builder.add(Product(), *(builder.broadcast(x, builder.shape) for x in (a, b)))
     x, constant = (a, b) if isinstance(a, Symbol) else (b, a)
     return _scaled(builder, builder.broadcast(x, builder.shape), constant, 0.0)
@@ -237,6 +251,13 @@ def _applied(builder: Builder, activation: Activation, x: Symbol) -> Symbol:
     return builder.add(Elementwise(activation), x, shape=x.shape)
 
 
+def _is_applied(builder: Builder, name: str, y: Symbol, x: Symbol) -> bool:
+    """Whether a value is an activation of another one."""
+    node = builder.nodes[y.node]
+    known = isinstance(node.operation, Elementwise) and node.operation.activation.name == name
+    return known and node.inputs == (x.node,) and y.shape == x.shape
+
+
 def _activation(name: str, builder: Builder, x: Any) -> Symbol:
     return _applied(builder, ACTIVATIONS[name], x)
 
@@ -251,6 +272,7 @@ def _leaky_relu(builder: Builder, x: Any, slope: float = 0.01) -> Symbol:
 
 def _prelu(builder: Builder, x: Any, weight: Any) -> Symbol:
     """One slope for all values, or one for each channel."""
+    _constant_weight(weight)
     slope = _channels(weight, x.shape) if weight.numel() > 1 else weight
     return builder.add(Kink(builder.constant(slope, x.shape), 1.0), x)
 
@@ -274,6 +296,12 @@ def _clamp(builder: Builder, x: Any, low: Any = None, high: Any = None) -> Symbo
     return _applied(builder, clamp(min(least, most), most), x)  # where the ends are in the wrong order, the upper one
 
 
+def _clamp_between(builder: Builder, x: Any, low: Any = None, high: Any = None) -> Symbol:
+    """Between tensors."""
+    raised = x if low is None else _maximum(builder, x, low)
+    return raised if high is None else _minimum(builder, raised, high)
+
+
 def _clamp_max(builder: Builder, x: Any, high: Any) -> Symbol:
     return _clamp(builder, x, None, high)
 
@@ -292,25 +320,202 @@ def _power(builder: Builder, x: Any, exponent: Any) -> Symbol:
         raise ModelError("only powers with a constant exponent are bounded")
     if exponent in known:
         return _activation(known[exponent], builder, x)
-    if exponent < 2 or exponent != int(exponent):
-        raise ModelError(f"the power {exponent} is not bounded: whole numbers from 2 on, 0.5 and -1 are")
-    return _applied(builder, power(int(exponent)), x)
+    if exponent in (0, 1) or not math.isfinite(exponent):
+        raise ModelError(f"the power {exponent} is not bounded; leave it out")
+    return _applied(builder, power(exponent), x)
+
+
+def _elu(builder: Builder, x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Symbol:
+    return _applied(builder, elu(alpha, scale, input_scale), x)
+
+
+def _celu(builder: Builder, x: Any, alpha: float = 1.0) -> Symbol:
+    return _elu(builder, x, alpha, 1.0, 1 / alpha if alpha else 0.0)
+
+
+# Its two constants, from Klambauer et al. 2017, "Self-normalizing neural networks", arXiv 1706.02515.
+_SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
+
+
+def _selu(builder: Builder, x: Any) -> Symbol:
+    return _elu(builder, x, *_SELU)
+
+
+def _softplus(builder: Builder, x: Any, beta: float = 1.0, threshold: float = 20.0) -> Symbol:
+    """Of ``beta x``, divided by ``beta``."""
+    scaled = x if beta == 1 else _scaled(builder, x, beta, 0.0)
+    error = partial(_jumping, threshold=threshold)
+    found = builder.add(Elementwise(softplus(threshold)), scaled, shape=x.shape, error=error)
+    return found if beta == 1 else _scaled(builder, found, 1 / beta, 0.0)
+
+
+def _jumping(unit: float, x: Interval, *, threshold: float) -> Tensor:
+    """By how much a softplus jumps at its threshold, where float32 does not hold that and takes the nearest number."""
+    near = abs(threshold) * (_LEVEL if threshold != float(torch.tensor(threshold).float()) else -1.0)
+    reached = (x.lower <= threshold + near) & (x.upper >= threshold - near) & (near >= 0)
+    return torch.where(reached, math.log1p(math.exp(-threshold)), 0.0).to(x.lower.dtype)
+
+
+def _mish(builder: Builder, x: Any) -> Symbol:
+    return _applied(builder, mish(), x)
+
+
+def _softshrink(builder: Builder, x: Any, room: float = 0.5) -> Symbol:
+    """``relu(x - room) - relu(-x - room)``."""
+    ideal = builder.between()
+    above, below = (ideal.add(relu(), _scaled(ideal, x, sign, -room), shape=x.shape) for sign in (1.0, -1.0))
+    return builder.add(Sum((1, -1)), above, below, shape=x.shape)
+
+
+# Comparisons, and what is chosen by them
+
+
+# A level that float32 does not hold is compared with as the nearest number that it does.
+_LEVEL = 2.0**-22
+
+
+def _compare(falling: bool, reached: bool, builder: Builder, a: Any, b: Any) -> Symbol:
+    """Whether ``a > b`` (``falling``: ``a < b``), as 1 or 0; equality counts where ``reached``."""
+    if not isinstance(a, Symbol):
+        a, b, falling = b, a, not falling
+    ideal = builder.between()
+    if isinstance(b, Symbol):  # numbers compare as their difference does with 0
+        a, b = _subtract(ideal, a, b), 0.0
+    x = builder.broadcast(a, builder.shape)
+    level = builder.constant(b, builder.shape).double()
+    if falling:
+        x, level = _negate(ideal, x), -level
+    return builder.add(Above(level, reached, level.abs() * _LEVEL * (level != level.float())), x)
+
+
+def _where(builder: Builder, condition: Any, a: Any, b: Any) -> Symbol:
+    if not isinstance(condition, Symbol):
+        places = [None if isinstance(value, Symbol) else value for value in (a, b)]
+        symbols = [value for value in (a, b) if isinstance(value, Symbol)]
+        return builder.move(partial(_chosen, mask=condition, places=places), *symbols, terms=_terms(*places))
+    bent = _bent(builder, condition, a, b)
+    if bent is not None:
+        return bent
+    values = []
+    for value in (a, b):
+        if not isinstance(value, Symbol):  # 0 times anything, and a shift
+            value = _fixed(builder.between(), condition, value)
+        values.append(builder.broadcast(value, builder.shape))
+    return builder.add(Choice(), builder.broadcast(condition, builder.shape), *values)
+
+
+def _terms(*constants: Any) -> int:
+    """1 where nothing is rounded that is put among values, and more where float32 does not hold one of them."""
+    numbers = [torch.as_tensor(value, dtype=torch.float64) for value in constants if value is not None]
+    return 1 if all(torch.equal(number, number.float().double()) for number in numbers) else 2
+
+
+def _chosen(*inputs: Tensor, mask: Tensor, places: list[Any]) -> Tensor:
+    """The one value or the other by a constant mask; constants in their places."""
+    given = iter(inputs)
+    a, b = (next(given) if place is None else _like(place, inputs[0]) for place in places)
+    return torch.where(mask.to(inputs[0].device), a, b)
+
+
+def _like(value: Any, other: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=other.dtype, device=other.device)
+
+
+def _fixed(builder: Builder, like: Symbol, value: Any) -> Symbol:
+    """A constant, as a value that depends on the input in form."""
+    constant = torch.as_tensor(value, dtype=builder.dtype)
+    return builder.move(partial(_filled, value=constant), like, shape=builder.shape)
+
+
+def _filled(x: Tensor, value: Tensor) -> Tensor:
+    return torch.where(torch.ones_like(x, dtype=torch.bool), value.to(x), x)
+
+
+def _masked_fill(builder: Builder, x: Any, mask: Any, value: Any) -> Symbol:
+    return _where(builder, mask, value, x)
+
+
+def _hardshrink(builder: Builder, x: Any, room: float = 0.5) -> Symbol:
+    above, below = _compare(False, False, builder, x, room), _compare(True, False, builder, x, -room)
+    return _where(builder, above, x, _where(builder, below, x, 0.0))
+
+
+def _threshold(builder: Builder, x: Any, level: float, value: float) -> Symbol:
+    return _where(builder, _compare(False, False, builder, x, level), x, value)
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """``factor * x + shift`` of the value of a node, or a constant; how it is rounded, a :class:`Scale` knows."""
+
+    root: int | None
+    factor: Tensor
+    shift: Tensor
+    size: Tensor
+    roundings: int
+
+
+def _line(builder: Builder, value: Any) -> _Line:
+    """A value as a linear function of another one, as far back as it is one."""
+    zero = builder.constant(0.0, builder.shape)
+    if not isinstance(value, Symbol):
+        constant = builder.constant(value, builder.shape)
+        return _Line(None, zero, constant, constant.abs(), 1)
+    line = _Line(value.node, zero + 1, zero, zero, 0)
+    while isinstance(operation := builder.nodes[line.root or 0].operation, Scale):
+        line = _Line(
+            builder.nodes[line.root or 0].inputs[0],
+            line.factor * operation.factor,
+            line.factor * operation.shift + line.shift,
+            line.factor.abs() * operation.size + line.size,
+            line.roundings + operation.roundings,
+        )
+    return line
+
+
+def _bent(builder: Builder, condition: Symbol, a: Any, b: Any) -> Symbol | None:
+    """A choice between two linear functions that meet where the condition changes: ``b + slope * relu(t - level)``.
+
+    Where they miss each other by rounding alone, that is an error of the value; where they miss it by more, or are not
+    functions of what the condition tests, this is None.
+    """
+    tested = builder.nodes[condition.node]
+    symbols = [value for value in (condition, a, b) if isinstance(value, Symbol)]
+    if not isinstance(tested.operation, Above) or any(symbol.shape != builder.shape for symbol in symbols):
+        return None
+    level = tested.operation.level
+    test = _line(builder, Symbol(tested.inputs[0], builder.shape))
+    first, second = _line(builder, a), _line(builder, b)
+    if any(line.root not in (None, test.root) for line in (first, second)) or bool((test.factor == 0).any()):
+        return None
+    slope = (first.factor - second.factor) / test.factor
+    gap = first.shift - second.shift - slope * (test.shift - level)
+    reach = first.size + second.size + slope.abs() * (test.size + level.abs())
+    if bool((gap.abs() > 1e-6 * reach).any()):
+        return None
+    ideal, x = builder.between(), Symbol(test.root or 0, builder.shape)
+    above = ideal.add(relu(), _scaled(ideal, x, test.factor, test.shift - level), shape=builder.shape)
+    parts = _scaled(ideal, x, second.factor, second.shift), _scaled(ideal, above, slope, 0.0)
+    lines = ((first, 1.0), (second, 1.0), (test, slope.abs()))
+    missed = gap.abs() + 1e-15 * reach, slope.abs() * level.abs() * (level != level.float())
+    return builder.add(Sum((1, 1)), *parts, error=partial(_bending, lines=lines, missed=missed), also=[x])
+
+
+def _bending(
+    unit: float, first: Interval, second: Interval, x: Interval, *,
+    lines: tuple[tuple[_Line, Tensor | float], ...], missed: tuple[Tensor, Tensor],
+) -> Tensor:  # fmt: skip
+    """What rounding does to two lines, to the test between them and to its level, and how far apart they meet."""
+    reach = largest(x)
+    total = missed[0].to(reach) + 2 * unit * missed[1].to(reach)
+    for line, share in lines:
+        size = reach * line.factor.abs().to(reach) + line.size.to(reach)
+        total = total + size * _like(share, reach) * (2 * gamma(line.roundings + 2, unit))
+    return total.expand(first.lower.shape)
 
 
 def _reciprocal_root(builder: Builder, x: Symbol) -> Symbol:
     return _activation("reciprocal", builder, _activation("sqrt", builder, x))
-
-
-def _euclidean_norm(
-    builder: Builder, x: Any, order: float = 2, dims: Any = None, keep: bool = False, **_: Any
-) -> Symbol:
-    if order != 2 or dims is None:
-        raise ModelError("of norms, only the Euclidean one along given dimensions is bounded")
-    _within(x, dims)
-    squares = _activation("square", builder, x)
-    terms = math.prod(x.shape[dim] for dim in dims)
-    total = builder.move(partial(torch.sum, dim=dims, keepdim=keep), squares, terms=terms)
-    return _activation("sqrt", builder, total)
 
 
 # Products with weights, and of two values
@@ -372,13 +577,18 @@ def _product(x: Tensor, weight: Tensor, *, symbol: Shape, left: bool, shape: Sha
     return _reshaped(torch.func.vmap(one)(x.reshape(len(x), *symbol)), shape)
 
 
+def _baddbmm(builder: Builder, bias: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Symbol:
+    product = _matmul(builder, a, b)
+    return _add(builder, product if alpha == 1 else _scaled(builder, product, alpha, 0.0), bias, alpha=beta)
+
+
 def _attention(
     builder: Builder, q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0, causal: bool = False,
     *, scale: float | None = None, enable_gqa: bool = False,
 ) -> Symbol:  # fmt: skip
     """``softmax(q k^T / sqrt(width)) v``."""
-    if causal or enable_gqa or dropout or (mask is not None and mask.dtype == torch.bool):
-        raise ModelError("attention is bounded without dropout, grouped queries and masks other than added ones")
+    if enable_gqa or dropout:
+        raise ModelError("attention is bounded without dropout and grouped queries")
     scores = (*builder.shape[:-1], k.shape[-2])
     at = builder.at(builder.name, builder.target, scores)
     turned = builder.move(
@@ -386,7 +596,14 @@ def _attention(
     )
     factor = scale or 1 / math.sqrt(q.shape[-1])
     weights = _matmul(at, _scaled(builder, q, factor, 0.0) if isinstance(q, Symbol) else q * factor, turned)
-    return _matmul(builder, _softmax(at, weights if mask is None else _add(at, weights, mask), -1), v)
+    kept = None
+    if causal:
+        kept = torch.ones(scores[-2:], dtype=torch.bool).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        kept = mask if kept is None else mask & kept
+    elif mask is not None:
+        weights = _add(at, weights, mask)
+    return _matmul(builder, _masked_softmax(at, weights, -1, kept), v)
 
 
 # Convolutions and pooling
@@ -500,7 +717,135 @@ def _max_pool(
     return _as_row(builder, pool, x)
 
 
+def _max_along(sign: int, builder: Builder, x: Any, dims: Any = (), keep: bool = False) -> Symbol:
+    """The maximum (``sign`` 1) or the minimum (-1) along some dimensions."""
+    chosen = [dims] if isinstance(dims, int) else list(dims) or list(range(len(x.shape)))
+    _within(x, chosen)
+    inner = sorted(dim % len(x.shape) for dim in chosen)
+    order = [dim for dim in range(len(x.shape)) if dim not in inner] + inner
+    count = math.prod(x.shape[dim] for dim in inner)
+    turned = builder.move(partial(torch.permute, dims=order), x, shape=tuple(x.shape[dim] for dim in order))
+    return _max_of(sign, builder, turned, count)
+
+
+def _max_of(sign: int, builder: Builder, x: Symbol, count: int) -> Symbol:
+    """The maximum or the minimum of each so many numbers in turn."""
+    windows = builder.reshaped(x, (1, 1, math.prod(x.shape) // count, count))
+    if sign < 0:
+        windows = _negate(builder, windows)
+    pool = MaxPool((1, count), (1, count), (0, 0), (1, 1), False)
+    found = builder.add(pool, windows, shape=(1, 1, windows.shape[2], 1))
+    return builder.reshaped(_negate(builder, found) if sign < 0 else found, builder.shape)
+
+
+def _max_windows(builder: Builder, x: Symbol, axes: list[list[list[int]]]) -> Symbol:
+    """The maxima over windows, along each axis given by their places; shorter ones have a place twice."""
+    longest = [max(map(len, places)) for places in axes]
+    full = [
+        torch.tensor([window + window[:1] * (size - len(window)) for window in places])
+        for places, size in zip(axes, longest, strict=True)
+    ]
+    index = torch.zeros(1, 1, dtype=torch.int64)
+    for places, length in zip(full, x.shape[-len(axes) :], strict=True):
+        # Windows in rows, and the places of each in columns.
+        index = (index[:, None, :, None] * length + places[None, :, None, :]).flatten(2).flatten(0, 1)
+    flat = builder.reshaped(x, (*x.shape[: -len(axes)], math.prod(x.shape[-len(axes) :])))
+    picked = builder.move(partial(_picked, places=index), flat, shape=(*flat.shape[:-1], *index.shape))
+    return _max_of(1, builder, picked, index.shape[1])
+
+
+def _max_pool_3d(
+    builder: Builder, x: Any, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, *_: Any
+) -> Symbol:
+    _maps(x, 3)
+    settings = zip(*(_sizes(value, 3) for value in (kernel, stride or kernel, padding, dilation)), strict=True)
+    axes = [
+        [
+            [place for i in range(size) if 0 <= (place := start * step - room + i * spread) < length]
+            for start in range(count)
+        ]
+        for (size, step, room, spread), length, count in zip(settings, x.shape[-3:], builder.shape[-3:], strict=True)
+    ]
+    return _max_windows(builder, x, axes)
+
+
+def _adaptive_max_pool(dimensions: int, builder: Builder, x: Any, *_: Any) -> Symbol:
+    _maps(x, dimensions)
+    sizes = list(zip(x.shape[-dimensions:], builder.shape[-dimensions:], strict=True))
+    if dimensions < 3 and all(length % count == 0 for length, count in sizes):
+        return _max_pool(dimensions, builder, x, [length // count for length, count in sizes])
+    axes = [
+        [list(range(i * length // count, -(-(i + 1) * length // count))) for i in range(count)]
+        for length, count in sizes
+    ]
+    return _max_windows(builder, x, axes)
+
+
+# Resampling
+
+
+def _upsample_nearest(builder: Builder, x: Any, *settings: Any) -> Symbol:
+    lead, size = x.shape[:2], x.shape[2:]
+    places = torch.arange(math.prod(size)).reshape(1, 1, *size)
+    index = builder.target(places.double(), *settings).long().flatten()
+    # Where they are is computed in the precision of the numbers.
+    if not torch.equal(builder.target(places.float(), *settings).long().flatten(), index):
+        raise ModelError("it takes other pixels in float32 than in float64; choose another size")
+    flat = builder.reshaped(x, (*lead, math.prod(size)))
+    return builder.reshaped(
+        builder.move(partial(_picked, places=index), flat, shape=(*lead, len(index))), builder.shape
+    )
+
+
+def _upsample_linear(
+    builder: Builder, x: Any, sizes: Any, corners: bool, factors: Sequence[float] | None = None
+) -> Symbol:
+    """Along one axis after the other, by weights that are exact."""
+    ideal, value = builder.between(), x
+    lengths = x.shape[2:]
+    for axis, (length, count) in enumerate(zip(lengths, builder.shape[2:], strict=True), 2):
+        matrix = _interpolation(length, count, None if factors is None else factors[axis - 2], corners)
+        turned = _turned(ideal, value, axis, -1)
+        drawn = ideal.add(Dense(matrix.to(ideal.dtype), None), turned, shape=(*turned.shape[:-1], count))
+        value = _turned(ideal, drawn, -1, axis)
+    same = Monotone(partial(_reshaped, shape=example_shape(value.shape)), separate=True)
+    return builder.add(same, value, shape=value.shape, error=partial(_interpolating, lengths=lengths), also=[x])
+
+
+def _interpolation(length: int, count: int, factor: float | None, corners: bool) -> Tensor:
+    """``(count, length)`` the weights of linear interpolation, each rounded once."""
+    weights = torch.zeros(count, length, dtype=torch.float64)
+    for place in range(count):
+        if corners:
+            source = Fraction(place * (length - 1), count - 1) if count > 1 else Fraction(0)
+        else:
+            step = Fraction(length, count) if factor is None else Fraction(1 / factor)
+            source = max(Fraction(0), step * (place + Fraction(1, 2)) - Fraction(1, 2))
+        first = min(int(source), length - 1)
+        second = min(first + 1, length - 1)
+        share = min(source - first, Fraction(1))
+        weights[place, first] += float(1 - share)
+        weights[place, second] += float(share)
+    return weights
+
+
+def _interpolating(unit: float, value: Interval, x: Interval, *, lengths: Sequence[int]) -> Tensor:
+    """What rounding does: each place is off by a few units of the axis' length, and so are the two weights there."""
+    share = sum(8 * length + 32 for length in lengths) * 2 * unit
+    most = largest(x).flatten(1).amax(1)
+    return (most * share).reshape(-1, *[1] * (value.lower.dim() - 1)).expand(value.lower.shape)
+
+
 # Normalisation
+
+
+def _instance_norm(
+    builder: Builder, x: Any, weight: Any, bias: Any, mean: Any, var: Any, own: bool, momentum: float, eps: float,
+    *_: Any,
+) -> Symbol:  # fmt: skip
+    if own:
+        return _group_norm(builder, x, x.shape[1], weight, bias, eps)
+    return _batch_norm(builder, x, weight, bias, mean, var, False, momentum, eps)
 
 
 def _batch_norm(
@@ -581,22 +926,112 @@ def _group_norm(
 
 
 def _softmax(builder: Builder, x: Any, dim: int, *_: Any) -> Symbol:
-    """``1 / (1 + sum_j exp(z_j - z_k))`` over all other ``j``: no product, and at most 1 whatever the bounds."""
+    return _masked_softmax(builder, x, dim, None)
+
+
+def _masked_softmax(builder: Builder, x: Any, dim: int, kept: Tensor | None) -> Symbol:
+    """``1 / (1 + sum_j exp(z_j - z_k))`` over all other ``j``: no product, and at most 1 whatever the bounds.
+
+    What a constant mask does not keep is 0, and so is its part in the sums: whatever the network puts there, minus
+    infinity or a large number, goes no farther.
+    """
     builder = builder.between()
     _within(x, [dim])
     place = dim % len(x.shape)
+    whole, (x, found, numbers) = _turned(builder, x, place, -1), _unmasked(builder, x)
     last = _turned(builder, x, place, -1)
+    masks = [mask.expand(x.shape).movedim(place, -1) for mask in (kept, found) if mask is not None]
+    mask = torch.stack(masks).all(0) if masks else None
+    if mask is not None and not bool(mask.any(-1).all()):
+        raise ModelError("a softmax of which everything is masked is not defined")
     count = last.shape[-1]
     pairs = (*last.shape, count - 1)
     others = torch.tensor([[j for j in range(count) if j != k] for k in range(count)], dtype=torch.int64)
     each = builder.move(partial(_picked, places=others), last, shape=pairs)
     own = builder.move(partial(_repeated, count=count - 1), last, shape=pairs)
-    powers = _activation("exp", builder, builder.add(Sum((1, -1)), each, own, shape=pairs))
+    both = None if mask is None else mask[..., others] & mask.unsqueeze(-1)
+    distances = _kept(builder, builder.add(Sum((1, -1)), each, own, shape=pairs), both)
+    powers = _kept(builder, _activation("exp", builder, distances), both)
     total = builder.move(partial(torch.sum, dim=-1), powers, shape=last.shape, terms=count)
-    whole = _scaled(builder, total, 1.0, 1.0)
+    total = _scaled(builder, total, 1.0, 1.0)
     error = partial(_softmax_error, count=count)
-    found = builder.add(Elementwise(ACTIVATIONS["reciprocal"]), whole, shape=last.shape, error=error)
-    return _turned(builder, found, -1, place)
+    weights = builder.add(Elementwise(ACTIVATIONS["reciprocal"]), total, shape=last.shape, error=error)
+    weights = _kept(builder, weights, mask)
+    if numbers is not None:
+        shape = example_shape(last.shape)
+        at_last = torch.as_tensor(mask).reshape(shape), numbers.movedim(place, -1).reshape(shape)
+        lost = partial(_masking, kept=at_last[0], numbers=at_last[1])
+        same = Monotone(partial(_reshaped, shape=shape), separate=True)
+        weights = builder.add(same, weights, shape=last.shape, error=lost, also=[last, whole])
+    return _turned(builder, weights, -1, place)
+
+
+def _kept(builder: Builder, x: Symbol, mask: Tensor | None) -> Symbol:
+    """The values that a mask keeps; 0 in the place of the others."""
+    if mask is None:
+        return x
+    return builder.add(Monotone(partial(_kept_values, mask=mask.reshape(example_shape(x.shape)))), x, shape=x.shape)
+
+
+def _kept_values(x: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask.to(x.device), x, 0)
+
+
+def _masking(
+    unit: float, weights: Interval, scores: Interval, whole: Interval, *, kept: Tensor, numbers: Tensor
+) -> Tensor:
+    """What numbers that were put in the place of others take of a softmax: the share of their exponentials."""
+    kept, numbers = (mask.to(scores.lower.device) for mask in (kept, numbers))
+    most = scores.lower.masked_fill(~kept, -torch.inf).amax(-1, keepdim=True)
+    beyond = whole.upper.masked_fill(~numbers, -torch.inf)
+    found = (beyond - most).exp().sum(-1, keepdim=True) * (1 + 4 * kept.shape[-1] * torch.finfo(most.dtype).eps)
+    return found.nan_to_num(1.0).clamp(0, 1).expand(weights.lower.shape)
+
+
+# Constants of this size, from which nothing that depends on the input comes back, are meant as minus infinity.
+_MASKED = -1e4
+
+
+def _unmasked(builder: Builder, x: Symbol) -> tuple[Symbol, Tensor | None, Tensor | None]:
+    """A value without the large negative numbers that were put into it or added to it.
+
+    And where there are none, and where there are some that are not minus infinity.
+
+    They are looked for in the moves and shifts that lead to the value.
+    """
+    steps, number = list[int](), x.node
+    while isinstance(builder.nodes[number].operation, Monotone | Scale) and len(builder.nodes[number].inputs) == 1:
+        steps.append(number)
+        number = builder.nodes[number].inputs[0]
+    value = torch.zeros(1, *builder.nodes[number].shape, dtype=builder.dtype)
+    found = Symbol(number, (1, *builder.nodes[number].shape))
+    masked = torch.zeros_like(value, dtype=torch.bool)
+    with torch.no_grad():
+        for step in reversed(steps):
+            node = builder.nodes[step]
+            assert isinstance(node.operation, Monotone | Scale)
+            value = node.operation.apply(value)
+            masked = value <= _MASKED
+            operation = _emptied(node.operation, masked[0]) if bool(masked.any()) else node.operation
+            at = replace(builder, executed=node.executed)
+            found = at.add(operation, found, shape=(1, *node.shape))
+    if not bool(masked.any()):
+        return x, None, None
+    finite = masked & (value > -torch.inf)
+    numbers = finite.reshape(x.shape) if bool(finite.any()) else None
+    return Symbol(found.node, x.shape), ~masked.reshape(x.shape), numbers
+
+
+def _emptied(operation: Monotone | Scale, masked: Tensor) -> Monotone | Scale:
+    """The operation with 0 for the constants in some places."""
+    if isinstance(operation, Scale):
+        shift, size = (torch.where(masked, 0, part) for part in (operation.shift, operation.size))
+        return replace(operation, shift=shift, size=size)
+    return replace(operation, function=partial(_without, function=operation.function, masked=masked))
+
+
+def _without(*inputs: Tensor, function: Callable[..., Tensor], masked: Tensor) -> Tensor:
+    return function(*inputs).masked_fill(masked.to(inputs[0].device), 0)
 
 
 def _softmax_error(unit: float, x: Interval, *, count: int) -> Tensor:
@@ -674,6 +1109,38 @@ def _sum_along(builder: Builder, x: Any, dims: Any, *settings: Any, **more: Any)
     return builder.move(function, x, terms=max(2, terms))
 
 
+def _sum_all(builder: Builder, x: Any, **more: Any) -> Symbol:
+    return _sum_along(builder, x, list(range(len(x.shape))), **more)
+
+
+def _sum_up(builder: Builder, x: Any, dim: int, **more: Any) -> Symbol:
+    """Running sums."""
+    _within(x, [dim])
+    function = partial(_with, function=builder.target, settings=(dim,), more=more)
+    return builder.move(function, x, terms=max(2, x.shape[dim]))
+
+
+def _norm(builder: Builder, x: Any, order: float = 2, dims: Any = None, keep: bool = False, **_: Any) -> Symbol:
+    """The length of vectors."""
+    dims = list(range(len(x.shape))) if dims is None else dims
+    sizes = _activation("square", builder, x) if order == 2 else _abs(builder, x)
+    if order == math.inf:
+        return _max_along(1, builder, sizes, dims, keep)
+    if order not in (1, 2):
+        raise ModelError("norms of order 1, 2 and infinity are bounded")
+    _within(x, dims)
+    terms = math.prod(x.shape[dim] for dim in dims)
+    total = builder.move(partial(torch.sum, dim=dims, keepdim=keep), sizes, terms=max(2, terms))
+    return _activation("sqrt", builder, total) if order == 2 else total
+
+
+def _select(builder: Builder, x: Any, dim: int, index: int) -> Symbol:
+    """One of a dimension; of two that are 1 long, the batch is the other one."""
+    if dim == 0 and x.shape[:2] == (1, 1):
+        return builder.reshaped(x, builder.shape)
+    return _along(builder, x, dim, index)
+
+
 def _reshape(builder: Builder, x: Any, *_: Any, **__: Any) -> Symbol:
     return builder.reshaped(x, builder.shape)
 
@@ -701,14 +1168,17 @@ def _pool_average(dimensions: int, builder: Builder, x: Any, *settings: Any) -> 
 def _pad(builder: Builder, x: Any, amounts: Any, *settings: Any) -> Symbol:
     if len(amounts) > 2 * (len(x.shape) - 1):
         raise ModelError("it pads the batch")
-    return _move(builder, x, amounts, *settings)
+    values = [value for value in settings if isinstance(value, int | float)]
+    function = partial(_with, function=builder.target, settings=(amounts, *settings), more={})
+    return builder.move(function, x, terms=_terms(*values))
 
 
 def _join(builder: Builder, tensors: Any, dim: int = 0) -> Symbol:
     """``cat`` and ``stack``."""
     symbols = [tensor for tensor in tensors if isinstance(tensor, Symbol)]
     places = [None if isinstance(tensor, Symbol) else tensor for tensor in tensors]
-    return builder.move(partial(_joined, function=builder.target, places=places, dim=dim), *symbols)
+    function = partial(_joined, function=builder.target, places=places, dim=dim)
+    return builder.move(function, *symbols, terms=_terms(*places))
 
 
 def _joined(*inputs: Tensor, function: Callable[..., Tensor], places: list[Tensor | None], dim: int) -> Tensor:
@@ -729,6 +1199,132 @@ def _parts(builder: Builder, x: Any, *settings: Any, **more: Any) -> list[Symbol
 def _part(x: Tensor, function: Callable[..., Any], place: int) -> Tensor:
     part: Tensor = function(x)[place]
     return part
+
+
+# Recurrent networks, step by step
+
+
+def _recurrent(kind: str, builder: Builder, x: Any, state: Any, params: Any, *settings: Any) -> list[Symbol]:
+    """An LSTM, a GRU or a plain network, unrolled over its steps."""
+    biased, layers, _, _, both, first = settings
+    _constant_weight(*params, *(state if isinstance(state, list | tuple) else [state]))
+    states = list(state) if isinstance(state, list | tuple) else [state]
+    if x.shape[0 if first else 1] != 1:
+        raise ModelError("it works along the batch; bounds need independent rows")
+    time, width, directions = (1 if first else 0), states[0].shape[-1], 2 if both else 1
+    each = 4 if biased else 2
+    if len(params) != each * layers * directions:
+        raise ModelError("a recurrent network with projections is not bounded")
+    values = [
+        builder.move(partial(torch.select, dim=time, index=step), x, shape=(1, x.shape[-1]))
+        for step in range(x.shape[time])
+    ]
+    ends: list[list[Symbol]] = []
+    for layer in range(layers):
+        runs = []
+        for direction in range(directions):
+            number = layer * directions + direction
+            weights = [torch.as_tensor(part) for part in params[number * each : (number + 1) * each]]
+            found, last = _run(
+                kind, builder, values[::-1] if direction else values, weights, [s[number] for s in states]
+            )
+            runs.append(found[::-1] if direction else found)
+            ends.append(last)
+        values = [
+            parts[0] if directions == 1 else builder.move(_side_by_side, *parts, shape=(1, 2 * width))
+            for parts in zip(*runs, strict=True)
+        ]
+    whole = builder.move(partial(_stacked, dim=time), *values)
+    shape = (layers * directions, 1, width)
+    return [whole, *(builder.move(partial(_stacked, dim=0), *last, shape=shape) for last in zip(*ends, strict=True))]
+
+
+def _side_by_side(*parts: Tensor) -> Tensor:
+    return torch.cat(parts, -1)
+
+
+def _stacked(*parts: Tensor, dim: int) -> Tensor:
+    return torch.stack(parts, dim)
+
+
+def _run(
+    kind: str, builder: Builder, values: list[Symbol], weights: list[Tensor], states: list[Tensor]
+) -> tuple[list[Symbol], list[Symbol]]:
+    """One layer in one direction: the value of each step, and the states after the last."""
+    width = states[0].shape[-1]
+    matrix, bias = _cell_weights(kind, weights, width)
+    at = builder.at(builder.name, builder.target, (1, width))
+    hidden: list[Any] = list(states)
+    found = []
+    for x in values:
+        joined = builder.at(builder.name, torch.cat, (1, matrix.shape[1]))
+        inputs = _join(joined, [x, hidden[0], torch.ones(1, 1, dtype=builder.dtype)], 1)
+        gates = builder.add(Dense(matrix, bias), inputs, shape=(1, len(matrix)))
+        parts = [
+            builder.move(partial(torch.narrow, dim=1, start=start, length=width), gates, shape=(1, width))
+            for start in range(0, len(matrix), width)
+        ]
+        hidden = _CELLS[kind](at, parts, hidden)
+        found.append(hidden[0])
+    return found, hidden
+
+
+def _cell_weights(kind: str, weights: list[Tensor], width: int) -> tuple[Tensor, Tensor]:
+    """What a step is multiplied with: the input, the state and a 1, in the place of the state's bias.
+
+    Together, so that the sums may be taken in any order. Of a GRU the last part comes twice, of the input alone and of
+    the state alone.
+    """
+    by_input, by_state = weights[:2]
+    first, second = weights[2:] if len(weights) > 2 else (by_input.new_zeros(len(by_input)),) * 2
+    if kind == "gru":
+        zeros, none = torch.zeros_like, 2 * width
+        by_input = torch.cat([by_input, zeros(by_input[none:])])
+        by_state = torch.cat([by_state[:none], zeros(by_state[none:]), by_state[none:]])
+        first = torch.cat([first, zeros(first[none:])])
+        second = torch.cat([second[:none], zeros(second[none:]), second[none:]])
+    return torch.cat([by_input, by_state, second.unsqueeze(1)], 1), first
+
+
+def _lstm_cell(builder: Builder, parts: list[Symbol], hidden: list[Any]) -> list[Any]:
+    enter, forget, leave = (_gate("sigmoid", builder, parts[i]) for i in (0, 1, 3))
+    new = _multiply(builder, enter, _gate("tanh", builder, parts[2]))
+    cell = _add(builder, _multiply(builder, forget, hidden[1]), new)
+    return [_multiply(builder, leave, _gate("tanh", builder, cell)), cell]
+
+
+def _gru_cell(builder: Builder, parts: list[Symbol], hidden: list[Any]) -> list[Any]:
+    reset, update = (_gate("sigmoid", builder, part) for part in parts[:2])
+    new = _gate("tanh", builder, _add(builder, parts[2], _multiply(builder, reset, parts[3])))
+    step = _subtract(builder, hidden[0], new)
+    moved = _multiply(builder, update, step)
+    return [builder.add(Sum((1, 1)), new, moved, shape=builder.shape, error=_blending, also=[step])]
+
+
+def _plain_cell(name: str, builder: Builder, parts: list[Symbol], hidden: list[Any]) -> list[Any]:
+    return [_relu(builder, parts[0]) if name == "relu" else _gate(name, builder, parts[0])]
+
+
+_CELLS: dict[str, Callable[[Builder, list[Symbol], list[Any]], list[Any]]] = {
+    "lstm": _lstm_cell,
+    "gru": _gru_cell,
+    "rnn_tanh": partial(_plain_cell, "tanh"),
+    "rnn_relu": partial(_plain_cell, "relu"),
+}
+
+
+def _gate(name: str, builder: Builder, x: Symbol) -> Symbol:
+    return builder.add(Elementwise(ACTIVATIONS[name]), x, shape=x.shape, error=_gating)
+
+
+def _gating(unit: float, x: Interval) -> Tensor:
+    """Kernels for whole layers have functions of their own, good to some units of 1."""
+    return torch.full_like(x.lower, 32 * unit)
+
+
+def _blending(unit: float, new: Interval, moved: Interval, step: Interval) -> Tensor:
+    """``(1 - z) n + z h`` may be computed as that, or as ``n + z (h - n)``: three roundings of sizes like these."""
+    return 8 * unit * (2 * largest(new) + largest(step))
 
 
 def _get(builder: Builder, parts: list[Symbol], place: int) -> Symbol:
@@ -820,7 +1416,8 @@ Rule = Callable[..., Any]
 
 RULES: dict[str, Rule] = {
     **{f"{name}.default": partial(_activation, name) for name in (
-        "exp", "log", "reciprocal", "sigmoid", "sqrt", "square", "tanh",
+        "atan", "cos", "erf", "exp", "expm1", "hardswish", "log", "log1p", "reciprocal", "sigmoid", "sin",
+        "sqrt", "square", "tanh",
     )},
     **dict.fromkeys((
         "_unsafe_view.default", "flatten.using_ints", "reshape.default", "squeeze.default", "squeeze.dim",
@@ -828,12 +1425,30 @@ RULES: dict[str, Rule] = {
     ), _reshape),
     **dict.fromkeys((
         "expand.default", "pixel_shuffle.default", "pixel_unshuffle.default", "permute.default", "repeat.default",
-        "t.default", "transpose.int", "upsample_nearest1d.vec", "upsample_nearest2d.vec",
+        "t.default", "transpose.int",
     ), _move),
     **dict.fromkeys((
-        "flip.default", "index_select.default", "narrow.default", "select.int",
+        "flip.default", "index_select.default", "narrow.default",
     ), _along),
     **dict.fromkeys(("mean.dim", "sum.dim_IntList"), _sum_along),
+    **dict.fromkeys(("mean.default", "sum.default"), _sum_all),
+    **dict.fromkeys((
+        "_upsample_nearest_exact1d.vec", "_upsample_nearest_exact2d.vec", "_upsample_nearest_exact3d.vec",
+        "upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec",
+    ), _upsample_nearest),
+    **dict.fromkeys((
+        "upsample_bilinear2d.vec", "upsample_linear1d.vec", "upsample_trilinear3d.vec",
+    ), _upsample_linear),
+    **{f"{kind}.input": partial(_recurrent, kind) for kind in _CELLS},
+    **{
+        f"{name}.{overload}": partial(_compare, falling, reached)
+        for name, falling, reached in (
+            ("ge", False, True), ("gt", False, False), ("le", True, True), ("lt", True, False),
+        )
+        for overload in ("Scalar", "Tensor")
+    },
+    **dict.fromkeys(("where.Scalar", "where.ScalarOther", "where.ScalarSelf", "where.self"), _where),
+    **dict.fromkeys(("masked_fill.Scalar", "masked_fill.Tensor"), _masked_fill),
     **dict.fromkeys(("chunk.default", "split.Tensor", "split_with_sizes.default", "unbind.int"), _parts),
     **dict.fromkeys((
         "alias.default", "clone.default", "contiguous.default", "detach.default", "detach_.default",
@@ -851,14 +1466,24 @@ RULES: dict[str, Rule] = {
     "abs.default": _abs,
     "adaptive_avg_pool1d.default": partial(_pool_average, 1),
     "adaptive_avg_pool2d.default": partial(_pool_average, 2),
+    "adaptive_avg_pool3d.default": partial(_pool_average, 3),
+    "adaptive_max_pool1d.default": _first_of(partial(_adaptive_max_pool, 1)),
+    "adaptive_max_pool2d.default": _first_of(partial(_adaptive_max_pool, 2)),
+    "adaptive_max_pool3d.default": _first_of(partial(_adaptive_max_pool, 3)),
     "add.Scalar": _add,
     "add.Tensor": _add,
     "addmm.default": _addmm,
+    "amax.default": partial(_max_along, 1),
+    "amin.default": partial(_max_along, -1),
     "avg_pool1d.default": partial(_pool_average, 1),
     "avg_pool2d.default": partial(_pool_average, 2),
+    "avg_pool3d.default": partial(_pool_average, 3),
+    "baddbmm.default": _baddbmm,
     "batch_norm.default": _batch_norm,
     "bmm.default": _matmul,
     "cat.default": _join,
+    "celu.default": _celu,
+    "clamp.Tensor": _clamp_between,
     "clamp.default": _clamp,
     "clamp_max.default": _clamp_max,
     "clamp_min.default": _clamp,
@@ -876,33 +1501,42 @@ RULES: dict[str, Rule] = {
     "copy.default": partial(_placed, (0, 1), ()),
     "diagonal.default": partial(_placed, (0,), (2, 3)),
     "diagonal_scatter.default": partial(_placed, (0, 1), (3, 4)),
+    "cumsum.default": _sum_up,
     "div.Scalar": _divide,
     "div.Tensor": _divide,
     "dropout.default": _dropout,
+    "elu.default": _elu,
     "feature_dropout.default": _dropout,
     "fill.Tensor": partial(_placed, (0, 1), ()),
     "gelu.default": _gelu,
     "getitem": _get,
     "group_norm.default": _group_norm,
+    "hardshrink.default": _hardshrink,
     "hardsigmoid.default": _hardsigmoid,
     "hardtanh.default": _hardtanh,
     "index.Tensor": _index,
     "index_fill.int_Scalar": partial(_placed, (0, 3), (1,)),
     "index_put.default": _index_put,
+    "instance_norm.default": _instance_norm,
     "layer_norm.default": _layer_norm,
     "leaky_relu.default": _leaky_relu,
-    "linalg_vector_norm.default": _euclidean_norm,
+    "linalg_vector_norm.default": _norm,
     "linear.default": _linear,
+    "log_sigmoid.default": partial(_activation, "logsigmoid"),
     "log_softmax.int": _log_softmax,
     "logsumexp.default": _log_sum_exp,
-    "masked_fill.Scalar": partial(_placed, (0, 2), ()),
-    "masked_fill.Tensor": partial(_placed, (0, 2), ()),
     "matmul.default": _matmul,
+    "max.dim": _first_of(partial(_max_along, 1)),
+    "max.other": _maximum,
     "max_pool1d.default": partial(_max_pool, 1),
     "max_pool2d.default": partial(_max_pool, 2),
     "max_pool2d_with_indices.default": _first_of(partial(_max_pool, 2)),
+    "max_pool3d.default": _max_pool_3d,
     "maximum.default": _maximum,
+    "min.dim": _first_of(partial(_max_along, -1)),
+    "min.other": _minimum,
     "minimum.default": _minimum,
+    "mish.default": _mish,
     "mm.default": _matmul,
     "mul.Scalar": _multiply,
     "mul.Tensor": _multiply,
@@ -917,13 +1551,18 @@ RULES: dict[str, Rule] = {
     "rsqrt.default": _reciprocal_root,
     "rsub.Scalar": _reverse_subtract,
     "scaled_dot_product_attention.default": _attention,
+    "select.int": _select,
+    "selu.default": _selu,
     "select_scatter.default": partial(_placed, (0, 1), (2,)),
     "silu.default": _silu,
     "slice.Tensor": _slice,
     "slice_scatter.default": _slice_scatter,
     "softmax.int": _softmax,
+    "softplus.default": _softplus,
+    "softshrink.default": _softshrink,
     "stack.default": _join,
     "sub.Scalar": _subtract,
     "sub.Tensor": _subtract,
+    "threshold.default": _threshold,
     "truediv.Tensor": _divide,
 }  # fmt: skip

@@ -44,6 +44,7 @@ class Elementwise:
         size = largest(self.interval(x))
         if self.activation.gain:
             size = torch.maximum(size, reach * self.activation.gain)
+        size = size.clamp_min(self.activation.floor)
         if planes is not None:
             for slope, intercept in (
                 (planes.lower_slope, planes.lower_intercept),

@@ -1,6 +1,6 @@
 """Planes above and below nonlinear functions, for inputs between bounds."""
 
-from holdfast.certify.relaxations.activations import ACTIVATIONS, clamp, gelu, power, silu
+from holdfast.certify.relaxations.activations import ACTIVATIONS, clamp, elu, gelu, mish, power, silu, softplus
 from holdfast.certify.relaxations.planes import Activation, Planes
 from holdfast.certify.relaxations.pooling import contested, max_pool
 
@@ -10,8 +10,11 @@ __all__ = [
     "Planes",
     "clamp",
     "contested",
+    "elu",
     "gelu",
     "max_pool",
+    "mish",
     "power",
     "silu",
+    "softplus",
 ]

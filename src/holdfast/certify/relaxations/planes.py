@@ -57,8 +57,11 @@ class Activation:
         Where ``f`` itself has a local maximum or minimum.
     start : float
         The least input for which the function is defined.
+    reach, size : float
+        How far from 0 it is known where the function turns; beyond that, how large its values may be at most.
     cell : float
-        How far the points that ``peaks`` and ``valleys`` return may be from the true ones.
+        How far the points ``x`` that ``peaks`` and ``valleys`` return may be from the true ones, as a share of
+        ``1 + |x|``.
     pole : bool
         Whether the function is unbounded where it starts. There the sign of a zero would decide on which side.
     roundings : int
@@ -67,6 +70,8 @@ class Activation:
         ... and to that of its input times this: functions that are computed as the input times something else.
     ends : tuple of float or None
         Of a function that is its input between two ends, and constant beyond them: these ends.
+    floor : float
+        And to this: functions that are computed from something that may overflow where the value itself is small.
     """
 
     name: str
@@ -76,11 +81,14 @@ class Activation:
     valleys: Turns = lambda k: ()
     extremes: tuple[float, ...] = ()
     start: float = -torch.inf
+    reach: float = torch.inf
+    size: float = torch.inf
     cell: float = 0.0
     pole: bool = False
     roundings: int = 8
     gain: float = 0.0
     ends: tuple[float, float] | None = None
+    floor: float = 0.0
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of the value for inputs between ``lower`` and ``upper``; infinite where it may be undefined."""
@@ -88,6 +96,8 @@ class Activation:
         ends = [low, high, *(torch.full_like(low, x).clamp(low, high) for x in self.extremes)]
         values = torch.stack([self.function(end) for end in ends])
         least, most = values.amin(0), values.amax(0)
+        unknown, size = self._beyond(lower, upper), self.size
+        least, most = (torch.where(unknown, end, value) for end, value in ((-size, least), (size, most)))
         undefined = ~self._defined(lower)
         least, most = least.masked_fill(undefined, -torch.inf), most.masked_fill(undefined, torch.inf)
         return -_bound(-least, lower.dtype), _bound(most, lower.dtype)
@@ -97,7 +107,7 @@ class Activation:
 
         Differentiable with respect to both.
         """
-        inside = lower.isfinite() & upper.isfinite() & self._defined(lower)
+        inside = lower.isfinite() & upper.isfinite() & self._defined(lower) & ~self._beyond(lower, upper)
         # Somewhere, so that nothing computed there and thrown away spoils a gradient.
         low, high = (_unsigned(torch.where(inside, bound, 1)) for bound in (lower, upper))
         slope, intercept = _above(self.function, self.slope, self.peaks, self.cell, low, high, lower.dtype)
@@ -114,6 +124,9 @@ class Activation:
         return Planes(
             *_or_constant(inside, -under_slope, -under_intercept, least), *_or_constant(inside, slope, intercept, most)
         )
+
+    def _beyond(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return (lower < -self.reach) | (upper > self.reach)
 
     def _defined(self, lower: Tensor) -> Tensor:
         return lower > self.start if self.pole else lower >= self.start
@@ -217,8 +230,9 @@ def _sealed(
             top, highest = torch.where(height > highest, point, top), torch.maximum(height, highest)
             if cell:
                 # The function is concave here: it rises above this point no faster than its slope says.
-                near = (peak - point).abs() <= cell
-                room = torch.where(near, (slope(point) - k).abs() * cell, 0).maximum(room)
+                width = cell * (1 + point.abs())
+                near = (peak - point).abs() <= width
+                room = torch.where(near, (slope(point) - k).abs() * width, 0).maximum(room)
     top = _along(top, low, high)
     value, rise = function(top), k * top
     intercept = value - rise
