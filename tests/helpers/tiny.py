@@ -83,8 +83,8 @@ CHOICES: list[Callable[[Tensor], Tensor]] = [
     lambda x: torch.where(x > 0.25, x.sin(), x.square()),
     lambda x: torch.where(x >= x.roll(1, -1) + 0.01, x, 1 - x),
     lambda x: torch.where(x < 0, -1.0, x),
-    lambda x: torch.where(2 * x - 1 > 0.5, torch.tensor(1.0), torch.tensor(-1.0)) + x,
-    lambda x: (x > 0.2) * x + (x >= 0) * 0.5,
+    lambda x: torch.where(2 * x - 1 > 0.5, torch.ones_like(x), -torch.ones_like(x)) + x,
+    lambda x: (x > 0.2) * x + (x >= 0) * torch.full_like(x, 0.5),
     lambda x: torch.where(torch.arange(x.shape[-1]) % 2 == 0, x, x.abs() - 0.3),
     lambda x: x.masked_fill(torch.arange(x.shape[-1]) % 2 == 0, 0.4).clamp(torch.tensor(-0.3), torch.tensor(0.6)),
 ]
@@ -458,7 +458,7 @@ def recurrent_cell(r: Random) -> Tiny:
 
 def masked_attention(r: Random) -> Tiny:
     lower = torch.ones(3, 3).tril().bool()
-    put = r.choice([-math.inf, -math.inf, -1e9, float(torch.finfo(torch.float32).min)])
+    put = r.choice([-math.inf, -math.inf, -1e30, float(torch.finfo(torch.float32).min)])
 
     def forward(x, q, k, v):
         q, k, v = q(x), k(x), v(x)
