@@ -23,22 +23,25 @@ from holdfast import objectives
 from holdfast.arguments import ball_of, inputs, labels, real
 from holdfast.attacks import FMN, craft
 from holdfast.certify.branch import branch_and_bound
+from holdfast.certify.certificate import RUNS
 from holdfast.certify.certify import Certifier
 from holdfast.certify.crown import crown, lower_bounds
 from holdfast.certify.domains import Problem
 from holdfast.certify.encoding import constant, encode, largest_change
-from holdfast.certify.margins import specification
+from holdfast.certify.margins import each_margin, specification
 from holdfast.certify.milp import TOLERANCE, margin, proved, solve
 from holdfast.certify.operations.kink import Kink
 from holdfast.certify.region import Region
+from holdfast.certify.rounding import Arithmetic, check_precision
 from holdfast.certify.rows import Rows
-from holdfast.errors import ModelError
+from holdfast.errors import ModelError, SettingError
 from holdfast.models.query import Query
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from holdfast.certify.branch import Proof
+    from holdfast.certify.certificate import Runs
     from holdfast.certify.encoding import Encoding
     from holdfast.certify.graph import Graph
     from holdfast.threats import Ball
@@ -53,6 +56,8 @@ _MANY = 100
 _GAPS = (1e-6, 1e-5)
 # How far below the solver's minimum a proof need not come: elsewhere, and in L0, whose distances are whole numbers.
 _SHORT = (2 * TOLERANCE, 0.5)
+# By how much smaller balls are tried for the network as executed, which rounding keeps apart from the exact one.
+_SHRINKS = (0.0, 1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
 # How near to a ball that stays open, relative to its radius, others are tried.
 _CLOSE = 0.01
 # A ball may take this part of the time that is left for all.
@@ -70,12 +75,13 @@ class Distance:
     Parameters
     ----------
     status : str
-        ``"exact"``: the bounds agree to 1e-4 of the distance, or to 1e-5; ``"bounded"``: they do not, for want of time;
-        ``"none"``: no admissible input is misclassified; ``"unknown"``: no misclassified input was found and not all
-        was searched.
+        ``"exact"``: in exact arithmetic, the bounds agree to 1e-4 of the distance, or to 1e-5; ``"bounded"``: they do
+        not, for want of time; ``"none"``: no admissible input is misclassified; ``"unknown"``: no misclassified input
+        was found and not all was searched.
     lower, upper : float
-        No misclassified input is nearer than ``lower``, of the network as executed. ``x_adv`` is at ``upper``, infinite
-        if there is none, and that is the distance where it is exact.
+        No misclassified input is nearer than ``lower``, of the network as executed: what rounding may do keeps it a
+        little below the distance in exact arithmetic. ``x_adv`` is at ``upper``, infinite if there is none, and that
+        is the distance where it is exact.
     x_adv : Tensor or None
         ``(*shape)`` the nearest misclassified input found: a plain forward pass misclassifies it, and it lies in the
         set without any tolerance.
@@ -95,7 +101,14 @@ class Distance:
 
 
 def exact_distance(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Ball, *, seconds: float = 60.0, seed: int = 0
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Ball,
+    *,
+    seconds: float = 60.0,
+    seed: int = 0,
+    arithmetic: Runs = "executed",
 ) -> list[Distance]:
     """How far the nearest misclassified inputs are, and which they are.
 
@@ -112,6 +125,8 @@ def exact_distance(
         For each example.
     seed : int
         Of the attack.
+    arithmetic : str
+        ``"executed"``: ``lower`` holds for the network as it runs; ``"exact"``: for the network in exact arithmetic.
 
     Returns
     -------
@@ -125,6 +140,8 @@ def exact_distance(
     DataError
         When inputs and labels do not fit each other, the box or the model.
     """
+    if arithmetic not in RUNS:
+        raise SettingError(f"arithmetic: unknown arithmetic {arithmetic!r}; choose one of {', '.join(RUNS)}")
     x, threat, seconds = inputs(x), ball_of(threat), real("seconds", seconds, positive=False)
     y = labels(y, len(x))
     if not len(x):
@@ -133,12 +150,17 @@ def exact_distance(
     with Query(model, seed=seed) as query:
         x = query.prepare(x).contiguous()
         query.bare_logits(x[:1])  # shows whether it has one logit, which is bounded as two
-        certifier = Certifier.of(query.model, x, "complete", seconds=seconds, logits=query.bare_logits)
+        certifier = Certifier.of(
+            query.model, x, "complete", seconds=seconds, logits=query.bare_logits, arithmetic="exact"
+        )
         if certifier.graph is None:
             raise ModelError(certifier.fault)
+        executed = certifier.graph.within(Arithmetic.of(query.inner_dtype)) if arithmetic == "executed" else None
+        if executed is not None:
+            check_precision(x.device)
         return [
             _search(
-                _Example(query, certifier, certifier.graph.to(torch.float64), x[i : i + 1], int(y[i]), here),
+                _Example(query, certifier, certifier.graph.to(torch.float64), executed, x[i : i + 1], int(y[i]), here),
                 attacked.x_adv[i],
                 seconds,
             )
@@ -149,11 +171,12 @@ def exact_distance(
 
 @dataclass(frozen=True, eq=False)
 class _Example:
-    """One example, ``(1, *shape)``, and what is asked about it."""
+    """One example, ``(1, *shape)``, what is asked about it, and the network in exact arithmetic and as executed."""
 
     query: Query
     certifier: Certifier
     graph: Graph
+    executed: Graph | None
     x: Tensor
     y: int
     threat: Ball
@@ -203,12 +226,38 @@ def _search(example: _Example, attacked: Tensor, seconds: float) -> Distance:
 
 def _concluded(example: _Example, bracket: _Bracket, method: str, seconds: float) -> Distance:
     status: Literal["exact", "bounded", "none", "unknown"]
+    lower = _held(example, min(bracket.lower, bracket.upper), seconds)
     if bracket.witness is not None:
         status = "exact" if bracket.closed(example.threat.norm) else "bounded"
     else:
-        status = "none" if bracket.lower >= _budget(example) else "unknown"
-    lower = min(bracket.lower, bracket.upper)
+        status = "none" if lower >= _budget(example) else "unknown"
     return Distance(status, lower, bracket.upper, bracket.witness, method, seconds)
+
+
+def _held(example: _Example, lower: float, seconds: float) -> float:
+    """Of a distance that is proved in exact arithmetic, how much holds of the network as executed."""
+    if example.executed is None or lower == 0:
+        return lower
+    graph, threat, x = example.executed.to(torch.float64), example.threat, example.x.double()
+    y, patience = torch.tensor([example.y]), max(0.1 * seconds, 1.0)
+    for share in _SHRINKS:
+        # Nothing is misclassified at fewer changes than this: the ball has one less.
+        radius = lower - 1 if threat.norm == "l0" and lower < _budget(example) else lower * (1 - share)
+        region = Region.around(replace(threat, eps=radius), x)
+        bounds = crown(graph, region)
+        margins = each_margin(graph, bounds, region, y)[0]
+        problem = Problem(graph, region, bounds, graph.output)
+        proved = bool((margins > 0).all())
+        if not proved and problem.splits:
+            (rows,) = specification(y, len(margins) + 1, torch.float64)
+            nothing = [rows.new_zeros(len(rows))]
+            (proof,) = branch_and_bound(problem, [rows], nothing, lambda place, point: False, seconds=patience)
+            proved = proof.status == "proved"
+        if proved:
+            return lower if threat.norm == "l0" else radius
+        if threat.norm == "l0":
+            break
+    return 0.0
 
 
 def _descended(example: _Example, bracket: _Bracket, until: float) -> _Bracket:
