@@ -44,7 +44,7 @@ def test_bounds_in_single_precision_hold(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_bounds_of_many_random_networks_hold(kind):
-    for seed in range(1000, 1032):
+    for seed in range(1000, 1009):
         dtype = torch.float64 if seed % 3 else torch.float32
         net = tiny(kind, seed, dtype)
         check_bounds(net, random_region(net.shape, seed, dtype), seed, samples=200)

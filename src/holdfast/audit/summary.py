@@ -168,7 +168,7 @@ def _checked(store: RunStore, seed: int, share: float) -> int:
 
 
 def _check(store: RunStore, stood: int, robust: float) -> list[StageResult]:
-    """The check of proofs as a stage, where rounding has broken what is true in real arithmetic."""
+    """The check of proofs as a stage, where rounding has broken what is true in exact arithmetic."""
     ((broken,),) = store.select("SELECT count(*) FROM examples WHERE stage = ? AND verdict = 'broken'", CHECK)
     return [StageResult(name=CHECK, attacked=stood + broken, broken=broken, robust_accuracy=robust)] if broken else []
 
