@@ -100,7 +100,7 @@ def ours(model: nn.Module, lower: Tensor, upper: Tensor, rows: Tensor, steps: in
     def plain() -> Tensor:
         with torch.no_grad():
             bounds = crown(graph, region)
-            return lower_bounds(graph, graph.output, Rows.whole(functions), bounds.planes, region)
+            return lower_bounds(graph, graph.output, Rows.whole(functions), bounds.planes, bounds.errors, region)
 
     def optimised() -> Tensor:
         with torch.no_grad():
