@@ -172,5 +172,5 @@ def test_budgets_of_queries_hold_for_refuted_claims_too(samples):
 def test_samples_that_make_no_sense():
     model = convnet()
     x, y = examples(model)
-    with pytest.raises(SettingError, match="samples: a look needs at least 1 pass, got 0"):
+    with pytest.raises(SettingError, match="samples: a whole number of at least 1 is needed, got 0"):
         craft(FGSM(), model, x, y, threat=Linf(0.1), samples=0)

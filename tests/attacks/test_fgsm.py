@@ -14,5 +14,5 @@ def test_shared(norm):
 def test_unknown_objective():
     model = convnet()
     x, y = examples(model)
-    with pytest.raises(SettingError, match="choose one of ce, margin, dlr"):
+    with pytest.raises(SettingError, match="must be one of ce, margin, dlr"):
         FGSM(objective="hinge")(model, x, y, threat=NORMS["linf"](EPS["linf"]))
