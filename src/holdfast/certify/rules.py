@@ -263,22 +263,22 @@ def _activation(name: str, builder: Builder, x: Any) -> Symbol:
 
 
 def _relu(builder: Builder, x: Any) -> Symbol:
-    return builder.add(relu(), x)
+    return builder.add(relu(), x, shape=x.shape)
 
 
 def _leaky_relu(builder: Builder, x: Any, slope: float = 0.01) -> Symbol:
-    return x if slope == 1 else builder.add(Kink(float(slope), 1.0), x)
+    return x if slope == 1 else builder.add(Kink(float(slope), 1.0), x, shape=x.shape)
 
 
 def _prelu(builder: Builder, x: Any, weight: Any) -> Symbol:
     """One slope for all values, or one for each channel."""
     _constant_weight(weight)
     slope = _channels(weight, x.shape) if weight.numel() > 1 else weight
-    return builder.add(Kink(builder.constant(slope, x.shape), 1.0), x)
+    return builder.add(Kink(builder.constant(slope, x.shape), 1.0), x, shape=x.shape)
 
 
 def _abs(builder: Builder, x: Any) -> Symbol:
-    return builder.add(Kink(-1.0, 1.0, 0), x)
+    return builder.add(Kink(-1.0, 1.0, 0), x, shape=x.shape)
 
 
 def _gelu(builder: Builder, x: Any, *, approximate: str = "none") -> Symbol:
