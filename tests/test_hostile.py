@@ -3,9 +3,11 @@
 import gzip
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,7 +44,8 @@ def accounts(tmp_path_factory):
     """What the command line made of every file of the corpus, in a process of its own."""
     root = tmp_path_factory.mktemp("corpus")
     command = [sys.executable, "-m", "helpers.hostile", str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, env=env)
     assert not done.stderr
     return {account["name"]: account for account in json.loads(done.stdout)}
 
