@@ -157,17 +157,33 @@ def lower_lines(
             continue
         node, rows = graph.nodes[number], pending.pop(number)
         watch(number, rows)
-        share = None if number in errors.included and number != start else errors.lost(number, rows)
+        counted = number != start and (number in errors.included or _carrier(graph, number) is not None)
+        share = None if counted else errors.lost(number, rows)
         if share is not None:
             lost = lost + share
         if number == until or node.operation is None:
             break
-        before, constant = node.operation.backward(rows, planes.get(number), graph.inputs_of(node))
+        shapes, carrier = graph.inputs_of(node), _carrier(graph, node.inputs[0])
+        before: tuple[Rows, ...]
+        constant: Tensor | None
+        if carrier is not None and node.inputs[0] in errors.radii:
+            radius, slack = errors.at(node.inputs[0])
+            before, constant, share = carrier.through(rows, planes[number], shapes, radius)
+            lost = lost + (share + slack.unsqueeze(1)).flatten()
+        else:
+            before, constant = node.operation.backward(rows, planes.get(number), shapes)
         if constant is not None:
             total = total + constant
         for source, part in zip(node.inputs, before, strict=True):
             pending[source] = pending[source] + part if source in pending else part
     return LowerLines(rows, total - lost, lost)
+
+
+def _carrier(graph: Graph, number: int) -> Kink | None:
+    """The only reader of a node, if a backward pass through it can count by itself what the node's radius costs."""
+    readers = graph.readers[number]
+    operation = graph.nodes[readers[0]].operation if len(readers) == 1 else None
+    return operation if isinstance(operation, Kink) and operation.carries else None
 
 
 def lower_bounds(

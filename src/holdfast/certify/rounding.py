@@ -251,14 +251,20 @@ class Errors:
         """``(R,)`` float64, by linear functions of a node's value; None where nothing is."""
         if number not in self.radii:
             return None
-        radius, slack = rows.cut(self.radii[number]), self.slack[number]
-        if self.examples is not None:
-            radius, slack = (part.index_select(0, self.examples) for part in (radius, slack))
+        radius, slack = self.at(number)
+        radius = rows.cut(radius)
         values = rows.grouped(len(radius)).flatten(2).abs()
         lost = (values @ radius.flatten(1).unsqueeze(2))[..., 0].double()
         # A sum of numbers that are not negative, off by less than this share of itself.
         share = 1 + gamma(values.shape[2] + 2, unit(values.dtype))
         return (lost * share + slack.double().unsqueeze(1)).flatten()
+
+    def at(self, number: int) -> tuple[Tensor, Tensor]:
+        """A node's radius ``(N, *shape)`` and slack ``(N,)``."""
+        radius, slack = self.radii[number], self.slack[number]
+        if self.examples is None:
+            return radius, slack
+        return radius.index_select(0, self.examples), slack.index_select(0, self.examples)
 
     def take(self, rows: Tensor) -> Errors:
         """Of some examples."""

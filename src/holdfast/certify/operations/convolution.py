@@ -34,6 +34,8 @@ _WORTH, _WORTH_OF_STRIDED, _WORTH_OF_FEW = 3, 14, 24
 _FEW = 8
 # Input channels up to which it is quicker without a stride, too, to sum up the columns of a matrix product.
 _FEWEST = 3
+# Numbers that are summed in their own precision, at most.
+_PIXELS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +69,7 @@ class Convolution:
         # How many outputs an input goes into: with a stride, but every so many along each axis.
         spans = zip(self.weight.shape[2:], self.stride, self.dilation, strict=True)
         back = math.prod(math.ceil(length / step) if spread == 1 else length for length, step, spread in spans)
-        own = max(channels // self.groups * back, channels + sum(size.shape[2:]))
+        own = max(channels // self.groups * back, min(math.prod(size.shape[2:]), _PIXELS))
         live = self._convolve(nonzero(largest(x)), nonzero(self.weight), None)
         return Rounding(size, live + 1, own + 8, terms + 8)
 
@@ -86,8 +88,7 @@ class Convolution:
             for (start, stop), length in zip(ends, size, strict=True)
             for bound in (max(start, 0), min(stop, length))
         )
-        # In steps, so that no sum has many terms.
-        bias = None if self.bias is None else rows.values.sum(3).sum(2) @ self.bias
+        bias = None if self.bias is None else _by_channel(rows.values) @ self.bias.double()
         if top >= bottom or left >= right:
             # Rows that see nothing but padding.
             return (Rows(rows.values.new_zeros(len(rows.values), channels, 1, 1), ((0, 1), (0, 1))),), bias
@@ -144,6 +145,12 @@ class Convolution:
         stride, padding = self.stride[axis], self.padding[axis]
         span = self.dilation[axis] * (self.weight.shape[2 + axis] - 1)
         return start * stride - padding, (stop - 1) * stride - padding + span + 1
+
+
+def _by_channel(values: Tensor) -> Tensor:
+    """``(R, C)`` float64, the sums over feature maps ``(R, C, h, w)``; at most so many numbers at a time in theirs."""
+    parts = [part.sum(2).double() for part in values.flatten(2).split(_PIXELS, 2)]
+    return torch.stack(parts).sum(0)
 
 
 def _spread(values: Tensor, weight: Tensor, stride: Pair) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from holdfast.certify.graph import Interval
-from holdfast.certify.rounding import Rounding, dot, gamma, largest, summed, unit
+from holdfast.certify.rounding import Rounding, gamma, largest, summed, unit
 from holdfast.certify.rows import Rows
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Kink", "KinkPlanes", "Slope", "free_share", "kink_planes", "relu", "slope_between"]
 
 Slope = float | Tensor
+
+# Terms that are summed in the precision of their factors.
+_TERMS = 4096
 
 
 class KinkPlanes(NamedTuple):
@@ -155,19 +158,38 @@ class Kink:
     def undecided(self, x: Interval) -> Tensor:
         return (x.lower < 0) & (x.upper > 0)
 
+    @property
+    def carries(self) -> bool:
+        """Whether :meth:`through` can take a radius of its input along: no coefficient changes its sign."""
+        below, above = self.below, self.above
+        return not isinstance(below, Tensor) and not isinstance(above, Tensor) and 0 <= below <= above
+
     def backward(self, rows: Rows, planes: KinkPlanes, shapes: Shapes) -> tuple[tuple[Rows, ...], Tensor | None]:
+        before, total, _ = self.through(rows, planes, shapes, None)
+        return before, total
+
+    def through(
+        self, rows: Rows, planes: KinkPlanes, shapes: Shapes, radius: Tensor | None
+    ) -> tuple[tuple[Rows, ...], Tensor, Tensor]:
+        """What ``backward`` does, and ``(N, R / N)`` what is lost where a radius ``(N, *shape)`` moves the input."""
         values = rows.grouped(len(planes.upper))
         if isinstance(self.sign, Tensor):
             values = values * rows.cut(self.sign.expand(1, *shapes[0]))[0]
         elif self.sign < 0:
             values = -values
+        # All rows read them: what lies together is quicker to read than a window's strides.
         lower, upper, shift = (
-            rows.cut(plane).unflatten(0, (len(values), -1)) for plane in (planes.lower, planes.upper, planes.shift)
+            rows.cut(plane).unflatten(0, (len(values), -1)).contiguous()
+            for plane in (planes.lower, planes.upper, planes.shift)
         )
-        before, total = step(values, lower, upper, shift)
+        reach = None if radius is None else rows.cut(radius).unsqueeze(1).contiguous()
+        before, total, lost = step(values, lower, upper, shift, reach)
         if planes.push is not None:
-            before = before + rows.cut(planes.push).unsqueeze(1)
-        return (Rows(before.flatten(0, 1), rows.window),), total.flatten()
+            push = rows.cut(planes.push).unsqueeze(1)
+            before = before + push
+            if reach is not None:
+                lost = lost + _of_one_sign(push.abs(), reach)
+        return (Rows(before.flatten(0, 1), rows.window),), total.flatten(), lost
 
 
 def relu() -> Kink:
@@ -181,38 +203,59 @@ def _times(x: Tensor, slope: Slope) -> Tensor:
     return torch.where(torch.as_tensor(slope == 0, device=x.device), 0, product)
 
 
+def _of_one_sign(a: Tensor, b: Tensor) -> Tensor:
+    """``sum_i a_i b_i`` for each row, in float64: no smaller in size than that, where no two terms differ in sign."""
+    a, b = a.flatten(2), b.flatten(2)
+    size = a.shape[2]
+    parts = [(a[..., i : i + _TERMS] @ b[..., i : i + _TERMS].mT)[..., 0].double() for i in range(0, size, _TERMS)]
+    return torch.stack(parts).sum(0) * (1 + gamma(min(size, _TERMS) + 4, unit(a.dtype)))
+
+
 class Step(torch.autograd.Function):
     """One pass through the planes: coefficients above 0 take the lower one, those below 0 the upper one.
 
-    Its gradient with respect to the slopes is the coefficient times the value of the relaxed network's neuron, which
-    autograd brings along; this keeps the coefficients alone for it, and not the seven tensors between.
+    Besides, what a radius of the input may cost, if there is one. The gradient with respect to the slopes is the
+    coefficient times the value of the relaxed network's neuron, which autograd brings along; this keeps the
+    coefficients alone for it, and not the seven tensors between.
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, lower: Tensor, upper: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(values, lower, upper, shift)
+    def forward(
+        ctx: Any, values: Tensor, lower: Tensor, upper: Tensor, shift: Tensor, radius: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(values, lower, upper, shift, radius)
         negative = values.clamp_max(0)
-        total = dot(negative.flatten(2), shift.flatten(2))
+        total = _of_one_sign(negative, shift)
         # One of the two products is 0, so that each coefficient is rounded but once.
-        return values.clamp_min(0).mul_(lower).addcmul_(negative, upper), total
+        before = values.clamp_min(0).mul_(lower)
+        if radius is None:
+            lost = torch.zeros_like(total)
+        else:
+            lost = _of_one_sign(before, radius) - _of_one_sign(negative, upper * radius)
+        return before.addcmul_(negative, upper), total, lost
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        values, lower, upper, shift = ctx.saved_tensors
-        grad, total = grads
-        total = total.to(values.dtype).reshape(*total.shape, *[1] * (values.dim() - 2))
-        need_values, need_lower, need_upper, need_shift = ctx.needs_input_grad
+        values, lower, upper, shift, radius = ctx.saved_tensors
+        grad, total, lost = grads
+        extra = [1] * (values.dim() - 2)
+        total = total.to(values.dtype).reshape(*total.shape, *extra)
+        over = under = grad
+        if radius is not None:
+            by_radius = lost.to(values.dtype).reshape(total.shape) * radius
+            over, under = grad + by_radius, grad - by_radius
+        need_values, need_lower, need_upper, need_shift, _ = ctx.needs_input_grad
         above = (values > 0).to(values.dtype)
         positive = values * above if need_lower or need_upper or need_shift else None
         by_values = by_lower = by_upper = by_shift = None
         if need_values:
-            below_slope = torch.addcmul(total * shift, grad, upper)
-            by_values = torch.lerp(below_slope, grad * lower, above)
+            below_slope = torch.addcmul(total * shift, under, upper)
+            by_values = torch.lerp(below_slope, over * lower, above)
         if positive is not None:
-            by_lower = (grad * positive).sum_to_size(lower.shape) if need_lower else None
-            by_upper = (grad * (values - positive)).sum_to_size(upper.shape) if need_upper else None
+            by_lower = (over * positive).sum_to_size(lower.shape) if need_lower else None
+            by_upper = (under * (values - positive)).sum_to_size(upper.shape) if need_upper else None
             by_shift = (total * (values - positive)).sum_to_size(shift.shape) if need_shift else None
-        return by_values, by_lower, by_upper, by_shift
+        return by_values, by_lower, by_upper, by_shift, None
 
 
-step: Callable[..., tuple[Tensor, Tensor]] = Step.apply
+step: Callable[..., tuple[Tensor, Tensor, Tensor]] = Step.apply
