@@ -22,6 +22,7 @@ from torch import Tensor
 
 from holdfast.certify.graph import Interval
 from holdfast.errors import SettingError
+from holdfast.rounding import gamma, unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,16 +125,6 @@ def check_precision(device: torch.device) -> None:
         reduced = "call torch.set_flush_denormal(False)"
     if reduced is not None:
         raise SettingError(f"torch computes in less than full precision, which nothing can be proved of: {reduced}")
-
-
-def unit(dtype: torch.dtype) -> float:
-    """The unit roundoff of a precision."""
-    return torch.finfo(dtype).eps / 2
-
-
-def gamma(count: float, u: float) -> float:
-    """``n u / (1 - n u)``: by how much ``n`` roundings may change a product, relatively."""
-    return count * u / (1 - count * u) if count * u < 1 else math.inf
 
 
 def _shares(count: int | Tensor, u: float) -> float | Tensor:

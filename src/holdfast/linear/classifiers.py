@@ -46,7 +46,8 @@ class RobustLinearClassifier(ClassifierMixin, BaseEstimator):
     objective_ : float
         The value above, summed over the problems of one class against the rest.
     gap_ : float
-        A certified bound on how far ``objective_`` lies above the minimum, from a point of the dual problem.
+        How far ``objective_`` lies above the minimum at most, from a point of the dual problem: up to the rounding of
+        both values, which are computed in the precision of the data.
     n_iter_ : int
         Steps of the interior-point method, of the problem that took most.
     """
@@ -161,21 +162,22 @@ class RobustLinearClassifier(ClassifierMixin, BaseEstimator):
     def margin(self, X: Any, y: Any) -> Array:
         """``(n,)`` the lead of the true class over the nearest other one, ``y (w.x + b)`` for two classes."""
         x, codes = self._labelled(X, y)
-        return np.asarray(self._decision().leads(x, codes, 0.0, ball(self.norm)).min(1))
+        return self._decision().margin(x, codes)
 
     def certified_radius(self, X: Any) -> Array:
-        """``(n,)`` the exact distance in ``norm`` to the nearest input with another prediction, without a box.
+        """``(n,)`` how far the prediction is proved to stay the same, in ``norm`` and without a box.
 
-        It is ``|w.x + b| / ||w||_q`` for two classes and the least over pairs for more.
+        The distance to the nearest input with another prediction, ``|w.x + b| / ||w||_q`` for two classes and the
+        least over pairs for more, less what rounding may do to a decision that is computed in float64, in whatever
+        order its sum is taken (Higham 2002, section 3.1): a few units in the last place of the terms of that sum.
         """
         return self._decision().radius(self._inputs(X), ball(self.norm))
 
     def worst_case(self, X: Any, y: Any, eps: float | str | None = None, box: BoxArgument = None) -> Array:
-        """``(n, d)`` admissible inputs with the least lead of the true class, exact also inside a ``box``."""
+        """``(n, d)`` admissible inputs with the least lead of the true class, also inside a ``box``."""
         x, codes = self._labelled(X, y)
         x = x.toarray() if sparse.issparse(x) else x
-        threat = ball(self.norm, budget(self.eps if eps is None else eps), box)
-        return np.asarray(x + self._decision().worst(x, codes, threat)[0])
+        return self._decision().worst(x, codes, ball(self.norm, budget(self.eps if eps is None else eps), box))
 
     def robust_score(
         self,
@@ -184,13 +186,17 @@ class RobustLinearClassifier(ClassifierMixin, BaseEstimator):
         eps: float | str | None = None,
         box: BoxArgument = None,
     ) -> float:
-        """The exact share of inputs that no admissible perturbation makes misclassified; a tie counts as broken."""
+        """The share of inputs that no admissible perturbation makes misclassified; a tie counts as broken.
+
+        Exact, and proved: an example counts only where its label holds for every float64 input in the set and every
+        order of summation, so that one whose worst lead is within rounding of 0 does not.
+        """
         x, codes = self._labelled(X, y)
-        size = budget(self.eps if eps is None else eps)
+        threat = ball(self.norm, budget(self.eps if eps is None else eps), box)
         if box is None:
-            return float((self._decision().leads(x, codes, size, ball(self.norm)).min(1) > 0).mean())
+            return float(self._decision().sure(x, codes, threat).mean())
         x = x.toarray() if sparse.issparse(x) else x
-        return float((self._decision().worst(x, codes, ball(self.norm, size, box))[1] > 0).mean())
+        return float(self._decision().sure_inside(x, codes, threat).mean())
 
 
 class RobustLogisticRegression(RobustLinearClassifier):

@@ -55,7 +55,8 @@ class RobustRidge(RegressorMixin, BaseEstimator):
     objective_ : float
         The value above.
     gap_ : float
-        A certified bound on how far ``objective_`` lies above the minimum, from a point of the dual problem.
+        How far ``objective_`` lies above the minimum at most, from a point of the dual problem: up to the rounding of
+        both values, which are computed in the precision of the data.
     n_iter_ : int
         Steps of the interior-point method.
     """
@@ -129,7 +130,7 @@ class RobustRidge(RegressorMixin, BaseEstimator):
         return np.asarray(self._inputs(X) @ self.coef_ + self.intercept_)
 
     def worst_case(self, X: Any, y: Any, eps: float | str | None = None, box: BoxArgument = None) -> Array:
-        """``(n, d)`` admissible inputs with the largest error, exact also inside a ``box``."""
+        """``(n, d)`` admissible inputs with the largest error, also inside a ``box``."""
         x, y = self._inputs(X), np.asarray(y, np.float64)
         x = x.toarray() if sparse.issparse(x) else x
         threat = ball(self.norm, budget(self.eps if eps is None else eps), box)
@@ -137,7 +138,7 @@ class RobustRidge(RegressorMixin, BaseEstimator):
         towards = torch.from_numpy(self.coef_).expand(len(x), -1)
         up, down = threat.maximize(towards, inputs).numpy(), threat.maximize(-towards, inputs).numpy()
         rises = np.abs(error + up @ self.coef_) >= np.abs(error + down @ self.coef_)
-        return np.asarray(x + np.where(rises[:, None], up, down))
+        return threat.apply(inputs, torch.from_numpy(np.where(rises[:, None], up, down))).numpy()
 
     def robust_score(
         self,
@@ -146,5 +147,5 @@ class RobustRidge(RegressorMixin, BaseEstimator):
         eps: float | str | None = None,
         box: BoxArgument = None,
     ) -> float:
-        """The coefficient of determination on the worst inputs."""
+        """The coefficient of determination on the worst inputs, as it is computed there: no bound."""
         return float(r2_score(y, self.predict(self.worst_case(X, y, eps, box))))
