@@ -1,5 +1,7 @@
 """Lipschitz constants from below and above, around what brute force finds between them."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from torch import nn
@@ -65,3 +67,74 @@ def test_inside_one_region_the_bound_is_its_map_and_a_box_cuts_it():
 def test_l0_has_no_constant():
     with pytest.raises(SettingError, match="geometry measures in linf"):
         lipschitz_above(tiny(seed=1), torch.zeros(2), L0(1))
+
+
+def layer(weight, bias):
+    made = nn.Linear(len(weight[0]), len(weight)).double()
+    made.weight.data, made.bias.data = (torch.tensor(part, dtype=torch.float64) for part in (weight, bias))
+    return made
+
+
+def rational(matrix):
+    return [[Fraction(v) for v in row] for row in matrix.tolist()]
+
+
+def product(a, b):
+    return [[sum(x * y for x, y in zip(row, column, strict=True)) for column in zip(*b, strict=True)] for row in a]
+
+
+def is_norm_at_most(matrix, order, bound):
+    """In rational numbers, of a matrix with two columns."""
+    if order != 2:
+        rows = matrix if order == torch.inf else zip(*matrix, strict=True)
+        return max(sum(map(abs, row)) for row in rows) <= bound
+    (a, b), (c, d) = product(list(zip(*matrix, strict=True)), matrix)
+    square = bound * bound
+    return square >= (a + d) / 2 and square * square - (a + d) * square + a * d - b * c >= 0
+
+
+@pytest.mark.parametrize("norm", sorted(BALLS))
+def test_no_rounding_makes_a_constant_too_small(norm):
+    """Affine layers one after the other, whose product is known in rational numbers."""
+    threat, order, rng = BALLS[norm](0.3, box=None), ORDER[norm], torch.Generator().manual_seed(3)
+    for trial in range(150):
+        spread = [0, 5, 10][trial % 3]
+        parts = [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in ((6, 2), (5, 6))]
+        parts = [p * 10 ** (spread * (2 * torch.rand(len(p), 1, generator=rng) - 1).double()) for p in parts]
+        if trial % 2:  # so that much cancels
+            parts[1][:, 0] = -parts[1][:, 1]
+            parts[0][0] = parts[0][1] * (1 + 1e-12)
+        model = nn.Sequential(*(layer(p.tolist(), (1e9 * torch.randn(len(p), generator=rng)).tolist()) for p in parts))
+        exact = product(rational(parts[1]), rational(parts[0]))
+        x = torch.randn(2, generator=rng, dtype=torch.float64)
+        for found in (layer_norms(model, (2,), threat), lipschitz_above(model, x, threat)):
+            assert is_norm_at_most(exact, order, Fraction(found))
+        if trial % 6 == 0:
+            assert not is_norm_at_most(
+                exact, order, Fraction(layer_norms(model, (2,), threat)) * (1 - Fraction(1, 10**9))
+            )
+
+
+@pytest.mark.parametrize("norm", sorted(BALLS))
+def test_what_a_large_constant_swallows_still_counts(norm):
+    """1e20 + x - 1e20 is x, and a unit that only rounding seems to settle may switch."""
+    threat, zero = BALLS[norm](0.5, box=None), torch.zeros(1, dtype=torch.float64)
+    shifted = nn.Sequential(layer([[1.0], [2.0]], [1e20, -1e20]), layer([[1.0, 1.0]], [0.0]))
+    assert layer_norms(shifted, (1,), threat) >= 3
+    assert lipschitz_above(shifted, zero, threat) >= 3
+    switching = nn.Sequential(
+        layer([[1.0], [1.0]], [1e17, -1e17]), layer([[1.0, 1.0]], [0.0]), nn.ReLU(), layer([[5.0], [0.0]], [0.0, 0.0])
+    )
+    # 2 x + 1e17 - 1e17: active right of 0, with slope 10.
+    assert lipschitz_above(switching, zero - 0.1, threat) >= 10
+    deep = nn.Sequential(layer([[1.0], [1.0]], [1e17, 0.0]), nn.ReLU(), layer([[1.0, 0.0]], [-1e17]), nn.ReLU())
+    assert lipschitz_above(deep, zero - 0.1, threat) >= 1
+
+
+def test_constants_at_the_ends_of_the_scale():
+    for scale in (1e-300, 1e-160, 1e160):
+        model = nn.Sequential(layer([[3 * scale, 0.0], [4 * scale, 0.0]], [0.0, 0.0]))
+        for found in (layer_norms(model, (2,), L2(1.0)), lipschitz_above(model, torch.zeros(2).double(), L2(1.0))):
+            assert 5 * scale * (1 - 1e-15) <= found <= 5 * scale * (1 + 1e-5)
+    huge = nn.Sequential(layer([[1e200]], [0.0]), layer([[1e200]], [0.0]))
+    assert layer_norms(huge, (1,), L2(1.0)) == torch.inf
