@@ -84,6 +84,24 @@ def test_linear_models_have_a_closed_form(norm, dual, dtype):
     torch.testing.assert_close(torch.tensor([one.lower for one in found]), expected.float(), rtol=2e-4, atol=1e-6)
 
 
+def test_what_rounding_takes_from_a_distance_is_little_and_no_more_than_it_must():
+    """Of float32 networks, whose proofs in exact arithmetic end at the distance."""
+    model, x = hidden(), torch.rand(6, 2, generator=torch.Generator().manual_seed(4))
+    y = model(x).argmax(1)
+    exact, executed = (
+        exact_distance(model, x, y, Linf("inf"), arithmetic=arithmetic) for arithmetic in ("exact", "executed")
+    )
+    for ideal, one in zip(exact, executed, strict=True):
+        assert one.upper == ideal.upper
+        assert ideal.lower * (1 - 1e-4) <= one.lower < ideal.lower
+    # In float64 there is next to nothing to take.
+    for ideal, one in zip(
+        *(exact_distance(model.double(), x.double(), y, Linf("inf"), arithmetic=a) for a in ("exact", "executed")),
+        strict=True,
+    ):
+        assert ideal.lower * (1 - 1e-8) <= one.lower <= ideal.lower
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_box_is_part_of_the_closed_form(norm):
     """With two classes the shortest move to one plane inside the box is known exactly."""
@@ -162,6 +180,7 @@ def test_each_way_leads_to_the_same_distance(norm, monkeypatch):
     for one, *others in zip(found, programs, balls, strict=True):
         for other in others:
             assert one.upper == pytest.approx(other.upper, rel=3e-4, abs=ROUNDING)
+            assert other.lower >= one.upper * (1 - 1e-3) - ROUNDING
 
 
 def nearest_of_all_patterns(model, x, y, norm):
@@ -244,6 +263,7 @@ def test_a_finite_budget_is_a_limit():
     for one, far in zip(exact_distance(model, x, y, Linf(budgets)), everywhere, strict=True):
         if far.upper > middle * 0.9995:
             assert (one.status, one.upper) == ("none", torch.inf)
+            assert one.lower == float(budgets[0])
         else:
             assert one.upper == pytest.approx(far.upper, rel=2e-4)
 

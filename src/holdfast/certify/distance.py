@@ -56,8 +56,10 @@ _MANY = 100
 _GAPS = (1e-6, 1e-5)
 # How far below the solver's minimum a proof need not come: elsewhere, and in L0, whose distances are whole numbers.
 _SHORT = (2 * TOLERANCE, 0.5)
-# By how much smaller balls are tried for the network as executed, which rounding keeps apart from the exact one.
-_SHRINKS = (0.0, 1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
+# Balls that are smaller are tried for the network as executed, which rounding keeps apart from the exact one: how much
+# smaller relative to the radius at least and at most, by which factor more at first, how near to the largest that
+# fails is enough, and what share of the time spent so far may go to that; and the step that slopes are taken from.
+_FINE, _MOST, _GROWTH, _NEAR, _MORE, _STEP = 1e-9, 0.3, 4.0, 1.5, 0.15, 1e-3
 # How near to a ball that stays open, relative to its radius, others are tried.
 _CLOSE = 0.01
 # A ball may take this part of the time that is left for all.
@@ -79,9 +81,10 @@ class Distance:
         not, for want of time; ``"none"``: no admissible input is misclassified; ``"unknown"``: no misclassified input
         was found and not all was searched.
     lower, upper : float
-        No misclassified input is nearer than ``lower``, of the network as executed: what rounding may do keeps it a
-        little below the distance in exact arithmetic. ``x_adv`` is at ``upper``, infinite if there is none, and that
-        is the distance where it is exact.
+        ``lower`` is the radius of the largest ball found in which it is proved that the network as executed
+        misclassifies nothing, whatever the order of its sums; it falls short of the distance in exact arithmetic by
+        about what rounding may take from a margin, over how fast that falls with the radius. ``x_adv`` is at ``upper``,
+        infinite if there is none: beyond the distance by what clearly misclassifying it asks in the model's precision.
     x_adv : Tensor or None
         ``(*shape)`` the nearest misclassified input found: a plain forward pass misclassifies it, and it lies in the
         set without any tolerance.
@@ -235,29 +238,59 @@ def _concluded(example: _Example, bracket: _Bracket, method: str, seconds: float
 
 
 def _held(example: _Example, lower: float, seconds: float) -> float:
-    """Of a distance that is proved in exact arithmetic, how much holds of the network as executed."""
+    """Of a distance that is proved in exact arithmetic, how much holds of the network as executed.
+
+    It falls short by what rounding may take from a margin, over how fast the margin falls with the radius. Bounds
+    without a split say about how much that is, and balls smaller by a few multiples of it are tried.
+    """
     if example.executed is None or lower == 0:
         return lower
-    graph, threat, x = example.executed.to(torch.float64), example.threat, example.x.double()
-    y, patience = torch.tensor([example.y]), max(0.1 * seconds, 1.0)
-    for share in _SHRINKS:
-        # Nothing is misclassified at fewer changes than this: the ball has one less.
-        radius = lower - 1 if threat.norm == "l0" and lower < _budget(example) else lower * (1 - share)
-        region = Region.around(replace(threat, eps=radius), x)
-        bounds = crown(graph, region)
-        margins = each_margin(graph, bounds, region, y)[0]
-        problem = Problem(graph, region, bounds, graph.output)
-        proved = bool((margins > 0).all())
-        if not proved and problem.splits:
-            (rows,) = specification(y, len(margins) + 1, torch.float64)
-            nothing = [rows.new_zeros(len(rows))]
-            (proof,) = branch_and_bound(problem, [rows], nothing, lambda place, point: False, seconds=patience)
-            proved = proof.status == "proved"
-        if proved:
-            return lower if threat.norm == "l0" else radius
-        if threat.norm == "l0":
+    graph, began, patience = example.executed.to(torch.float64), time.perf_counter(), max(0.1 * seconds, 1.0)
+    whole = lower >= _budget(example)
+    if example.threat.norm == "l0" or lower == np.inf:
+        # Nothing is misclassified at fewer changes than a distance in L0: the ball has one less.
+        return lower if _proved(example, graph, lower if whole else lower - 1, patience) else 0.0
+    short, failed, growth = _shortfall(example, graph, lower), 0.0, _GROWTH
+    # Where no input is misclassified, the boundary need not be near.
+    held = 0.0 if whole else short
+    while not _proved(example, graph, lower - held, patience):
+        held, failed, growth = growth * held if held else max(short, _FINE * lower), held, 2 * growth
+        if held > _MOST * lower:
+            return 0.0
+    while held > _NEAR * failed and time.perf_counter() - began < _MORE * seconds:
+        middle = (held * failed) ** 0.5 if failed else held / _GROWTH
+        if middle < _FINE * lower:
             break
-    return 0.0
+        held, failed = (middle, failed) if _proved(example, graph, lower - middle, patience) else (held, middle)
+    return lower - held
+
+
+def _shortfall(example: _Example, graph: Graph, radius: float) -> float:
+    """About how much smaller a ball has to be for the network as executed, as far as bounds without a split tell."""
+    near = radius * (1 - _STEP)
+    exact, executed = (_bounded(example, some, radius)[1] for some in (example.graph, graph))
+    slope = (_bounded(example, graph, near)[1] - executed) / (radius - near)
+    short = torch.where(executed <= 0, ((exact - executed) / slope).clamp_min(_FINE * radius), 0.0)
+    return float(short.nan_to_num(0.0, 0.0, 0.0).amax())
+
+
+def _bounded(example: _Example, graph: Graph, radius: float) -> tuple[Problem, Tensor]:
+    """A ball with its bounds in float64, and those of the margins against all other classes."""
+    region = Region.around(replace(example.threat, eps=radius), example.x.double())
+    bounds = crown(graph, region)
+    margins = each_margin(graph, bounds, region, torch.tensor([example.y]))[0]
+    return Problem(graph, region, bounds, graph.output), margins
+
+
+def _proved(example: _Example, graph: Graph, radius: float, seconds: float) -> bool:
+    """Whether nothing in a ball is misclassified, by bounds or by branch and bound."""
+    problem, margins = _bounded(example, graph, radius)
+    if bool((margins > 0).all()) or not problem.splits:
+        return bool((margins > 0).all())
+    (rows,) = specification(torch.tensor([example.y]), len(margins) + 1, torch.float64)
+    nothing = [rows.new_zeros(len(rows))]
+    (proof,) = branch_and_bound(problem, [rows], nothing, lambda place, point: False, seconds=seconds)
+    return proof.status == "proved"
 
 
 def _descended(example: _Example, bracket: _Bracket, until: float) -> _Bracket:

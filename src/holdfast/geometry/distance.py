@@ -1,4 +1,8 @@
-"""How far an input is from the facets of its region, and from the decision boundary inside it."""
+"""How far an input is from the facets of its region, and from the decision boundary inside it.
+
+In closed form or by a solver, computed in float64: numbers that are as near as its rounding and the solver's tolerance
+let them be, and no bounds.
+"""
 
 from __future__ import annotations
 

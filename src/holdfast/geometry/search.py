@@ -33,9 +33,10 @@ class RegionSearch:
     Parameters
     ----------
     lower, upper : float
-        No input of another class is nearer than ``lower``, and ``point`` is at ``upper``. They are equal unless the
-        search was cut off. Without an admissible input of another class ``upper`` is infinite, and ``lower`` the budget
-        where all was searched.
+        No input of another class is nearer than ``lower``, and ``point`` is at ``upper``: up to the rounding of float64
+        and the tolerance of the solver, so that neither is a proof; :func:`holdfast.certify.exact_distance` gives one.
+        They are equal unless the search was cut off. Without an admissible input of another class ``upper`` is
+        infinite, and ``lower`` the budget where all was searched.
     point : Tensor or None
         ``(*shape)`` float64, the nearest point of the decision boundary: there another class is level with ``y``.
     regions : int

@@ -21,7 +21,8 @@ def as_module(model: Any) -> nn.Linear:
 
     Scalers are folded into the weights, so that the layer takes inputs before scaling. A ball and a box in these
     units are
-    balls of another shape after scaling; nothing of that has to be approximated.
+    balls of another shape after scaling; nothing of that has to be approximated. Folding rounds the weights, so that
+    what is proved of the layer is about the layer.
 
     Parameters
     ----------
