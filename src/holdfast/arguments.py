@@ -5,31 +5,38 @@ What :func:`holdfast.audit` takes, the other functions take too: arrays, lists a
 
 import math
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.threats import Ball, Threat, parse_threat
+from holdfast.threats.numbers import plain_tensor, type_of
 
 __all__ = [
     "LARGEST_SEED",
+    "as_float",
     "as_list",
     "ball_of",
+    "choice",
     "counts",
     "inputs",
     "is_number",
     "labels",
     "module_of",
+    "number",
     "one_input",
     "path_of",
     "real",
     "require_classes",
+    "seed_of",
+    "shown",
     "threat_of",
     "whole",
+    "yes_or_no",
 ]
 
 # The largest seed that fits into the 64 bits of a generator.
@@ -53,7 +60,7 @@ def inputs(x: Any, name: str = "x") -> Tensor:
 
 def one_input(x: Any, name: str = "x") -> Tensor:
     """Like :func:`inputs`, of any shape."""
-    values = _tensor(x, name)
+    values = plain_tensor(x, name)
     if not values.is_floating_point():
         raise DataError(f"{name}: inputs are {values.dtype}: give floating point numbers (images divided by 255)")
     return values
@@ -67,7 +74,7 @@ def labels(y: Any, count: int, name: str = "y") -> Tensor:
     DataError
         When they are no whole numbers, or not one for each input.
     """
-    values = _tensor(y, name)
+    values = plain_tensor(y, name)
     if values.shape != (count,) or values.is_floating_point() or values.is_complex():
         raise DataError(
             f"{name} must hold {count} class numbers, one an input; got {values.dtype} {tuple(values.shape)}"
@@ -83,7 +90,7 @@ def counts(values: Any, name: str) -> Tensor:
     DataError
         When they are none.
     """
-    found = _tensor(values, name)
+    found = plain_tensor(values, name)
     if found.is_floating_point() or found.is_complex():
         raise DataError(f"{name}: whole numbers are needed, got {found.dtype}")
     return found.long()
@@ -114,7 +121,7 @@ def module_of(model: Any) -> nn.Module:
         When it is none.
     """
     if not isinstance(model, nn.Module):
-        raise ModelError(f"model: a torch.nn.Module is needed, not a {_kind(model)}; load_model makes one of a name")
+        raise ModelError(f"model: a torch.nn.Module is needed, not a {type_of(model)}; load_model makes one of a name")
     return model
 
 
@@ -129,7 +136,7 @@ def threat_of(threat: Any) -> Threat:
     if isinstance(threat, str):
         return parse_threat(threat)
     if isinstance(threat, type) or not all(hasattr(threat, name) for name in _OF_A_THREAT):
-        raise SettingError(f"threat: give one such as Linf(0.1) or 'linf:0.1', not a {_kind(threat)}")
+        raise SettingError(f"threat: give one such as Linf(0.1) or 'linf:0.1', not a {type_of(threat)}")
     allowed: Threat = threat
     return allowed
 
@@ -144,7 +151,7 @@ def ball_of(threat: Any) -> Ball:
     """
     ball = threat_of(threat)
     if not isinstance(ball, Ball):
-        raise SettingError(f"threat: a norm ball such as Linf(0.1) is needed here, not a {_kind(threat)}")
+        raise SettingError(f"threat: a norm ball such as Linf(0.1) is needed here, not a {type_of(threat)}")
     return ball
 
 
@@ -157,11 +164,11 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int
         When it is none, or too small or large.
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise SettingError(f"{name}: a whole number is needed, not {_shown(value)}")
+        raise SettingError(f"{name}: a whole number is needed, not {shown(value)}")
     number = int(value)
     if number < least or (most is not None and number > most):
         above = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise SettingError(f"{name}: a whole number {above} is needed, got {number}")
+        raise SettingError(f"{name}: a whole number {above} is needed, got {shown(number)}")
     return number
 
 
@@ -173,15 +180,79 @@ def real(name: str, value: Any, *, positive: bool = True) -> float:
     SettingError
         When it is none.
     """
-    number = float(value) if is_number(value) else math.nan
+    number = as_float(value)
     if not (0 < number < math.inf or (number == 0 and not positive)):
         raise SettingError(f"{name}: a {'positive' if positive else 'non-negative'}, finite number is needed, "
-                           f"got {_shown(value)}")  # fmt: skip
+                           f"got {shown(value)}")  # fmt: skip
     return number
+
+
+def choice(name: str, value: Any, choices: Collection[str]) -> str:
+    """One of some words.
+
+    Raises
+    ------
+    SettingError
+        When it is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise SettingError(f"unknown {name} {shown(value)}: choose one of {', '.join(choices)}")
+    return value
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    """A truth value, as Python or numpy have it.
+
+    Raises
+    ------
+    SettingError
+        When it is none.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise SettingError(f"{name}: True or False is needed, not {shown(value)}")
+    return bool(value)
+
+
+def seed_of(seed: Any) -> int:
+    """A seed that fits into a generator.
+
+    Raises
+    ------
+    SettingError
+        When it does not.
+    """
+    return whole("seed", seed, 0, LARGEST_SEED)
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number of either sign.
+
+    Raises
+    ------
+    SettingError
+        When it is none.
+    """
+    found = as_float(value)
+    if not math.isfinite(found):
+        raise SettingError(f"{name}: a finite number is needed, got {shown(value)}")
+    return found
+
+
+def as_float(value: Any) -> float:
+    """A number as Python has it, infinite where it is too large, and NaN of what is no number."""
+    try:
+        return float(value) if is_number(value) else math.nan
+    except OverflowError:  # Python's whole numbers have no end
+        return math.inf if value > 0 else -math.inf
 
 
 def as_list(values: Any) -> list[Any] | None:
     """What a tuple, list, array or tensor of one dimension holds, in Python's numbers where it can; None of others."""
+    if isinstance(values, Tensor):
+        try:
+            values = plain_tensor(values, "")
+        except DataError:
+            return None
     if isinstance(values, Tensor | np.ndarray):
         plain = values.tolist()
         return plain if isinstance(plain, list) else None
@@ -200,9 +271,9 @@ def path_of(name: str, path: Any) -> Path:
         found = Path(path)
         os.fsencode(found)
     except (TypeError, ValueError):
-        raise SettingError(f"{name}: {_shown(path)} is no path of a file or folder") from None
+        raise SettingError(f"{name}: {shown(path)} is no path of a file or folder") from None
     if "\0" in str(found):
-        raise SettingError(f"{name}: {_shown(path)} is no path of a file or folder")
+        raise SettingError(f"{name}: {shown(path)} is no path of a file or folder")
     return found
 
 
@@ -211,32 +282,8 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
-def _tensor(values: Any, name: str) -> Tensor:
-    if isinstance(values, Tensor):
-        if values.is_nested or values.layout != torch.strided or values.is_meta or values.is_quantized:
-            raise DataError(f"{name}: a plain tensor of numbers is needed; call to_dense() or dequantize() on it first")
-        return values.detach()
-    try:
-        if isinstance(values, list | tuple) and values and all(isinstance(value, Tensor) for value in values):
-            return torch.stack(list(values)).detach()
-        array = np.asarray(values)
-    except Exception as error:  # an object of the user's may raise anything while it is read
-        raise DataError(f"{name}: a {_kind(values)} that does not read as an array: {_reason(error)}") from error
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{name}: a {_kind(values)} of {array.dtype} is no tensor or array of real numbers")
-    # numpy knows precisions, byte orders and names of types that torch does not.
-    size = min(array.dtype.itemsize, 8)
-    kind = array.dtype if array.dtype.kind == "b" else np.dtype(f"{array.dtype.kind}{size}")
-    return torch.tensor(np.ascontiguousarray(array, kind).reshape(array.shape))
-
-
-def _kind(value: object) -> str:
-    return value.__name__ if isinstance(value, type) else type(value).__name__
-
-
-def _shown(value: object) -> str:
-    return repr(value) if isinstance(value, str | int | float | None) else f"a {_kind(value)}"
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+def shown(value: object) -> str:
+    """A value as a message names it: short ones as they are, others by what they are."""
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return "a whole number of more than 20 digits"
+    return repr(value)[:100] if isinstance(value, str | int | float | None) else f"a {type_of(value)}"

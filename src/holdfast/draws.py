@@ -57,17 +57,23 @@ class Draws:
     seed : int
         The run's seed, 0 to 2**64 - 1.
     index : Tensor
-        ``(N,)`` int64, the position of each example in its data set, below 2**32.
+        ``(N,)`` whole numbers, the position of each example in its data set, below 2**32.
     stage : int
         Which stage of a cascade is drawing.
     draw : int or Tensor
-        Which draw of that stage it is: one number, or ``(N,)`` int64, one a row.
+        Which draw of that stage it is: one number, or ``(N,)``, one a row.
     """
 
     seed: int
     index: Tensor
     stage: int = 0
     draw: int | Tensor = 0
+
+    def __post_init__(self) -> None:
+        # Numbers of narrower types wrap around in what is computed of them.
+        object.__setattr__(self, "seed", int(self.seed))
+        object.__setattr__(self, "index", self.index.long())
+        object.__setattr__(self, "draw", self.draw.long() if isinstance(self.draw, Tensor) else int(self.draw))
 
     def bits(self, count: int, lane: int = 0) -> Tensor:
         """``(N, count)`` int64 words, uniform on 0 .. 2**32 - 1; each ``lane``, 0 to 15, has words of its own."""

@@ -96,8 +96,8 @@ def objective(name: ObjectiveName, y: Tensor, target: Tensor | None) -> Callable
     SettingError
         When the name is unknown.
     """
-    if name not in _UNTARGETED:
-        raise SettingError(f"unknown objective {name!r}: choose one of {', '.join(get_args(ObjectiveName))}")
+    if not isinstance(name, str) or name not in _UNTARGETED:
+        raise SettingError(f"unknown objective {str(name)[:100]!r}: choose one of {', '.join(get_args(ObjectiveName))}")
     if target is None:
         return lambda logits: _UNTARGETED[name](logits, y)
     if name == "dlr":

@@ -130,6 +130,6 @@ class DDN:
         if self.levels is None:
             return z
         box = ball_of(problem.threat, "ddn", ("l2",), "fmn").box
-        low, high = (torch.as_tensor(bound, dtype=z.dtype, device=z.device) for bound in (box.lower, box.upper))
+        low, high = box.ends(z)
         share = (problem.x + z - low) / (high - low)
         return low + (share * (self.levels - 1)).round() / (self.levels - 1) * (high - low) - problem.x

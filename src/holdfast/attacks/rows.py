@@ -107,7 +107,8 @@ class Rows:
         clean_logits: Tensor | None = None,
         forwards: int = 0,
     ) -> "Rows":
-        """Rows of which nothing has been seen yet but, perhaps, their clean logits."""
+        """Rows of which nothing has been seen yet but, perhaps, their clean logits; whole numbers become int64."""
+        index, y, target = index.long(), y.long(), None if target is None else target.long()
         count = torch.zeros_like(index)
         low = x.new_full((len(x),), -torch.inf)
         return cls(

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from holdfast import objectives
+from holdfast.arguments import as_float, ball_of, choice, real, shown, whole
 from holdfast.data import Source, load_data
 from holdfast.errors import DataError, SettingError
 from holdfast.models.query import Query
@@ -104,10 +105,13 @@ def universal_perturbation(
     ModelError
         When the model fails, or does not return logits.
     SettingError
-        When a number is not positive, or the budget is infinite or one an example.
+        When a number is not positive, the objective unknown, or the budget infinite or one an example.
     """
-    if epochs < 1 or (step_size is not None and not step_size > 0):
-        raise SettingError(f"universal: epochs and step_size must be positive, got {epochs} and {step_size}")
+    epochs, threat = whole("epochs", epochs), ball_of(threat)
+    step_size = None if step_size is None else real("step_size", step_size)
+    choice("objective", objective, get_args(ObjectiveName))
+    if math.isnan(as_float(ceiling)):
+        raise SettingError(f"ceiling: a number is needed, or math.inf for none, got {shown(ceiling)}")
     if not isinstance(threat.eps, float) or math.isinf(threat.eps):
         raise SettingError(f"universal: one perturbation has one finite budget, not {threat.name}")
     source = data if isinstance(data, Source) else load_data(data)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from holdfast.arguments import LARGEST_SEED, as_list, path_of, threat_of, whole
+from holdfast.arguments import as_list, path_of, seed_of, threat_of, whole
 from holdfast.attacks import Attack, Knowledge, Stage, drive
 from holdfast.audit.agreement import agreeing
 from holdfast.audit.certification import CertificationPlan
@@ -159,7 +159,7 @@ def audit(
         raise SettingError("save_inputs: there is no place to save to; give a run folder")
     if processes.count > 1 and run is None:
         raise SettingError(f"the verdicts of {processes.count} processes meet in a run folder; give one, as --run DIR")
-    threat, seed = threat_of(threat), whole("seed", seed, 0, LARGEST_SEED)
+    threat, seed = threat_of(threat), seed_of(seed)
     certification = CertificationPlan.of(
         certify, certify_seconds, certify_budgets, threat, arithmetic=certify_arithmetic, checks=certify_checks
     )

@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import ball_of, inputs, labels, real, whole
+from holdfast.arguments import ball_of, choice, inputs, labels, real, whole
 from holdfast.attacks import AnnealedPGD, Stage, drive
 from holdfast.certify.branch import branch_and_bound
 from holdfast.certify.capture import capture
@@ -40,7 +40,7 @@ from holdfast.certify.operations.linear import Scale
 from holdfast.certify.region import Region
 from holdfast.certify.rounding import REAL, check_precision
 from holdfast.data import Batch
-from holdfast.errors import DataError, ModelError, SettingError
+from holdfast.errors import DataError, ModelError
 from holdfast.models.query import Query
 from holdfast.threats import Ball
 
@@ -121,10 +121,8 @@ def certify(
     ProofError
         When an example that was proved has been broken by an attack.
     """
-    if not isinstance(method, str) or method not in METHODS:
-        raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(METHODS)}")
-    if not isinstance(arithmetic, str) or arithmetic not in RUNS:
-        raise SettingError(f"arithmetic: unknown arithmetic {arithmetic!r}; choose one of {', '.join(RUNS)}")
+    choice("method", method, METHODS)
+    choice("arithmetic", arithmetic, RUNS)
     seconds, memory = real("seconds", seconds, positive=False), whole("memory", memory, 1, 2**50)
     checks = whole("checks", checks, 0, 2**50)
     x, threat = inputs(x), ball_of(threat)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import objectives
-from holdfast.arguments import ball_of, inputs, labels, real
+from holdfast.arguments import ball_of, choice, inputs, labels, real
 from holdfast.attacks import FMN, craft
 from holdfast.certify.branch import branch_and_bound
 from holdfast.certify.certificate import RUNS
@@ -34,7 +34,7 @@ from holdfast.certify.operations.kink import Kink
 from holdfast.certify.region import Region
 from holdfast.certify.rounding import Arithmetic, check_precision
 from holdfast.certify.rows import Rows
-from holdfast.errors import ModelError, SettingError
+from holdfast.errors import ModelError
 from holdfast.models.query import Query
 
 if TYPE_CHECKING:
@@ -143,8 +143,7 @@ def exact_distance(
     DataError
         When inputs and labels do not fit each other, the box or the model.
     """
-    if arithmetic not in RUNS:
-        raise SettingError(f"arithmetic: unknown arithmetic {arithmetic!r}; choose one of {', '.join(RUNS)}")
+    choice("arithmetic", arithmetic, RUNS)
     x, threat, seconds = inputs(x), ball_of(threat), real("seconds", seconds, positive=False)
     y = labels(y, len(x))
     if not len(x):

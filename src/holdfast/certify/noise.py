@@ -30,6 +30,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from holdfast.arguments import one_input, whole
 from holdfast.certify.confidence import lower_quantile, upper_quantile
 from holdfast.certify.tails import normal_cdf, round_up
 from holdfast.draws import Draws
@@ -143,7 +144,7 @@ class Gaussian:
 
     def linf_radius(self, radius: Tensor, features: int) -> Tensor:
         """Radii of the L-infinity balls inside the L2 balls, for inputs of ``features`` numbers."""
-        return radius / math.sqrt(features)
+        return one_input(radius, "radius") / math.sqrt(whole("features", features, 1, 2**53))
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class Uniform:
 
     def linf_radius(self, radius: Tensor, features: int) -> Tensor:
         """Radii of the L-infinity balls inside the L1 balls, for inputs of ``features`` numbers."""
-        return radius / features
+        return one_input(radius, "radius") / whole("features", features, 1, 2**53)
 
 
 def _add(x: Tensor, noise: Tensor, scale: float) -> Tensor:
@@ -215,9 +216,9 @@ def _add(x: Tensor, noise: Tensor, scale: float) -> Tensor:
             f"x: noise of scale {scale:g} was to be added to numbers that are not finite, or too large beside it; "
             "give finite inputs, and noise in their units"
         )
-    whole = places.round()
-    beside = places.sub_(whole)
-    return noise.mul_(scale / step).add_(beside).round_().add_(whole).mul_(step).to(x.dtype)
+    near = places.round()
+    beside = places.sub_(near)
+    return noise.mul_(scale / step).add_(beside).round_().add_(near).mul_(step).to(x.dtype)
 
 
 def _reduced(radius: Tensor) -> Tensor:

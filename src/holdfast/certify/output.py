@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import ball_of, inputs, module_of, one_input, whole
+from holdfast.arguments import ball_of, choice, inputs, module_of, one_input, whole
 from holdfast.certify.capture import capture
 from holdfast.certify.crown import Bounds, crown, interval_planes, lower_bounds
 from holdfast.certify.domains import Domains, Problem, bound_domains
@@ -19,7 +19,7 @@ from holdfast.certify.interval import interval_bounds
 from holdfast.certify.region import Region
 from holdfast.certify.rounding import check_precision
 from holdfast.certify.rows import Rows
-from holdfast.errors import DataError, SettingError
+from holdfast.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,8 +92,7 @@ def output_bounds(
     ModelError
         When the network has an operation that no bound is known for; it is named.
     """
-    if method not in get_args(BoundMethod):
-        raise SettingError(f"method: unknown method {method!r}; choose one of {', '.join(get_args(BoundMethod))}")
+    choice("method", method, get_args(BoundMethod))
     model, x, steps = module_of(model), inputs(x), whole("steps", steps, 0)
     x = x.to(next((t.dtype for t in model.state_dict().values() if t.is_floating_point()), x.dtype))
     functions = None if functions is None else one_input(functions, "functions")

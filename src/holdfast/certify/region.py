@@ -18,6 +18,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
+from holdfast.arguments import inputs
 from holdfast.certify.rounding import dot, down, gamma, summed, unit
 from holdfast.errors import DataError
 from holdfast.threats import Ball, l0, l1, l2
@@ -78,9 +79,7 @@ class Region:
         # However small a budget of coordinates is, one of them may go all the way.
         reach = torch.where(budget > 0, torch.inf, budget) if threat.norm == "l0" else budget
         room = column(reach, x)
-        low, high = (
-            torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (threat.box.lower, threat.box.upper)
-        )
+        low, high = threat.box.ends(x)
         # What the box's tolerance forgave is in the set.
         lower, upper = (x - room).maximum(low).minimum(x), (x + room).minimum(high).maximum(x)
         _check_bounded(lower, upper)
@@ -95,8 +94,14 @@ class Region:
         Raises
         ------
         DataError
-            When a set is empty or unbounded.
+            When bounds are no floating point numbers of one shape and type, or a set is empty or unbounded.
         """
+        lower, upper = inputs(lower, "lower"), inputs(upper, "upper")
+        if (lower.shape, lower.dtype) != (upper.shape, upper.dtype):
+            raise DataError(
+                f"lower is {lower.dtype} {tuple(lower.shape)} and upper {upper.dtype} {tuple(upper.shape)}: give both "
+                "in one shape and precision"
+            )
         empty = (~(lower <= upper)).flatten(1).any(1).nonzero()
         if len(empty):
             raise DataError(f"example {int(empty[0, 0])} has an empty set: a lower bound lies above its upper bound")

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import LARGEST_SEED, as_list, counts, inputs, is_number, module_of, real, whole
+from holdfast.arguments import as_float, as_list, counts, inputs, is_number, module_of, real, seed_of, whole, yes_or_no
 from holdfast.certify.confidence import lower_bound, tie_probability, upper_bound
 from holdfast.certify.noise import Gaussian, Noise
 from holdfast.certify.sequential import plan
@@ -107,7 +107,7 @@ class Smoothed:
         seed: int = 0,
     ) -> None:
         self.noise: Noise = noise if isinstance(noise, Noise) else Gaussian(noise)
-        self.seed = whole("seed", seed, 0, LARGEST_SEED)
+        self.seed = seed_of(seed)
         self._model = module_of(model)
         self._mean, self._std, self._batch_size = mean, std, batch_size
 
@@ -134,7 +134,7 @@ class Smoothed:
         DataError
             When there are no examples.
         """
-        (samples,) = _checked(alpha, samples=samples)
+        alpha, samples = _chance(alpha), _votes("samples", samples)
         x = inputs(x)
         with self._query() as query:
             rng = Draws(self.seed, checked_index(x, None, index), _ESTIMATION)
@@ -185,7 +185,7 @@ class Smoothed:
         ModelError
             When the model does not answer with logits.
         """
-        samples, selection = _checked(alpha, samples=samples, selection=selection)
+        alpha, samples, selection = _chance(alpha), _votes("samples", samples), _votes("selection", selection)
         x = inputs(x)
         y = None if y is None else counts(y, "y")
         index = checked_index(x, y, index)
@@ -251,7 +251,8 @@ class Smoothed:
         SettingError, DataError, ModelError
             As for :meth:`certify`.
         """
-        samples, selection = _checked(alpha, samples=samples, selection=selection)
+        two_sided = yes_or_no("two_sided", two_sided)
+        alpha, samples, selection = _chance(alpha), _votes("samples", samples), _votes("selection", selection)
         x = inputs(x)
         y = None if y is None else counts(y, "y")
         index = checked_index(x, y, index)
@@ -293,7 +294,11 @@ class Smoothed:
         SettingError
             When ``samples`` or ``alpha`` make no sense.
         """
-        (samples,) = _checked(alpha, samples=samples)
+        alpha, samples, features = (
+            _chance(alpha),
+            _votes("samples", samples),
+            whole("features", features, 1, _MOST_VOTES),
+        )
         lower = lower_bound(torch.tensor([samples]), samples, alpha)
         return float(self._proved(lower, 1 - lower, features)[1])
 
@@ -324,7 +329,7 @@ class Smoothed:
         listed = [radii] if is_number(radii) else as_list(radii)
         if listed is None or not all(map(is_number, listed)):
             raise SettingError("radii: a number or a list of numbers is needed, such as (0.25, 0.5)")
-        asked = tuple(sorted({float(radius) for radius in listed}))
+        asked = tuple(sorted(set(map(as_float, listed))))
         if not asked or not all(0 <= radius <= largest for radius in asked):
             reach = f"prove radii from 0 to {largest:.4g}" if largest else "cannot prove any radius"
             raise SettingError(
@@ -351,8 +356,14 @@ def _two_sided(votes: Tensor, chosen: Tensor, samples: int, alpha: float) -> tup
     return lower, torch.minimum(rest, upper_bound(others, samples, alpha / 2 / (votes.shape[1] - 1)))
 
 
-def _checked(alpha: float, **counts: int) -> tuple[int, ...]:
-    """The numbers of votes, when they and the chance of error make sense."""
-    if real("alpha", alpha) >= 1:
-        raise SettingError(f"alpha: a chance of error lies between 0 and 1, got {alpha:g}")
-    return tuple(whole(name, count, 1, _MOST_VOTES) for name, count in counts.items())
+def _chance(alpha: float) -> float:
+    """A chance of error, when it is one."""
+    chance = real("alpha", alpha)
+    if chance >= 1:
+        raise SettingError(f"alpha: a chance of error lies between 0 and 1, got {chance:g}")
+    return chance
+
+
+def _votes(name: str, count: int) -> int:
+    """A number of votes that the random generator can tell apart."""
+    return whole(name, count, 1, _MOST_VOTES)

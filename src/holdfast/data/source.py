@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from holdfast.arguments import counts
+
 __all__ = ["Batch", "Source"]
 
 
@@ -16,17 +18,26 @@ class Batch:
     Parameters
     ----------
     index : Tensor
-        ``(N,)`` int64, the position of each example in its split. Every random draw depends on it, so an example
-        keeps its index whichever part of the split is read.
+        ``(N,)`` whole numbers, kept as int64: the position of each example in its split. Every random draw depends on
+        it, so an example keeps its index whichever part of the split is read.
     x : Tensor
         ``(N, ...)`` float32 inputs, in the user's own units (images in ``[0, 1]``, channels first).
     y : Tensor
-        ``(N,)`` int64 labels, counted from 0.
+        ``(N,)`` whole numbers, kept as int64: labels, counted from 0.
+
+    Raises
+    ------
+    DataError
+        When positions or labels are no whole numbers.
     """
 
     index: Tensor
     x: Tensor
     y: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index", counts(self.index, "index"))
+        object.__setattr__(self, "y", counts(self.y, "y"))
 
     def __len__(self) -> int:
         return len(self.index)

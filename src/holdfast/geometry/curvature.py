@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from holdfast.arguments import ball_of, inputs, is_number, labels, module_of, require_classes, whole
-from holdfast.errors import ModelError, SettingError
+from holdfast.arguments import ball_of, inputs, labels, module_of, number, real, require_classes, whole
+from holdfast.errors import ModelError
 from holdfast.models.borrow import borrowed
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
@@ -136,12 +136,11 @@ def crossing(
     Raises
     ------
     SettingError
-        When the reach is not positive and finite, or there are no steps.
+        When the threshold or the reach is no finite number, the reach is not positive, or there are no steps.
     ModelError
         When the model fails, or no gradient reaches the input.
     """
-    if not is_number(reach) or not 0 < reach < torch.inf or whole("steps", steps, 0) < 1:
-        raise SettingError(f"crossing: a positive reach and at least 1 step are needed, got {reach} and {steps}")
+    reach, steps, threshold = real("reach", reach), whole("steps", steps), number("threshold", threshold)
     x, threat = inputs(x), ball_of(threat)
     y = labels(y, len(x))
     with Query(model, batch_size=max(len(x), 1)) as query:

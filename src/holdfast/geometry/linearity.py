@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from holdfast.arguments import inputs, labels, require_classes, threat_of
+from holdfast.arguments import inputs, labels, require_classes, seed_of, threat_of, whole
 from holdfast.draws import Draws
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
@@ -56,6 +56,7 @@ def linearity_violation(
     Tensor
         ``(N,)``, 0 for a linear loss.
     """
+    steps, seed = whole("steps", steps, 0), seed_of(seed)
     x, threat = inputs(x), threat_of(threat)
     y = labels(y, len(x))
     with Query(model, batch_size=max(len(x), 1)) as query:
@@ -100,6 +101,7 @@ def gradient_alignment(
     Tensor
         ``(N,)`` from -1 to 1; not a number where a gradient is 0 and has no direction.
     """
+    seed = seed_of(seed)
     x, threat = inputs(x), threat_of(threat)
     y = labels(y, len(x))
     with Query(model, batch_size=max(len(x), 1)) as query:

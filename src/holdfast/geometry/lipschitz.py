@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import nn
 
-from holdfast.arguments import ball_of, inputs, one_input, whole
+from holdfast.arguments import ball_of, inputs, one_input, seed_of, whole
 from holdfast.draws import Draws
 from holdfast.geometry.network import Network
 from holdfast.geometry.polyhedron import refuse_l0
@@ -74,6 +74,7 @@ def lipschitz_below(
     SettingError
         When the norm is L0.
     """
+    steps, restarts, seed = whole("steps", steps, 0), whole("restarts", restarts), seed_of(seed)
     x, threat = inputs(x), ball_of(threat)
     order = _order(threat)
     best = torch.zeros(len(x), device=x.device)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from holdfast.arguments import one_input
+from holdfast.arguments import one_input, whole
 from holdfast.errors import SettingError
 from holdfast.geometry.network import Network, push, take
 from holdfast.geometry.pattern import pattern_of
@@ -92,6 +92,7 @@ def neighbour(region: LinearRegion, facet: int) -> LinearRegion:
     SettingError
         When there is no such facet.
     """
+    facet = whole("facet", facet, -(2**63), 2**63)
     if not 0 <= facet < len(region.normals):
         raise SettingError(f"facet: the region has {len(region.normals)}, numbered from 0; got {facet}")
     pattern = region.pattern.clone()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from holdfast.arguments import inputs, labels, require_classes, threat_of
+from holdfast.arguments import inputs, labels, number, require_classes, threat_of
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy, margin
 
@@ -63,6 +63,7 @@ def gradient_saturation(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, 
     -------
     Saturation
     """
+    scale = number("scale", scale)
     x, threat = inputs(x), threat_of(threat)
     y = labels(y, len(x))
     with Query(model, batch_size=max(len(x), 1)) as query:

@@ -8,15 +8,25 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from holdfast.arguments import whole, yes_or_no
 from holdfast.errors import SettingError
 from holdfast.linear.decision import Decision
 from holdfast.linear.design import Design
 from holdfast.linear.losses import Hinge, Logistic, Loss
-from holdfast.linear.settings import ball, budget, positive, warn_if_separable, warn_unless_certified, weighted
+from holdfast.linear.settings import (
+    ball,
+    budget,
+    budgets,
+    class_weights,
+    plain,
+    positive,
+    warn_if_separable,
+    warn_unless_certified,
+    weighted,
+)
 from holdfast.linear.solver import Problem, Solution, solve
 from holdfast.threats.box import Bound, Box
 
@@ -93,7 +103,7 @@ class RobustLinearClassifier(ClassifierMixin, BaseEstimator):
     def path(self, X: Any, y: Any, eps_grid: Sequence[float | str], sample_weight: Any = None) -> list[Self]:
         """Estimators fitted for each budget of ``eps_grid``, each starting from the one before."""
         fitted: list[Self] = []
-        for eps in eps_grid:
+        for eps in budgets(eps_grid):
             start = fitted[-1]._solutions if fitted else []
             fitted.append(clone(self).set_params(eps=eps)._fit(X, y, sample_weight, start))
         return fitted
@@ -101,26 +111,30 @@ class RobustLinearClassifier(ClassifierMixin, BaseEstimator):
     def _fit(self, x: Any, y: Any, sample_weight: Any, start: list[Solution]) -> Self:
         unit, eps = ball(self.norm), budget(self.eps)
         strength, tol = positive("C", self.C), positive("tol", self.tol)
-        x, y = validate_data(self, x, y, accept_sparse="csr", dtype=(np.float64, np.float32))
+        x, y = validate_data(self, plain(x), plain(y), accept_sparse="csr", dtype=(np.float64, np.float32))
         check_classification_targets(y)
-        x, y, s = weighted(x, y, _check_sample_weight(sample_weight, x, dtype=np.float64))
+        x, y, s = weighted(x, y, _check_sample_weight(plain(sample_weight), x, dtype=np.float64))
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs at least 2 classes; the data hold only one class")
-        x, codes, s = weighted(x, codes, s * compute_class_weight(self.class_weight, classes=self.classes_, y=y)[codes])
+        x, codes, s = weighted(x, codes, s * class_weights(self.class_weight, self.classes_, y)[codes])
         if len(left := np.unique(codes)) < len(self.classes_):
             gone = self.classes_[np.setdiff1d(np.arange(len(self.classes_)), left)[0]]
             raise SettingError(f"class_weight: leaves the class {gone} no example with a weight; give it one above 0")
         # All that the solver sees is divided by the sum of weights: it works with averages.
         mass = float(s.sum()) * (strength if np.isfinite(strength) else 1.0)
+        if not 0 < mass < np.inf or not np.isfinite(1 / mass):
+            raise SettingError("C: too large or small beside the weights of examples and classes for double precision")
         design, s = Design(x), s / s.sum()
         ridge = 1 / mass if np.isfinite(strength) else 0.0
         wanted = range(len(self.classes_)) if len(self.classes_) > 2 else (1,)
         self._solutions = []
         for number, k in enumerate(wanted):
             loss = self._loss(np.where(codes == k, 1.0, -1.0), s, eps)
-            problem = Problem(design, loss, unit, eps, 1.0, ridge, bool(self.fit_intercept))
-            self._solutions.append(solve(problem, tol, self.max_iter, start[number] if start else None))
+            problem = Problem(design, loss, unit, eps, 1.0, ridge, yes_or_no("fit_intercept", self.fit_intercept))
+            self._solutions.append(
+                solve(problem, tol, whole("max_iter", self.max_iter, 0), start[number] if start else None)
+            )
         warn_unless_certified(self._solutions, tol)
         warn_if_separable(self._solutions)
         self.coef_ = np.stack([solution.w for solution in self._solutions])
@@ -139,11 +153,11 @@ class RobustLinearClassifier(ClassifierMixin, BaseEstimator):
 
     def _inputs(self, x: Any) -> Any:
         check_is_fitted(self)
-        return validate_data(self, x, accept_sparse="csr", dtype=np.float64, reset=False)
+        return validate_data(self, plain(x), accept_sparse="csr", dtype=np.float64, reset=False)
 
     def _labelled(self, x: Any, y: Any) -> tuple[Any, NDArray[np.intp]]:
         """Inputs, and labels as positions in ``classes_``."""
-        x, y = self._inputs(x), np.asarray(y)
+        x, y = self._inputs(x), np.asarray(plain(y))
         codes = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
         if len(y) != x.shape[0] or not np.array_equal(self.classes_[codes], y):
             raise ValueError(f"y: needs one of the {len(self.classes_)} fitted classes for each of {x.shape[0]} inputs")

@@ -11,9 +11,10 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from holdfast.arguments import whole, yes_or_no
 from holdfast.linear.design import Design
 from holdfast.linear.losses import Squared
-from holdfast.linear.settings import ball, budget, positive, warn_unless_certified, weighted
+from holdfast.linear.settings import ball, budget, budgets, plain, positive, warn_unless_certified, weighted
 from holdfast.linear.solver import Problem, Solution, solve
 from holdfast.threats.box import Bound, Box
 
@@ -98,7 +99,7 @@ class RobustRidge(RegressorMixin, BaseEstimator):
     def path(self, X: Any, y: Any, eps_grid: Sequence[float | str], sample_weight: Any = None) -> list[Self]:
         """Estimators fitted for each budget of ``eps_grid``, each starting from the one before."""
         fitted: list[Self] = []
-        for eps in eps_grid:
+        for eps in budgets(eps_grid):
             start = fitted[-1]._solution if fitted else None
             fitted.append(clone(self).set_params(eps=eps)._fit(X, y, sample_weight, start))
         return fitted
@@ -106,15 +107,25 @@ class RobustRidge(RegressorMixin, BaseEstimator):
     def _fit(self, x: Any, y: Any, sample_weight: Any, start: Solution | None) -> Self:
         unit, eps = ball(self.norm), budget(self.eps)
         alpha, tol = positive("alpha", self.alpha, or_zero=True), positive("tol", self.tol)
-        x, y = validate_data(self, x, y, accept_sparse="csr", dtype=(np.float64, np.float32), y_numeric=True)
+        x, y = validate_data(
+            self, plain(x), plain(y), accept_sparse="csr", dtype=(np.float64, np.float32), y_numeric=True
+        )
         y = y.astype(np.float64)
-        x, y, s = weighted(x, y, _check_sample_weight(sample_weight, x, dtype=np.float64))
+        x, y, s = weighted(x, y, _check_sample_weight(plain(sample_weight), x, dtype=np.float64))
         mass = float(s.sum())
         s = s / mass
         centre = float(s @ y)
         spread = float(np.sqrt(s @ (y - centre) ** 2)) or 1.0
-        problem = Problem(Design(x), Squared(y, s, eps), unit, eps, spread, 2 * alpha / mass, bool(self.fit_intercept))
-        self._solution = solve(problem, tol, self.max_iter, start)
+        problem = Problem(
+            Design(x),
+            Squared(y, s, eps),
+            unit,
+            eps,
+            spread,
+            2 * alpha / mass,
+            yes_or_no("fit_intercept", self.fit_intercept),
+        )
+        self._solution = solve(problem, tol, whole("max_iter", self.max_iter, 0), start)
         warn_unless_certified([self._solution], tol)
         self.coef_, self.intercept_ = self._solution.w, self._solution.b
         self.objective_, self.gap_ = mass * self._solution.objective, mass * self._solution.gap
@@ -123,7 +134,7 @@ class RobustRidge(RegressorMixin, BaseEstimator):
 
     def _inputs(self, x: Any) -> Any:
         check_is_fitted(self)
-        return validate_data(self, x, accept_sparse="csr", dtype=np.float64, reset=False)
+        return validate_data(self, plain(x), accept_sparse="csr", dtype=np.float64, reset=False)
 
     def predict(self, X: Any) -> Array:
         """``(n,)`` of ``w.x + b``."""
@@ -131,7 +142,7 @@ class RobustRidge(RegressorMixin, BaseEstimator):
 
     def worst_case(self, X: Any, y: Any, eps: float | str | None = None, box: BoxArgument = None) -> Array:
         """``(n, d)`` admissible inputs with the largest error, also inside a ``box``."""
-        x, y = self._inputs(X), np.asarray(y, np.float64)
+        x, y = self._inputs(X), np.asarray(plain(y), np.float64)
         x = x.toarray() if sparse.issparse(x) else x
         threat = ball(self.norm, budget(self.eps if eps is None else eps), box)
         error, inputs = x @ self.coef_ + self.intercept_ - y, torch.from_numpy(x)
@@ -148,4 +159,4 @@ class RobustRidge(RegressorMixin, BaseEstimator):
         box: BoxArgument = None,
     ) -> float:
         """The coefficient of determination on the worst inputs, as it is computed there: no bound."""
-        return float(r2_score(y, self.predict(self.worst_case(X, y, eps, box))))
+        return float(r2_score(plain(y), self.predict(self.worst_case(X, y, eps, box))))

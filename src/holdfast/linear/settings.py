@@ -6,23 +6,37 @@ from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor
 
+from holdfast.arguments import as_float, as_list, shown
 from holdfast.errors import SettingError
 from holdfast.linear.solver import Solution
 from holdfast.threats import L1, L2, Ball, Linf
 from holdfast.threats.box import Bound, Box
 from holdfast.threats.budget import parse_budget
+from holdfast.threats.numbers import plain_tensor
 
-__all__ = ["ball", "budget", "positive", "warn_if_separable", "warn_unless_certified", "weighted"]
+__all__ = [
+    "ball",
+    "budget",
+    "budgets",
+    "class_weights",
+    "plain",
+    "positive",
+    "warn_if_separable",
+    "warn_unless_certified",
+    "weighted",
+]
 
 _BALLS = {"1": L1, "2": L2, "inf": Linf}
 
 
 def ball(norm: Any, eps: float = 1.0, box: Box | tuple[Bound, Bound] | None = None) -> Ball:
     """The perturbations of ``eps`` in the norm 1, 2 or inf."""
-    name = f"{norm:g}" if isinstance(norm, (int, float)) else str(norm)
+    name = norm if isinstance(norm, str) else f"{as_float(norm):g}"
     if name not in _BALLS:
-        raise SettingError(f"norm: {norm!r} is not a norm of perturbations; use 1, 2 or numpy.inf")
+        raise SettingError(f"norm: {shown(norm)} is not a norm of perturbations; use 1, 2 or numpy.inf")
     return _BALLS[name](eps, box)
 
 
@@ -30,15 +44,49 @@ def budget(eps: Any) -> float:
     """A finite budget, at least 0."""
     value = parse_budget(eps)
     if not isinstance(value, float) or not math.isfinite(value):
-        raise SettingError(f"eps: a linear model is fitted for one finite budget, not {eps!r}")
+        raise SettingError(f"eps: a linear model is fitted for one finite budget, not {shown(eps)}")
     return value
 
 
 def positive(name: str, value: Any, or_zero: bool = False) -> float:
     """A number above 0, or at least 0; it may be infinite."""
-    if not isinstance(value, (int, float, np.number)) or not (value > 0 or (or_zero and value == 0)):
-        raise SettingError(f"{name}: needs a number {'of at least' if or_zero else 'above'} 0, got {value!r}")
-    return float(value)
+    number = as_float(value)
+    if not (number > 0 or (or_zero and number == 0)):
+        raise SettingError(f"{name}: needs a number {'of at least' if or_zero else 'above'} 0, got {shown(value)}")
+    return number
+
+
+def class_weights(given: Any, classes: Any, y: Any) -> Any:
+    """``(K,)`` what each class's examples count for, finite numbers of at least 0.
+
+    Parameters
+    ----------
+    given : dict, "balanced" or None
+        As for scikit-learn's classifiers.
+    classes, y : array
+        ``(K,)`` and ``(n,)`` labels.
+    """
+    if not (given is None or isinstance(given, dict) or (isinstance(given, str) and given == "balanced")):
+        raise SettingError(f"class_weight: give a dict from classes to numbers, 'balanced' or None, not {shown(given)}")
+    if isinstance(given, dict) and not all(0 <= as_float(weight) < math.inf for weight in given.values()):
+        raise SettingError("class_weight: the weight of a class is a finite number of at least 0")
+    try:
+        return compute_class_weight(given, classes=classes, y=y)
+    except ValueError as error:
+        raise SettingError(f"class_weight: {error}") from error
+
+
+def budgets(grid: Any) -> list[Any]:
+    """Budgets to fit for, one after the other."""
+    listed = as_list(grid)
+    if listed is None:
+        raise SettingError(f"eps_grid: a list of budgets is needed, not {shown(grid)}")
+    return listed
+
+
+def plain(values: Any) -> Any:
+    """Data as scikit-learn reads them: a tensor, which may be part of a graph of gradients, as an array."""
+    return plain_tensor(values, "data").cpu().numpy() if isinstance(values, Tensor) else values
 
 
 def warn_unless_certified(solutions: list[Solution], tol: float) -> None:
@@ -65,6 +113,14 @@ def warn_if_separable(solutions: list[Solution]) -> None:
 
 
 def weighted(x: Any, y: Any, s: Any) -> tuple[Any, Any, Any]:
-    """The examples that have a weight: without one an example plays no part."""
+    """The examples that have a weight: without one an example plays no part.
+
+    Raises
+    ------
+    ValueError
+        When none has.
+    """
     kept = s > 0
+    if not kept.any():
+        raise ValueError("sample_weight: no example has a weight above 0")
     return (x, y, s) if kept.all() else (x[kept], y[kept], s[kept])

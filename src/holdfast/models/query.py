@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from holdfast.arguments import LARGEST_SEED, as_list, is_number, module_of, whole
+from holdfast.arguments import as_float, as_list, is_number, module_of, seed_of, whole
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.borrow import borrowed
 from holdfast.models.gradients import InputGradients, quicker
@@ -111,7 +111,7 @@ class Query:
         mean, std = (_numbers(name, given) for name, given in (("mean", mean), ("std", std)))
         if std is not None and not all(scale > 0 for scale in std):
             raise SettingError(f"std: the scale of a normalisation must be positive, got {std}")
-        seed = whole("seed", seed, 0, LARGEST_SEED)
+        seed = seed_of(seed)
         self.model = module_of(model)
         self.forwards = 0
         self.backwards = 0
@@ -368,7 +368,7 @@ def _numbers(name: str, values: Iterable[float] | None) -> tuple[float, ...] | N
     if values is None:
         return None
     numbers = as_list(values)
-    if numbers is None or not all(is_number(number) and math.isfinite(number) for number in numbers):
+    if numbers is None or not all(is_number(number) and math.isfinite(as_float(number)) for number in numbers):
         raise SettingError(f"{name}: a tuple of finite numbers is needed, one a channel, such as (0.5,)")
     return tuple(map(float, numbers))
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast.errors import SettingError
+from holdfast.errors import DataError, SettingError
+from holdfast.threats.numbers import plain_tensor
 
 __all__ = ["Bound", "Box"]
 
@@ -29,7 +29,7 @@ class Box:
     Raises
     ------
     SettingError
-        When a bound is NaN or a lower bound lies above its upper bound.
+        When a bound is no number, or a lower bound lies above its upper bound.
     """
 
     lower: Bound = 0.0
@@ -63,19 +63,31 @@ class Box:
         """Whether every coordinate is bounded on both sides."""
         return bool(torch.as_tensor(self.lower).isfinite().all() and torch.as_tensor(self.upper).isfinite().all())
 
+    def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The bounds in the type and place of the inputs ``x``, ``(N, ...)``, with which they broadcast.
+
+        Raises
+        ------
+        DataError
+            When they do not fit one input.
+        """
+        return self._like(self.lower, x), self._like(self.upper, x)
+
     def around(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The bounds relative to ``x``, ``(N, ...)``, cut so that no change at all is always admissible."""
-        return (self._like(self.lower, x) - x).clamp_max(0), (self._like(self.upper, x) - x).clamp_min(0)
+        lower, upper = self.ends(x)
+        return (lower - x).clamp_max(0), (upper - x).clamp_min(0)
 
     def clip(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """The nearest inputs inside the box; written to ``out`` where it is given."""
         if isinstance(self.lower, Tensor) or isinstance(self.upper, Tensor):
-            return torch.clamp(x, self._like(self.lower, x), self._like(self.upper, x), out=out)
+            return torch.clamp(x, *self.ends(x), out=out)
         return torch.clamp(x, self.lower, self.upper, out=out)
 
     def excess(self, x: Tensor) -> Tensor:
         """``(N,)`` how far each input lies outside the box in its worst coordinate, 0 inside."""
-        outside = torch.maximum(self._like(self.lower, x) - x, x - self._like(self.upper, x)).clamp_min(0)
+        lower, upper = self.ends(x)
+        outside = torch.maximum(lower - x, x - upper).clamp_min(0)
         return outside.flatten(1).amax(1) if x.numel() else x.new_zeros(len(x))
 
     def __str__(self) -> str:
@@ -84,19 +96,32 @@ class Box:
             return f"[{low.min():g} .. {low.max():g}, {high.min():g} .. {high.max():g}] per feature"
         return "no box" if (self.lower, self.upper) == (-torch.inf, torch.inf) else f"[{self.lower:g}, {self.upper:g}]"
 
-    @staticmethod
-    def _like(bound: Bound, x: Tensor) -> Tensor:
+    def _like(self, bound: Bound, x: Tensor) -> Tensor:
+        if isinstance(bound, Tensor) and not _spreads(bound.shape, x.shape[1:]):
+            raise DataError(
+                f"box: a bound of shape {tuple(bound.shape)} does not fit inputs of shape {tuple(x.shape[1:])}; give a "
+                "number, or numbers for the features of one input"
+            )
         return torch.as_tensor(bound, dtype=x.dtype, device=x.device)
+
+
+def _spreads(bound: tuple[int, ...], one: tuple[int, ...]) -> bool:
+    """Whether bounds of a shape broadcast to one input, or to a batch of one, without making it larger."""
+    try:
+        return tuple(torch.broadcast_shapes(bound, (1, *one))) == (1, *one)
+    except RuntimeError:
+        return False
 
 
 def _bound(bound: Any) -> Bound:
     """A bound as the box keeps it: a number, or a tensor of them."""
     try:
-        values = torch.as_tensor(bound if isinstance(bound, Tensor) else np.asarray(bound)).detach()
-    except Exception:  # what is read as an array may raise anything
+        values = plain_tensor(bound, "box", SettingError)
+    except SettingError:
         raise SettingError(_FORM) from None
-    if values.is_complex() or values.dtype == torch.bool:
+    if values.is_complex() or values.dtype == torch.bool or not values.numel():
         raise SettingError(_FORM)
+    values = values if values.is_floating_point() else values.double()
     if bool(((values.abs() > _LARGEST) & ~values.isinf()).any()):
         raise SettingError(f"box: bounds go up to {_LARGEST:.2g} in float32; write inf where there is none")
     return float(values) if not values.dim() else values

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import SettingError
+from holdfast.threats.numbers import plain_tensor
 
 __all__ = ["Budget", "parse_budget"]
 
@@ -25,22 +26,12 @@ def parse_budget(eps: "float | str | Tensor") -> Budget:
     SettingError
         When it is no number, or negative.
     """
-    if isinstance(eps, np.ndarray):
-        try:
-            eps = torch.as_tensor(np.asarray(eps))
-        except (TypeError, ValueError, RuntimeError):
-            raise SettingError("eps: what is not numbers cannot be budgets; give one number an example") from None
-    if isinstance(eps, Tensor) and (eps.is_complex() or eps.dtype == torch.bool):
-        raise SettingError(f"eps: a budget is a real number, not {eps.dtype}")
-    if isinstance(eps, Tensor) and eps.dim() > 0:
-        eps = eps.detach() if eps.is_floating_point() else eps.float()
-        if eps.dim() != 1:
-            raise SettingError(f"eps: one budget for each example is needed, as a tensor (N,), not {tuple(eps.shape)}")
-        if len(wrong := eps[~(eps >= 0)]):
-            raise SettingError(f"eps: a budget must be at least 0, got {float(wrong[0]):g}")
-        if len(wrong := eps[eps.isfinite() & (eps > _LARGEST)]):
-            raise SettingError(_TOO_LARGE.format(float(wrong[0])))
-        return eps
+    if isinstance(eps, Tensor | np.ndarray):
+        eps = plain_tensor(eps, "eps", SettingError)
+        if eps.is_complex() or eps.dtype == torch.bool:
+            raise SettingError(f"eps: a budget is a real number, not {eps.dtype}")
+        if eps.dim() > 0:
+            return _each(eps if eps.is_floating_point() else eps.float())
     if isinstance(eps, str):
         numerator, slash, denominator = eps.partition("/")
         try:
@@ -59,3 +50,14 @@ def parse_budget(eps: "float | str | Tensor") -> Budget:
     if _LARGEST < value < math.inf:
         raise SettingError(_TOO_LARGE.format(value))
     return value
+
+
+def _each(eps: Tensor) -> Tensor:
+    """Budgets for each example, when they are some."""
+    if eps.dim() != 1:
+        raise SettingError(f"eps: one budget for each example is needed, as a tensor (N,), not {tuple(eps.shape)}")
+    if len(wrong := eps[~(eps >= 0)]):
+        raise SettingError(f"eps: a budget must be at least 0, got {float(wrong[0]):g}")
+    if len(wrong := eps[eps.isfinite() & (eps > _LARGEST)]):
+        raise SettingError(_TOO_LARGE.format(float(wrong[0])))
+    return eps

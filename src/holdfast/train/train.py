@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from holdfast.arguments import LARGEST_SEED, threat_of, whole
+from holdfast.arguments import seed_of, threat_of
 from holdfast.data import Source, load_data
 from holdfast.models import load_model
 from holdfast.models.architectures import is_network, make_network
@@ -93,7 +93,7 @@ def train(
         Of the kind that tells what to mend; what was learned before is kept in the run's folder.
     """
     began = time.monotonic()
-    threat, seed = threat_of(threat), whole("seed", seed, 0, LARGEST_SEED)
+    threat, seed = threat_of(threat), seed_of(seed)
     source = load_data(data, split=split, examples=examples)
     classes = _classes(source)
     folder = None if run is None else Path(run)
