@@ -1,10 +1,12 @@
 """Odd arguments of every kind to everything public: what is of no use is refused in one line, and nothing else."""
 
 import dataclasses
+import itertools
 import math
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +16,28 @@ import torch
 from torch import nn
 
 import holdfast
-from holdfast import FGSM, PGD, Box, DataError, HoldfastError, Linf, SettingError
-from holdfast.certify import Smoothed, certify, exact_distance, output_bounds
+from holdfast import FGSM, L0, L1, L2, PGD, Box, DataError, HoldfastError, Linf, Query, SettingError, attacks
+from holdfast.certify import Gaussian, Region, Smoothed, certify, exact_distance, output_bounds
 from holdfast.geometry import (
     activation_pattern,
     boundary_distance,
+    boundary_on_facets,
     crossing,
     curvature,
     facet_distance,
     gradient_alignment,
     gradient_saturation,
+    layer_norms,
     linearity_violation,
     lipschitz_above,
     lipschitz_below,
     nearest_adversarial,
+    neighbour,
     region_at,
     regions_in_slice,
     regions_on_segment,
 )
+from holdfast.linear import RobustLinearSVC, RobustLogisticRegression, RobustRidge
 from holdfast.train import Recipe
 
 torch.manual_seed(0)
@@ -319,3 +325,131 @@ def test_the_line_names_the_argument():
     with pytest.raises(SettingError, match=r"^threat: give one such as"):
         FGSM()(NET, X, Y, threat=0.1)
     assert FGSM()(NET, X, Y, threat="linf:0.1").success.shape == (5,)
+
+
+# Handed over in the place of each argument in turn, whatever it is for.
+ODD: tuple[Any, ...] = (
+    *NUMBERS,
+    10**400,
+    1e-320,
+    np.uint64(2**64 - 1),
+    np.float16(0.5),
+    np.bool_(True),
+    np.array([]),
+    np.array(["x"]),
+    torch.tensor([]),
+    torch.zeros(0, 4),
+    torch.tensor(math.nan),
+    torch.tensor([-1, 300, 2]),
+    nn.Parameter(torch.tensor(0.5)),
+    X.to_sparse(),
+    X.to("meta"),
+    X.to(torch.complex64),
+    X[:3] / 0,
+    X.t(),
+    torch.rand(30, 4),
+    NET,
+    Linf,
+)
+TABLE, CLASSES = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
+
+
+def _smoothed(noise: Any = 0.5, seed: Any = 0, batch_size: Any = None, **options: Any) -> None:
+    smoothed = Smoothed(NET, noise, seed=seed, batch_size=batch_size)
+    votes = {"samples": 20, "selection": 5}
+    smoothed.certify(X, Y, **votes | options)
+    options.pop("radii", None)
+    smoothed.certify_fixed(X, Y, **votes | options)
+
+
+def _ball(make: Any, eps: Any, low: Any, high: Any) -> None:
+    threat = make(eps, (low, high))
+    assert repr(threat)
+    assert threat.to_dict()
+    FGSM()(NET, X, Y, threat=threat)
+
+
+def _fitted(kind: Any, **settings: Any) -> None:
+    kind(**{"max_iter": 5} | settings).fit(TABLE, CLASSES)
+
+
+def _scored(kind: Any, **options: Any) -> None:
+    fitted = kind(max_iter=5).fit(TABLE, CLASSES)
+    fitted.worst_case(TABLE, CLASSES, **options)
+    fitted.robust_score(TABLE, CLASSES, **options)
+
+
+ALL = {"model": NET, "x": X, "y": Y, "threat": Linf(0.1)}
+ONE = {"model": NET, "x": X[0], "threat": Linf(0.1)}
+INSIDE = {"region": region_at(NET, X[0]), "x": X[0], "y": int(Y[0]), "threat": Linf(0.3)}
+RUN = {"seed": 0, "batch_size": None, "mean": None, "std": None}
+ESTIMATORS = (RobustLogisticRegression, RobustLinearSVC, RobustRidge)
+CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "attack": (FGSM(), ALL | RUN | {"target": None}),
+    "random attack": (PGD(steps=1), {"threat": L1(0.1)} | RUN),
+    "certify": (
+        certify,
+        {"threat": Linf(0.1)}
+        | RUN
+        | {"method": "ibp", "seconds": 1.0, "memory": 2**20, "arithmetic": "exact", "checks": 1},
+    ),
+    "output_bounds": (output_bounds, ONE | {"x": X, "method": "ibp", "functions": None, "steps": 1}),
+    "exact_distance": (exact_distance, {"threat": Linf(0.05), "seconds": 1.0, "seed": 0, "arithmetic": "exact"}),
+    "smoothing": (
+        _smoothed,
+        {"noise": 0.5, "alpha": 0.001, "radii": None, "index": None, "seed": 0, "batch_size": None},
+    ),
+    "predict": (Smoothed(NET, 0.5).predict, {"samples": 20, "alpha": 0.01, "index": None}),
+    "largest_radius": (Smoothed(NET, 0.5).largest_radius, {"samples": 20, "alpha": 0.01, "features": 1}),
+    "linf_radius": (Gaussian(0.5).linf_radius, {"radius": X[0], "features": 4}),
+    "universal": (
+        attacks.universal_perturbation,
+        {"data": (X, Y), "threat": Linf(0.1), "epochs": 1, "step_size": None, "objective": "ce", "ceiling": 9.0} | RUN,
+    ),
+    "curvature": (curvature, ALL),
+    "crossing": (crossing, ALL | {"threshold": 0.5, "reach": 1.0, "steps": 2}),
+    "linearity_violation": (linearity_violation, ALL | {"steps": 1, "seed": 0}),
+    "gradient_alignment": (gradient_alignment, ALL | {"seed": 0}),
+    "gradient_saturation": (gradient_saturation, ALL | {"scale": 1.0}),
+    "lipschitz_below": (lipschitz_below, ONE | {"x": X, "steps": 1, "restarts": 1, "seed": 0}),
+    "lipschitz_above": (lipschitz_above, ONE),
+    "layer_norms": (layer_norms, {"model": NET, "shape": (4,), "threat": Linf(0.1)}),
+    "activation_pattern": (activation_pattern, {"model": NET, "x": X}),
+    "region_at": (region_at, {"model": NET, "x": X[0]}),
+    "neighbour": (neighbour, {"region": INSIDE["region"], "facet": 0}),
+    "facet_distance": (facet_distance, {name: INSIDE[name] for name in ("region", "x", "threat")}),
+    "boundary_distance": (boundary_distance, INSIDE),
+    "boundary_on_facets": (boundary_on_facets, INSIDE),
+    "nearest_adversarial": (nearest_adversarial, ONE | {"y": int(Y[0]), "limit": 10, "seed": 0}),
+    "regions_on_segment": (regions_on_segment, {"model": NET, "start": X[0], "end": X[1]}),
+    "regions_in_slice": (
+        regions_in_slice,
+        {"model": NET, "origin": X[0], "across": X[1], "up": X[2], "extent": (0, 1, 0, 1)},
+    ),
+    "Box": (Box, {"lower": 0, "upper": 1}),
+    "Region.box": (Region.box, {"lower": X, "upper": X + 1}),
+    "Query": (Query, {"model": NET} | RUN),
+    "parse_threat": (holdfast.parse_threat, {"spec": "linf:1", "box": (0, 1)}),
+    **{make.__name__: (partial(_ball, make), {"eps": 2, "low": 0, "high": 1}) for make in (Linf, L2, L1, L0)},
+    **{kind.__name__: (partial(_fitted, kind), kind().get_params()) for kind in ESTIMATORS},
+    **{f"{kind.__name__}.worst_case": (partial(_scored, kind), {"eps": 0.1, "box": None}) for kind in ESTIMATORS},
+    "path": (partial(RobustLinearSVC(max_iter=5).path, TABLE, CLASSES), {"eps_grid": [0.1]}),
+}
+FIXED = {
+    "exact_distance": {"model": NET, "x": X[:1], "y": (Y[:1] + 1) % 3},
+    "random attack": {"model": NET, "x": X, "y": Y},
+    "universal": {"model": NET},
+    "predict": {"x": X},
+    "certify": {"model": NET, "x": X[:1], "y": (Y[:1] + 1) % 3},
+}
+# Examples that are misclassified are decided at once; these settings do as much as they are told.
+PATIENT = {"steps", "restarts", "samples", "selection", "limit", "epochs", "max_iter"}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_odd_arguments_end_in_a_line(call):
+    function, arguments = CALLS[call]
+    for name, odd in itertools.product(arguments, ODD):
+        if name in PATIENT and isinstance(odd, int | np.integer) and odd > 10:
+            continue
+        only_lines(lambda name=name, odd=odd: function(**FIXED.get(call, {}) | arguments | {name: odd}))

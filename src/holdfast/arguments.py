@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from holdfast.errors import DataError, ModelError, SettingError
@@ -41,6 +42,7 @@ __all__ = [
 
 # The largest seed that fits into the 64 bits of a generator.
 LARGEST_SEED = 2**64 - 1
+_LARGEST = torch.finfo(torch.float32).max
 _OF_A_THREAT = ("name", "apply", "project", "contains", "distance", "budget", "at")
 
 
@@ -225,7 +227,7 @@ def seed_of(seed: Any) -> int:
 
 
 def number(name: str, value: Any) -> float:
-    """A finite number of either sign.
+    """A number of either sign that float32 can hold.
 
     Raises
     ------
@@ -233,8 +235,8 @@ def number(name: str, value: Any) -> float:
         When it is none.
     """
     found = as_float(value)
-    if not math.isfinite(found):
-        raise SettingError(f"{name}: a finite number is needed, got {shown(value)}")
+    if not abs(found) <= _LARGEST:
+        raise SettingError(f"{name}: a number of at most {_LARGEST:.2g} in size is needed, got {shown(value)}")
     return found
 
 

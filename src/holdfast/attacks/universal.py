@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import objectives
-from holdfast.arguments import as_float, ball_of, choice, real, shown, whole
+from holdfast.arguments import as_float, ball_of, choice, number, real, whole
 from holdfast.data import Source, load_data
 from holdfast.errors import DataError, SettingError
 from holdfast.models.query import Query
@@ -108,10 +108,9 @@ def universal_perturbation(
         When a number is not positive, the objective unknown, or the budget infinite or one an example.
     """
     epochs, threat = whole("epochs", epochs), ball_of(threat)
-    step_size = None if step_size is None else real("step_size", step_size)
+    step_size = None if step_size is None else number("step_size", real("step_size", step_size))
     choice("objective", objective, get_args(ObjectiveName))
-    if math.isnan(as_float(ceiling)):
-        raise SettingError(f"ceiling: a number is needed, or math.inf for none, got {shown(ceiling)}")
+    ceiling = math.inf if as_float(ceiling) == math.inf else number("ceiling", ceiling)
     if not isinstance(threat.eps, float) or math.isinf(threat.eps):
         raise SettingError(f"universal: one perturbation has one finite budget, not {threat.name}")
     source = data if isinstance(data, Source) else load_data(data)

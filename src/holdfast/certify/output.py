@@ -104,7 +104,7 @@ def output_bounds(
     graph = capture(model, x, Interval(region.lower, region.upper))
     (classes,) = graph.nodes[graph.output].shape
     given = torch.eye(classes, dtype=x.dtype, device=x.device) if functions is None else functions.to(x)
-    if given.shape[-1] != classes or given.dim() not in (2, 3) or (given.dim() == 3 and len(given) != len(x)):
+    if given.dim() not in (2, 3) or given.shape[-1] != classes or (given.dim() == 3 and len(given) != len(x)):
         raise DataError(
             f"functions have the shape {tuple(given.shape)}; give (S, {classes}) or ({len(x)}, S, {classes})"
         )

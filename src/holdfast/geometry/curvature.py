@@ -136,11 +136,16 @@ def crossing(
     Raises
     ------
     SettingError
-        When the threshold or the reach is no finite number, the reach is not positive, or there are no steps.
+        When the threshold or the reach is no number that float32 can hold, the reach is not positive, or there are no
+        steps.
     ModelError
         When the model fails, or no gradient reaches the input.
     """
-    reach, steps, threshold = real("reach", reach), whole("steps", steps), number("threshold", threshold)
+    reach, steps, threshold = (
+        number("reach", real("reach", reach)),
+        whole("steps", steps),
+        number("threshold", threshold),
+    )
     x, threat = inputs(x), ball_of(threat)
     y = labels(y, len(x))
     with Query(model, batch_size=max(len(x), 1)) as query:

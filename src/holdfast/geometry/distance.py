@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from holdfast.arguments import ball_of, one_input
+from holdfast.arguments import ball_of, one_input, whole
 from holdfast.errors import DataError
 from holdfast.geometry.polyhedron import nearest_point, refuse_l0
+from holdfast.geometry.region import region_given
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +68,7 @@ def facet_distance(region: LinearRegion, x: Tensor, threat: Ball) -> Nearest:
     DataError
         When ``x`` does not fit the region's network.
     """
-    x, threat = region.network.fits(one_input(x)), ball_of(threat)
+    x, threat = region_given(region).network.fits(one_input(x)), ball_of(threat)
     distances, points = _to_planes(x, -region.normals, region.slack(x[None])[0], threat)
     if not len(distances) or distances.min() == torch.inf:
         return Nearest(torch.inf)
@@ -103,8 +104,8 @@ def boundary_distance(region: LinearRegion, x: Tensor, y: int, threat: Ball) -> 
     """
     threat = ball_of(threat)
     refuse_l0(threat)
-    x = region.network.fits(one_input(x))
-    normals, slack = class_walls(region, x, y)
+    x = region_given(region).network.fits(one_input(x))
+    normals, slack = class_walls(region, x, whole("y", y, -(2**63), 2**63))
     if bool((slack >= 0).any()):
         return Nearest(0.0, x)
     inside = region.slack(x[None])[0]
@@ -131,8 +132,8 @@ def boundary_on_facets(region: LinearRegion, x: Tensor, y: int, threat: Ball) ->
     """
     threat = ball_of(threat)
     refuse_l0(threat)
-    x = region.network.fits(one_input(x))
-    normals, slack = class_walls(region, x, y)
+    x = region_given(region).network.fits(one_input(x))
+    normals, slack = class_walls(region, x, whole("y", y, -(2**63), 2**63))
     inside = region.slack(x[None])[0]
     to_facets, _ = _to_planes(x, -region.normals, inside, threat)
     to_classes, _ = _to_planes(x, normals * -slack.sign()[:, None], slack.abs(), threat)

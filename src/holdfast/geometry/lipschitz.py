@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import nn
 
-from holdfast.arguments import ball_of, inputs, one_input, seed_of, whole
+from holdfast.arguments import as_list, ball_of, inputs, one_input, seed_of, shown, whole
 from holdfast.draws import Draws
+from holdfast.errors import SettingError
 from holdfast.geometry.network import Network
 from holdfast.geometry.polyhedron import refuse_l0
 from holdfast.models.query import Query
@@ -185,9 +186,12 @@ def layer_norms(model: nn.Module, shape: tuple[int, ...], threat: Ball) -> float
     SettingError
         When the norm is L0.
     """
-    order = _order(threat)
     threat = ball_of(threat)
-    network = Network.of(model, tuple(whole("shape", size) for size in shape))
+    order = _order(threat)
+    sizes = as_list(shape)
+    if sizes is None:
+        raise SettingError(f"shape: a tuple of whole numbers is needed, such as (3, 32, 32), not {shown(shape)}")
+    network = Network.of(model, tuple(whole("shape", size) for size in sizes))
     constant = 1.0
     for stage in network.stages:
         layer = _Layer.of(stage.affine, shape)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from holdfast.arguments import one_input, whole
+from holdfast.arguments import one_input, shown, whole
 from holdfast.errors import SettingError
 from holdfast.geometry.network import Network, push, take
 from holdfast.geometry.pattern import pattern_of
@@ -92,6 +92,7 @@ def neighbour(region: LinearRegion, facet: int) -> LinearRegion:
     SettingError
         When there is no such facet.
     """
+    region = region_given(region)
     facet = whole("facet", facet, -(2**63), 2**63)
     if not 0 <= facet < len(region.normals):
         raise SettingError(f"facet: the region has {len(region.normals)}, numbered from 0; got {facet}")
@@ -99,6 +100,19 @@ def neighbour(region: LinearRegion, facet: int) -> LinearRegion:
     unit, choice = region.switches[facet].tolist()
     pattern[unit] = choice
     return region_of(region.network, pattern, torch.zeros(region.network.shape, dtype=torch.float64))
+
+
+def region_given(region: Any) -> LinearRegion:
+    """A region, as :func:`region_at` finds one.
+
+    Raises
+    ------
+    SettingError
+        When it is none.
+    """
+    if not isinstance(region, LinearRegion):
+        raise SettingError(f"region: one that region_at has found is needed, not {shown(region)}")
+    return region
 
 
 def region_of(network: Network, pattern: Tensor, x: Tensor) -> LinearRegion:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from holdfast.arguments import one_input
+from holdfast.arguments import as_list, number, one_input, shown
 from holdfast.errors import SettingError
 from holdfast.geometry.cells import Cell, cut_by_class, subdivide
 from holdfast.geometry.network import Network
@@ -67,7 +67,11 @@ def regions_in_slice(
     SettingError
         When the rectangle is empty, or the directions span no plane.
     """
-    left, right, bottom, top = extent
+    sides = as_list(extent)
+    if sides is None or len(sides) != 4:
+        raise SettingError(f"extent: four numbers are needed, such as (-1, 1, -1, 1), not {shown(extent)}")
+    left, right, bottom, top = (number("extent", side) for side in sides)
+    extent = (left, right, bottom, top)
     if not (left < right and bottom < top):
         raise SettingError(f"extent: give the least, then the largest multiple of each direction; got {extent}")
     origin, across, up = (one_input(x, name) for x, name in ((origin, "origin"), (across, "across"), (up, "up")))

@@ -12,6 +12,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from holdfast.arguments import whole, yes_or_no
+from holdfast.errors import SettingError
 from holdfast.linear.design import Design
 from holdfast.linear.losses import Squared
 from holdfast.linear.settings import ball, budget, budgets, plain, positive, warn_unless_certified, weighted
@@ -113,6 +114,8 @@ class RobustRidge(RegressorMixin, BaseEstimator):
         y = y.astype(np.float64)
         x, y, s = weighted(x, y, _check_sample_weight(plain(sample_weight), x, dtype=np.float64))
         mass = float(s.sum())
+        if not np.isfinite(2 * alpha / mass):
+            raise SettingError("alpha: too large beside the weights of examples for double precision")
         s = s / mass
         centre = float(s @ y)
         spread = float(np.sqrt(s @ (y - centre) ** 2)) or 1.0
