@@ -165,8 +165,8 @@ def test_the_model_is_given_back():
 @pytest.mark.parametrize(
     ("options", "threat", "says"),
     [
-        ({"epochs": 0}, Linf(0.1), "epochs and step_size must be positive"),
-        ({"step_size": 0.0}, Linf(0.1), "epochs and step_size must be positive"),
+        ({"epochs": 0}, Linf(0.1), "epochs: a whole number of at least 1"),
+        ({"step_size": 0.0}, Linf(0.1), "step_size: a positive, finite number"),
         ({}, Linf("inf"), "one finite budget"),
         ({}, Linf(torch.tensor([0.1, 0.2])), "one finite budget"),
         ({"objective": "nll"}, Linf(0.1), "unknown objective"),
