@@ -15,6 +15,7 @@ import pickle
 import struct
 import sys
 import time
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -129,6 +130,11 @@ def _pickled(folder: Path, trace: Path, code: bytes) -> str:
     return _rezipped(_torch_file(), folder / "w.pt", lambda name, old: code if name.endswith("data.pkl") else old)
 
 
+def _doubled(make: bytes, begin: bytes) -> bytes:
+    """Forty containers, each of which holds the one before twice."""
+    return b")q\0" + b"".join(begin + b"h%ch%c" % (i, i) + make + b"q%c" % (i + 1) for i in range(40))
+
+
 _each(
     "weights",
     {
@@ -139,10 +145,45 @@ _each(
         "a_string_of_4_gb": b"\x80\x02X" + struct.pack("<I", 2**32 - 1) + b".",
         "bytes_of_an_exbibyte": b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + struct.pack("<q", 2**60) + b"\x85R.",
         "a_tensor_of_an_exbibyte": b"\x80\x02ctorch\nTensor\n\x8a\x08" + struct.pack("<q", 2**58) + b"\x85R.",
+        "bytes_of_a_gigabyte_a_hundred_times": b"\x80\x02]("
+        + 100 * (b"cbuiltins\nbytearray\n\x8a\x04" + struct.pack("<i", 2**30) + b"\x85R")
+        + b"e.",
+        "a_tensor_of_a_size": b"\x80\x02ctorch\nTensor\nctorch\nSize\nK\x07K\x07\x86\x85R\x85R.",
+        "a_key_of_doubled_tuples": b"\x80\x02}" + _doubled(b"\x86", b"") + b"K\x01s.",
+        "doubled_lists_in_a_message": b"\x80\x02" + _doubled(b"e", b"](") + b")R.",
+        "lists_that_double_after_they_were_shared": b"\x80\x02"
+        + b"".join(b"]q%c" % i for i in range(40))
+        + b"".join(b"h%c(h%ch%ce" % (i + 1, i, i) for i in reversed(range(39)))
+        + b"h\x27)R.",
+        "a_dict_that_hides_its_items": b"\x80\x02ccollections\nOrderedDict\n)RX\1\0\0\0aK\1s}X\5\0\0\0itemsK\1sb.",
         "no_pickle": b"",
     },
     _pickled,
 )
+
+
+@_hostile("weights")
+def weights_that_show_one_number_as_many(folder: Path, trace: Path) -> str:
+    states = [{"1.weight": torch.ones(1).expand(10**7, 10**7), "1.bias": torch.zeros(10)} for _ in range(2)]
+    return _saved(folder / "w.pt", {"model": states[0], "ema": states[1]})
+
+
+@_hostile("weights")
+def weights_that_show_one_storage_many_times(folder: Path, trace: Path) -> str:
+    storage = torch.zeros(2**20)
+    return _saved(folder / "w.pt", {f"{number}.weight": storage for number in range(2000)})
+
+
+@_hostile("weights")
+def weights_of_a_name_of_dots(folder: Path, trace: Path) -> str:
+    return _saved(folder / "w.pt", {"." * 10**5: torch.zeros(1), "." * 10**5 + "x": torch.zeros(1)})
+
+
+@_hostile("weights")
+def weights_in_nested_tensors(folder: Path, trace: Path) -> str:
+    with warnings.catch_warnings(action="ignore"):
+        nested = torch.nested.nested_tensor([torch.zeros(3), torch.zeros(4)])
+        return _saved(folder / "w.pt", {"1.weight": nested, "1.bias": torch.zeros(10)})
 
 
 @_hostile("weights")

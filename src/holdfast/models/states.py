@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise, takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
@@ -15,7 +16,7 @@ from holdfast.models.files import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["State", "at_key", "find_states", "fitting", "renamed", "the_only"]
+__all__ = ["State", "at_key", "entries", "find_states", "fitting", "renamed", "the_only"]
 
 State = dict[str, Tensor]
 
@@ -40,15 +41,21 @@ def find_states(content: object) -> dict[str, State]:
 
 def _walk(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[tuple[str, State]]:
     content = _unlisted(content)
-    if not isinstance(content, Mapping) or id(content) in seen:  # few bytes can say one thing any number of times
+    if not isinstance(content, dict) or id(content) in seen:  # few bytes can say one thing any number of times
         return
     seen.add(id(content))
-    if content and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
-        yield "/".join(keys), dict(content)
+    items = entries(content)
+    if items and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in items.items()):
+        yield "/".join(keys), items
     elif len(keys) < _DEPTH:
-        for key, value in content.items():
+        for key, value in items.items():
             if isinstance(key, str):
                 yield from _walk(value, (*keys, key), seen)
+
+
+def entries(content: dict[Any, Any]) -> dict[Any, Any]:
+    """What a dict from a file holds, as a plain one: a file can give an ordered dict an attribute named ``items``."""
+    return dict(dict.items(content))
 
 
 def _unlisted(content: object) -> object:
@@ -154,7 +161,7 @@ def _refuse_rivals(states: Mapping[str, State], where: str) -> None:
 
 def _same(one: State, other: State) -> bool:
     return one.keys() == other.keys() and all(
-        one[key].dtype == other[key].dtype and one[key].equal(other[key]) for key in one
+        one[key].dtype == other[key].dtype and torch.equal(one[key], other[key]) for key in one
     )
 
 

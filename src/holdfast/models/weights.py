@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor
 from holdfast.errors import ModelError
 from holdfast.limits import check_bytes
 from holdfast.models.files import existing_file, one_line
-from holdfast.models.states import at_key, find_states, fitting, the_only
+from holdfast.models.pickles import ZIP, check_pickles
+from holdfast.models.states import at_key, entries, find_states, fitting, the_only
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from holdfast.models.states import State
 
-_ZIP = b"PK\x03\x04"  # how torch.load tells its two formats apart
+_LONGEST_NAME = 1000
 
 
 def load_weights(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
@@ -85,10 +85,16 @@ def read_states(path: str | Path, key: str | None = None) -> dict[str, State]:
         raise ModelError(f"{path}: {_why_stateless(content)}; save `model.state_dict()`")
     for state in states.values():
         for name, value in state.items():
-            if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            if len(name) > _LONGEST_NAME:
+                raise ModelError(
+                    f"{path}: {one_line(name)[:40]}... is a name of {len(name)} characters; give it a short one"
+                )
+            if value.is_nested or value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
                 raise ModelError(
                     f"{path}: {one_line(name)} is a sparse, quantised or empty tensor; save it with all its numbers"
                 )
+    # A tensor can show few numbers as many, and many tensors can show the same ones.
+    check_bytes(sum(value.nbytes for state in states.values() for value in state.values()), f"{path}: its tensors")
     return states
 
 
@@ -103,6 +109,7 @@ def _read_safetensors(path: Path) -> object:
 def _read_torch(path: Path) -> object:
     try:
         check_bytes(_inflated(path), str(path))
+        check_pickles(path)
         with warnings.catch_warnings(action="ignore"):  # of forms that are read or refused all the same
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except ModelError:
@@ -115,7 +122,7 @@ def _read_torch(path: Path) -> object:
 def _inflated(path: Path) -> int:
     """How many bytes a file has, or the members of a zip file once they are inflated."""
     with path.open("rb") as file:
-        if file.read(len(_ZIP)) != _ZIP:
+        if file.read(len(ZIP)) != ZIP:
             return path.stat().st_size
         with zipfile.ZipFile(file) as archive:
             return sum(member.file_size for member in archive.infolist())
@@ -136,13 +143,13 @@ def _why_unreadable(error: Exception) -> str:
 
 
 def _why_stateless(content: object) -> str:
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         return f"holds a {type(content).__name__}, not a state dict"
     if not content:
         return "the state dict is empty"
     strange = [
-        one_line(str(key))
-        for key, value in content.items()
+        one_line(str(key))[:80]
+        for key, value in entries(content).items()
         if not isinstance(value, Tensor) or not isinstance(key, str)
     ]
     return (
