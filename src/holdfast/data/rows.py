@@ -73,12 +73,20 @@ class RowSource:
             return
         rows = min(size, stop - start)
         check_bytes(4 * rows * math.prod(self.shape), f"{self.name}, {rows} examples at once", DataError)
-        first = start
-        for x, y in self.read(size, start, stop):
-            inputs = to_inputs(x, where=self.name, first=first)
-            labels = to_labels(y, where=self.name, first=first)
-            yield Batch(torch.arange(first, first + len(x)), inputs, labels)
-            first += len(x)
+        first, read = start, iter(self.read(size, start, stop))
+        while True:
+            try:
+                if (pair := next(read, None)) is None:
+                    return
+                inputs = to_inputs(pair[0], where=self.name, first=first)
+                labels = to_labels(pair[1], where=self.name, first=first)
+            except MemoryError as error:
+                raise DataError(
+                    f"{self.name}: {rows} examples of shape {self.shape} do not fit into memory; take fewer at once "
+                    "(--batch-size)"
+                ) from error
+            yield Batch(torch.arange(first, first + len(inputs)), inputs, labels)
+            first += len(inputs)
 
 
 def read_arrays(
