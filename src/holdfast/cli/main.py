@@ -423,6 +423,7 @@ def train(
         Path | None, typer.Option("--weights", help="weights to start from; random ones otherwise")
     ] = None,
     weights_key: options.WeightsKey = None,
+    trust: options.Trust = False,
     examples: options.Examples = None,
     box: options.BoxText = "0,1",
     seed: options.Seed = 0,
@@ -467,6 +468,7 @@ def train(
             settings=settings,
             weights=weights,
             weights_key=weights_key,
+            trust=trust,
             examples=examples,
             seed=seed,
         )

@@ -169,6 +169,8 @@ def _trained(folder: Path, weights: str | Path | None, weights_key: str | None, 
     try:
         about = json.loads(read_text(path, ModelError))["network"]
         name, shape, classes = str(about["name"]), tuple(map(int, about["shape"])), int(about["classes"])
+        if classes < 1:
+            raise ValueError(f"{classes} classes")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path}: not the record of a training run ({one_line(error)}); train again") from error
     weights = weights or folder / "weights.safetensors"
@@ -179,7 +181,10 @@ def _trained(folder: Path, weights: str | Path | None, weights_key: str | None, 
             f"{path}: has its network made by {name}, which may run any code; if you trust this folder, say so with "
             f"--trust (from Python: trust=True), or name the code yourself: --model {name} --weights {weights}"
         )
-    network = make_network(name, shape, classes) if is_network(name) else load_model(name, trust=True)
+    try:
+        network = make_network(name, shape, classes) if is_network(name) else load_model(name, trust=True)
+    except RecursionError:
+        raise ModelError(f"{path}: names a folder whose record leads back to this one; train again") from None
     return _with_weights(network, weights, weights_key)
 
 

@@ -42,6 +42,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     weights_key: str | None = None,
+    trust: bool = False,
     run: str | Path | None = None,
     split: str = "train",
     examples: str | slice | range | None = None,
@@ -70,6 +71,9 @@ def train(
         Where to start from; random weights otherwise.
     weights_key : str, optional
         The key of that file under which they lie, where it holds several state dicts that fit.
+    trust : bool
+        That code may run which a ``.pt2`` file or the folder of another run carries or names; see
+        :func:`holdfast.load_model`.
     run : path, optional
         A folder for ``weights.safetensors``, ``train.json`` and a checkpoint. The same call on the same folder resumes
         a run that was stopped or killed, and ends with the same weights.
@@ -102,7 +106,7 @@ def train(
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = _network(network, weights, weights_key, source.shape, classes).to(device)
+        model = _network(network, source.shape, classes, weights, weights_key=weights_key, trust=trust).to(device)
     settings = dict(settings or {})
     chosen = {key: settings.pop(key) for key in names(Recipe) if key in settings}
     recipe = replace(
@@ -147,11 +151,11 @@ def train(
 
 
 def _network(
-    network: nn.Module | str, weights: str | Path | None, weights_key: str | None, shape: tuple[int, ...], classes: int
+    network: nn.Module | str, shape: tuple[int, ...], classes: int, weights: str | Path | None, **given: Any
 ) -> nn.Module:
     if isinstance(network, str) and is_network(network):
         network = make_network(network, shape, classes)
-    return load_model(network, weights, weights_key=weights_key)
+    return load_model(network, weights, **given)
 
 
 def _lasting(name: str) -> str:
