@@ -99,7 +99,7 @@ def test_a_file_that_is_no_log_is_refused(tmp_path):
     with pytest.raises(DataError, match="no column idx"):
         read_log(write(tmp_path / "void.tsv", header=""))
     for path in (tmp_path / "absent.tsv", tmp_path):
-        with pytest.raises(DataError, match="not readable"):
+        with pytest.raises(DataError, match=r"no such file|is a folder"):
             read_log(path)
     for settings in ({"samples": 0}, {"alpha": 0.0}, {"alpha": 1.0}):
         with pytest.raises(SettingError, match="samples, alpha"):

@@ -15,12 +15,15 @@ from torch import Tensor
 from holdfast.certify.noise import Gaussian
 from holdfast.certify.smoothing_result import ABSTAINED, average_certified_radius, certified_accuracy
 from holdfast.errors import DataError, SettingError
+from holdfast.files import read_text
 
-__all__ = ["LogFault", "SmoothingLog", "check_log", "read_log"]
+__all__ = ["LARGEST_LOG", "LogFault", "SmoothingLog", "check_log", "read_log"]
 
 _COLUMNS = ("idx", "label", "predict", "radius", "correct")
 _DIGITS = 3
 _HUGE = 2**63
+LARGEST_LOG = 2**26
+"""Bytes that a log may have: that of a million examples has fewer."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,7 @@ def read_log(path: str | Path) -> SmoothingLog:
     DataError
         When the file cannot be read, has no rows or lacks a column, or a value is not the number it should be.
     """
-    if not Path(path).is_file():
-        raise DataError(f"{path}: not readable as text: it is no file")
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable as text: {error}") from error
+    lines = read_text(Path(path), DataError, LARGEST_LOG).splitlines()
     header = lines[0].split("\t") if lines else []
     if missing := [name for name in _COLUMNS if name not in header]:
         raise DataError(

@@ -1,6 +1,7 @@
 """``holdfast certify``: how much can be proved of a model, or of its smoothed version."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +21,12 @@ from holdfast.audit.diagnostics import examine_outputs
 from holdfast.audit.digest import digest_module
 from holdfast.certify.certificate import METHODS
 from holdfast.certify.smoothing import Smoothed
-from holdfast.certify.smoothing_log import SmoothingLog, check_log, read_log
+from holdfast.certify.smoothing_log import LARGEST_LOG, SmoothingLog, check_log, read_log
 from holdfast.certify.smoothing_result import SmoothingResult
 from holdfast.cli.progress import watching
 from holdfast.data import Source, load_data
 from holdfast.errors import RunError, SettingError
+from holdfast.files import read_text
 from holdfast.models import OneLogit, Query, load_model
 from holdfast.report.terminal import percent, show_diagnostics
 from holdfast.threats import Ball
@@ -124,7 +126,7 @@ def smooth(
     with TemporaryDirectory() as nowhere:
         folder = Path(nowhere) if out is None else out
         _write_log(smoothed, source, settings, folder, progress)
-        _show_smoothing(read_log(folder / LOG), _spent(folder / LOG), settings, console)
+        _show_smoothing(read_log(folder / LOG), _spent(folder / LOG, samples + _SELECTION), settings, console)
     with Query(module, mean=mean, std=std, batch_size=batch_size, seed=seed) as query:
         query.bare_logits(next(source.batches(1)).x)
         for diagnostic in examine_outputs(query):
@@ -180,7 +182,8 @@ def _write_log(smoothed: Smoothed, source: Source, settings: _Settings, out: Pat
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
         _claim(out / SETTINGS, settings)
-        known = _known(out / LOG, settings)
+        first = int(next(source.batches(1)).index[0])
+        known = _known(out / LOG, settings, range(first, first + len(source)))
         with (out / LOG).open("a", encoding="utf-8") as log:
             if log.tell() == 0:
                 log.write("\t".join(_COLUMNS) + "\n")
@@ -216,11 +219,11 @@ def _writing(out: Path) -> Iterator[None]:
 def _claim(path: Path, settings: _Settings) -> None:
     """Refuse the folder of a log with other settings, naming the first that differs."""
     now = asdict(settings)
-    if not path.exists():
+    if not os.path.lexists(path):
         path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = json.loads(read_text(path, RunError))
         same = before.keys() == now.keys()
     except (ValueError, RecursionError, AttributeError):
         same = False
@@ -234,7 +237,7 @@ def _claim(path: Path, settings: _Settings) -> None:
             )
 
 
-def _known(log: Path, settings: _Settings) -> set[int]:
+def _known(log: Path, settings: _Settings, positions: range) -> set[int]:
     """The examples in a log; a last line that a kill has cut short is taken away.
 
     Raises
@@ -242,20 +245,23 @@ def _known(log: Path, settings: _Settings) -> set[int]:
     DataError, RunError
         When the log is none, or says what certification with these settings cannot say.
     """
-    if not log.exists():
+    if not os.path.lexists(log):
         return set()
-    try:
-        whole = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    except UnicodeDecodeError as error:
-        raise RunError(f"{log} is no log: {error}; give another --out folder, or delete it") from error
-    log.write_text("".join(whole), encoding="utf-8")
-    if len(whole) < 2:
+    text, header = read_text(log, RunError, LARGEST_LOG), "\t".join(_COLUMNS) + "\n"
+    if not text.startswith(header[: len(text)]):
+        raise RunError(f"{log} is no log of smoothing; give another --out folder, or delete it")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        log.write_text(whole, encoding="utf-8")
+    if len(whole) <= len(header):
         return set()
     found = read_log(log)
     faults = check_log(found, settings.sigma, samples=settings.samples, alpha=settings.alpha)
     if faults:
         raise RunError(f"{log}:{faults[0].line}: {faults[0].what}; give another --out folder, or delete it")
-    _spent(log)
+    if strange := set(found.idx.tolist()).difference(positions):
+        raise RunError(f"{log}: {min(strange)} is no example of these data; give another --out folder, or delete it")
+    _spent(log, settings.samples + _SELECTION)
     return set(found.idx.tolist())
 
 
@@ -266,15 +272,15 @@ def _lines(found: SmoothingResult, seconds: float) -> Iterator[str]:
         yield f"{index}\t{label}\t{prediction}\t{radius:g}\t{int(correct)}\t{seconds:.3f}\t{samples}\n"
 
 
-def _spent(log: Path) -> int:
-    """Samples of all examples together."""
+def _spent(log: Path, most: int) -> int:
+    """Samples of all examples together, of which each can have asked for so many at most."""
     place = _COLUMNS.index("samples")
-    rows = [line.split("\t") for line in log.read_text(encoding="utf-8").splitlines()[1:]]
+    rows = [line.split("\t") for line in read_text(log, RunError, LARGEST_LOG).splitlines()[1:]]
     try:
         counts = [int(row[place]) for row in rows]
     except (IndexError, ValueError):
-        raise RunError(f"{log}: samples are no counts; give another --out folder, or delete it") from None
-    if min(counts, default=0) < 0:
+        counts = [-1]
+    if any(not 0 <= count <= most for count in counts):
         raise RunError(f"{log}: samples are no counts; give another --out folder, or delete it")
     return sum(counts)
 
