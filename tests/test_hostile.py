@@ -16,13 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from helpers.hostile import CORPUS, FACTORY, png, program
+from helpers.hostile import CORPUS, FACTORY, TRAINING, png, program
 from helpers.sources import drain
 from holdfast.audit.custom import find_protocol
 from holdfast.data import load_data
 from holdfast.errors import HoldfastError
 from holdfast.models import load_model, load_weights
 from holdfast.threats import Linf
+from holdfast.train import train
 
 pytest.importorskip("PIL")
 SECONDS, MEGABYTES = 5, 300
@@ -44,7 +45,8 @@ def accounts(tmp_path_factory):
     """What the command line made of every file of the corpus, in a process of its own."""
     root = tmp_path_factory.mktemp("corpus")
     command = [sys.executable, "-m", "helpers.hostile", str(root)]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+    env = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, env=env)
     assert not done.stderr
     return {account["name"]: account for account in json.loads(done.stdout)}
@@ -72,10 +74,14 @@ READ = {
     "trusted": lambda argument: load_model(argument, trust=True),
     "data": lambda argument: drain(load_data(argument)),
     "protocol": lambda argument: find_protocol(argument, Linf(0.1)),
+    "resumed": lambda argument: train("mlp", "digits", Linf(0.1), run=argument, **TRAINING),
+    "learner": lambda argument: train(argument, "digits", Linf(0.1), **TRAINING),
 }
 
 
-@pytest.mark.parametrize("hostile", CORPUS, ids=lambda hostile: hostile.name)
+@pytest.mark.parametrize(
+    "hostile", [hostile for hostile in CORPUS if hostile.what != "smoothed"], ids=lambda hostile: hostile.name
+)
 def test_python_meets_it_with_one_line(tmp_path, hostile):
     folder, trace = tmp_path / "folder", tmp_path / "trace"
     folder.mkdir()

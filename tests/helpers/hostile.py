@@ -1,8 +1,8 @@
 """Files built to break their readers, one of a kind, and what each of them must be met with.
 
 Each ``write`` gets an empty folder and a path that no code in the file may bring into being, and returns the argument
-that names the file: ``--model``, ``--weights``, ``--data`` or ``--protocol``. Run as a program in a folder, this module
-has the command line read them all, and prints what became of it.
+that names the file: ``--model``, ``--weights``, ``--data`` or ``--protocol``, or the folder of a run. Run as a program
+in a folder, this module has the command line read them all, and prints what became of it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import load, save_file
 from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-CODES = {"model": 3, "trusted": 3, "weights": 3, "data": 4, "protocol": 2}
+CODES = {"model": 3, "trusted": 3, "weights": 3, "learner": 3, "data": 4, "protocol": 2, "resumed": 5, "smoothed": 5}
 """What is hostile, and the exit code that it must be met with."""
 
 
@@ -622,6 +625,131 @@ def a_protocol_from_a_pipe(folder: Path, trace: Path) -> str:
     return str(folder / "p.toml")
 
 
+# --- runs that are resumed
+
+TRAINING: dict[str, Any] = {"method": "pgd", "settings": {"epochs": 1, "validation": 12}, "examples": "0:64"}
+_RUNS: dict[str, dict[str, bytes]] = {}
+
+
+def _run(kind: str, argument: list[str]) -> dict[str, bytes]:
+    """The files of a whole run, made once."""
+    from typer.testing import CliRunner
+
+    from holdfast.cli.main import app
+
+    if kind not in _RUNS:
+        with TemporaryDirectory() as name:
+            folder = Path(name) / "folder"
+            folder.mkdir()
+            result = CliRunner().invoke(app, [*_resuming(kind, folder.parent), *argument, str(folder)])
+            assert result.exit_code == 0, result.output
+            _RUNS[kind] = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return _RUNS[kind]
+
+
+def _resuming(kind: str, folder: Path) -> list[str]:
+    (folder / "harmless_net.py").write_text(FACTORY)
+    net = f"{folder / 'harmless_net.py'}:net"
+    if kind == "smoothed":
+        noise = ["--sigma", "0.25", "--samples", "100", "--examples", "0:2"]
+        return ["certify", "--method", "smoothing", "--model", net, "--data", "digits", *noise]
+    settings = ["--epochs", "1", "--set", "validation=12", "--examples", "0:64", "--method", "pgd", "--audit", "none"]
+    return ["train", "--arch", "mlp", "--data", "digits", "--threat", "linf:0.1", *settings]
+
+
+def _checkpoint(folder: Path, trace: Path, edit: Callable[[dict[str, Any], dict[str, Any]], object]) -> str:
+    content = _run("resumed", ["--run"])["checkpoint.safetensors"]
+    tensors, length = load(content), int.from_bytes(content[:8], "little")
+    notes = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["notes"])
+    edit(tensors, notes)
+    save_file(tensors, folder / "checkpoint.safetensors", {"notes": json.dumps(notes)})
+    return str(folder)
+
+
+_each(
+    "resumed",
+    {
+        "a_checkpoint_without_a_moment": lambda t, n: t.pop("optimizer/1.exp_avg"),
+        "a_checkpoint_of_other_moments": lambda t, n: t.update({"optimizer/0.exp_avg": torch.zeros(3)}),
+        "a_checkpoint_of_moments_of_nothing": lambda t, n: t.update({"optimizer/99.exp_avg": torch.zeros(3)}),
+        "a_checkpoint_of_an_infinite_step": lambda t, n: t.update({"step/step": torch.tensor(float("inf"))}),
+        "a_checkpoint_of_losses_that_are_none": lambda t, n: t["losses/losses"].fill_(float("nan")),
+        "a_checkpoint_of_words": lambda t, n: n["epochs"][0].update(step="x"),
+        "a_checkpoint_of_no_evaluation": lambda t, n: n["epochs"][0].update(evaluation={}),
+        "a_checkpoint_of_an_accuracy_of_two": lambda t, n: n["epochs"][0]["evaluation"].update(clean=2),
+        "a_checkpoint_of_a_step_too_many": lambda t, n: n["epochs"].append(n["epochs"][0]),
+        "a_checkpoint_without_its_best": lambda t, n: n.pop("best"),
+        "a_checkpoint_whose_best_is_of_no_epoch": lambda t, n: n.update(best=[0.5, 777]),
+        "a_checkpoint_of_a_billion_states": lambda t, n: n["guard"].update(good=10**9),
+        "a_checkpoint_of_an_unknown_method": lambda t, n: n["guard"].update(rung=99),
+        "a_checkpoint_without_settings": lambda t, n: n.update(settings=None),
+        "a_checkpoint_of_other_settings": lambda t, n: n["settings"].update(seed="\x1b[31m\n"),
+    },
+    _checkpoint,
+)
+
+
+def _instead(name: str, make: Callable[[Path], object]) -> Callable[[Path, Path, str], str]:
+    """A run in which something else stands in the place of a file."""
+
+    def write(folder: Path, trace: Path, kind: str) -> str:
+        for file, content in _run(kind, ["--run" if kind == "resumed" else "--out"]).items():
+            (folder / file).write_bytes(content)
+        (folder / name).unlink(missing_ok=True)
+        make(folder / name)
+        return str(folder)
+
+    return write
+
+
+def _logged(edit: Callable[[str], str]) -> Callable[[Path, Path, str], str]:
+    def make(path: Path) -> None:
+        path.write_text(edit(_RUNS["smoothed"]["smoothing.tsv"].decode()))
+
+    return _instead("smoothing.tsv", make)
+
+
+def _first_row(edit: Callable[[list[str]], list[str]]) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        header, row, *rest = text.split("\n")
+        return "\n".join([header, "\t".join(edit(row.split("\t"))), *rest])
+
+    return change
+
+
+for _kind, _name, _write in (
+    ("resumed", "a_checkpoint_from_a_pipe", _instead("checkpoint.safetensors", os.mkfifo)),
+    ("resumed", "a_checkpoint_that_is_a_folder", _instead("checkpoint.safetensors", Path.mkdir)),
+    (
+        "resumed",
+        "a_checkpoint_of_noise",
+        _instead("checkpoint.safetensors", lambda path: path.write_bytes(b"\xff" * 99)),
+    ),
+    ("smoothed", "a_log_from_a_pipe", _instead("smoothing.tsv", os.mkfifo)),
+    ("smoothed", "a_log_from_a_device", _instead("smoothing.tsv", lambda path: path.symlink_to("/dev/zero"))),
+    ("smoothed", "settings_of_a_log_from_a_pipe", _instead("smoothing.json", os.mkfifo)),
+    (
+        "smoothed",
+        "settings_of_a_log_of_brackets",
+        _instead("smoothing.json", lambda path: path.write_text("[" * 10**5)),
+    ),
+    ("smoothed", "a_log_that_is_a_letter", _logged(lambda text: "Dear reader,\nall is well")),
+    ("smoothed", "a_log_of_other_examples", _logged(_first_row(lambda row: ["99", *row[1:]]))),
+    ("smoothed", "a_log_of_a_billion_samples", _logged(_first_row(lambda row: [*row[:-1], "9" * 9]))),
+):
+    CORPUS.append(Hostile(_kind, _name, partial(_write, kind=_kind)))
+
+
+@_hostile("learner")
+def a_run_that_names_code_to_train(folder: Path, trace: Path) -> str:
+    return a_run_that_names_code(folder, trace)
+
+
+@_hostile("learner")
+def a_program_to_train_with_a_pickled_example(folder: Path, trace: Path) -> str:
+    return a_program_with_a_pickled_example(folder, trace)
+
+
 FACTORY = """
 from torch import nn
 def net():
@@ -631,11 +759,19 @@ def net():
 
 def command(hostile: Hostile, argument: str, folder: Path) -> list[str]:
     """The command that makes holdfast read a hostile file."""
+    if hostile.what in {"resumed", "smoothed"}:
+        return [*_resuming(hostile.what, folder.parent), "--run" if hostile.what == "resumed" else "--out", argument]
+    if hostile.what == "learner":
+        spec = ["--model", argument, "--data", "digits", "--threat", "linf:0.1", "--run", f"{folder}-run"]
+        return ["train", *spec, "--epochs", "1", "--audit", "none"]
     (folder.parent / "harmless_net.py").write_text(FACTORY)
     given = {"--model": f"{folder.parent / 'harmless_net.py'}:net", "--data": "digits", "--threat": "linf:0.1"}
     given[{"trusted": "--model"}.get(hostile.what, f"--{hostile.what}")] = argument
     flags = ["--trust"] if hostile.what == "trusted" else []
     return ["audit", *(word for pair in given.items() for word in pair), "--examples", "0:4", *flags]
+
+
+_MOST_MEMORY = 16 * 2**30  # so that a test that fails takes no machine with it
 
 
 def main(root: Path) -> None:
@@ -646,7 +782,10 @@ def main(root: Path) -> None:
 
     from holdfast.cli.main import app
 
-    program()  # its making is not to be measured
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+    program()  # its making is not to be measured, nor that of runs
+    _run("resumed", ["--run"])
+    _run("smoothed", ["--out"])
     accounts = []
     for number, hostile in enumerate(CORPUS):
         folder, trace = root / str(number), root / f"trace-{number}"

@@ -22,6 +22,7 @@ __all__ = ["Evaluation", "evaluate"]
 
 # The stages whose random numbers are used here: training draws from the first few.
 _MULTI, _NEAR = 100, 101
+_ROUNDING = 1e-5  # of a cosine
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,18 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Self:
-        """What :meth:`to_dict` was made from."""
+        """What :meth:`to_dict` was made from; a ``ValueError`` or ``TypeError`` where nothing was."""
 
         def known(value: float | None) -> float:
-            return math.nan if value is None else value
+            return math.nan if value is None else float(value)
 
         per_class = tuple(map(known, plain["per_class"]))
-        return cls(**{**plain, "per_class": per_class, "certified": known(plain["certified"])})
+        numbers = {name: float(plain[name]) for name in ("clean", "single_step", "multi_step", "alignment")}
+        found = cls(**numbers, per_class=per_class, certified=known(plain["certified"]))
+        shares = [found.clean, found.single_step, found.multi_step, abs(found.alignment), *per_class, found.certified]
+        if not all(0 <= share <= 1 + _ROUNDING or math.isnan(share) for share in shares):
+            raise ValueError("an accuracy that is none")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The accuracies, None for what is not known: JSON has no NaN."""

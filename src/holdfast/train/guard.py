@@ -17,7 +17,7 @@ from holdfast.train.method import Method
 from holdfast.train.state import Groups, State
 from holdfast.train.step import Step
 
-__all__ = ["Event", "Guard", "cost"]
+__all__ = ["KEPT", "Event", "Guard", "cost"]
 
 # How often it looks, and how much of the training's passes it may cost: by the clock that is up to 3 %.
 _STEPS, _COST = 200, 0.025
@@ -32,7 +32,7 @@ _CHECK = 2 + _PGD_STEPS + 1
 # how much that falls.
 _GAP, _DROP = 0.15, 0.2
 # How much the newest look counts in that average; with how many it is compared, and to how many it may be gone back.
-_NEWEST, _MEMORY, _KEPT = 0.5, 3, 2
+_NEWEST, _MEMORY, KEPT = 0.5, 3, 2
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,14 @@ class Event:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
-        """What :meth:`to_dict` was made from."""
-        return cls(**{**plain, "evaluation": Evaluation.from_dict(plain["evaluation"])})
+        """What :meth:`to_dict` was made from; a ``ValueError`` or ``TypeError`` where nothing was."""
+        back_to = plain["back_to"]
+        return cls(
+            int(plain["step"]),
+            Evaluation.from_dict(plain["evaluation"]),
+            None if back_to is None else int(back_to),
+            str(plain["method"]),
+        )
 
 
 @dataclass
@@ -197,7 +203,7 @@ class Guard:
                 group: {name: tensor.cpu() for name, tensor in members.items()}
                 for group, members in state.snapshot().items()
             }
-            self.good = [*self.good, kept][-_KEPT:]
+            self.good = [*self.good, kept][-KEPT:]
 
     def to_dict(self) -> dict[str, Any]:
         """What has become of it, but for the states it keeps."""
@@ -205,9 +211,20 @@ class Guard:
         return {"rung": self.rung, "gap": self.gap, "lately": self.lately, "events": events}
 
     def restore(self, plain: Mapping[str, Any], good: list[Groups]) -> None:
-        """Go on from what :meth:`to_dict` was made from, and the states that were kept."""
-        self.rung, self.gap, self.good = plain["rung"], plain["gap"], good
-        self.lately = [(share, robust) for share, robust in plain["lately"]]
+        """Go on from what :meth:`to_dict` was made from, and the states that were kept.
+
+        Raises
+        ------
+        ValueError
+            When no guard of these methods can have come to that.
+        """
+        rung, goes_on = plain["rung"], plain["rung"] in range(len(self.methods) - 1)
+        if not goes_on and rung != len(self.methods) - 1:
+            raise ValueError(f"the guard is at method {rung!r} of {len(self.methods)}")
+        if goes_on and not good:
+            raise ValueError("the guard has no state to go back to")
+        self.rung, self.gap, self.good = int(rung), float(plain["gap"]), good
+        self.lately = [(float(share), float(robust)) for share, robust in plain["lately"]]
         self.events = [Event.from_dict(event) for event in plain["events"]]
 
 

@@ -19,10 +19,10 @@ from holdfast.processes import ALONE, Processes
 from holdfast.threats import Threat
 from holdfast.train.augmentation import crop_flip
 from holdfast.train.bounds import certified_accuracy
-from holdfast.train.checkpoint import load_checkpoint, save_checkpoint
+from holdfast.train.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from holdfast.train.evaluation import evaluate
 from holdfast.train.exchange import exchange
-from holdfast.train.guard import Event, Guard, cost
+from holdfast.train.guard import KEPT, Event, Guard, cost
 from holdfast.train.method import Method
 from holdfast.train.recipe import Recipe
 from holdfast.train.result import Epoch, Progress, TrainingResult
@@ -315,15 +315,15 @@ class _Training:
 
     def _resume(self, path: Path) -> None:
         """Go on from what the run's folder holds, if it holds anything."""
-        kept = self.processes.tell(load_checkpoint(path) if self.processes.is_main and path.exists() else None)
+        kept = self.processes.tell(load_checkpoint(path) if self.processes.is_main and has_checkpoint(path) else None)
         if kept is None:
             return
         try:
             self._take_up(path, *kept)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise RunError(
-                f"{path} was damaged or changed ({type(error).__name__}: {error}): give another folder, or delete it "
-                "to begin anew"
+                f"{path} was damaged or changed ({what}): give another folder, or delete it to begin anew"
             ) from error
 
     def _take_up(self, path: Path, groups: Groups, notes: dict[str, Any]) -> None:
@@ -335,23 +335,45 @@ class _Training:
                     f"{path.parent} holds another run: its {key} was {before}, and now is {mine.get(key)}; give "
                     "another folder, or the same settings to resume"
                 )
-        self.state.restore(self._mine(groups))
+        self.state.check(groups)
+        step, losses = int(groups["step"]["step"]), groups["losses"]["losses"].tolist()
+        if not 0 <= step == len(losses) <= self.updates:
+            raise ValueError(f"{step} steps of {self.updates}, and {len(losses)} losses")
+        if not all(map(math.isfinite, losses)):
+            raise ValueError("losses that are not finite")
+        epochs = [Epoch.from_dict(epoch) for epoch in notes["epochs"]]
+        if [epoch.step for epoch in epochs] != list(range(self.per_epoch, step + 1, self.per_epoch)):
+            raise ValueError(f"epochs that do not lead to step {step}")
+        best = self._best(groups, notes)
+        if best is None and step == self.updates:
+            raise ValueError("the best state is missing")
         if self.guard is not None:
-            prefixes = [f"{_GOOD} {number} " for number in range(notes["guard"]["good"])]
-            good = [
-                {name.removeprefix(prefix): members for name, members in groups.items() if name.startswith(prefix)}
-                for prefix in prefixes
-            ]
-            self.guard.restore(notes["guard"], [self._mine(kept) for kept in good])
-        self.losses = groups["losses"]["losses"].tolist()
-        if not 0 <= self.state.step == len(self.losses) <= self.updates:
-            raise ValueError(f"{self.state.step} steps of {self.updates}, and {len(self.losses)} losses")
-        self.epochs = [Epoch.from_dict(epoch) for epoch in notes["epochs"]]
-        if "best" in notes:
-            device = self.x.device
-            weights = {name: value.to(device) for name, value in groups["best"].items()}
-            accuracy, step = notes["best"]
-            self.best = _Best(accuracy, step, weights)
+            self._restore_guard(self.guard, groups, notes["guard"])
+        self.state.restore(self._mine(groups))
+        self.losses, self.epochs, self.best = losses, epochs, best
+
+    def _best(self, groups: Groups, notes: dict[str, Any]) -> _Best | None:
+        if "best" not in notes:
+            return None
+        accuracy, step = notes["best"]
+        if not 0 <= accuracy <= 1:
+            raise ValueError(f"an accuracy of {accuracy!r}")
+        if step not in {epoch["step"] for epoch in notes["epochs"]}:
+            raise ValueError(f"the best state is that of step {step!r}, which no epoch ended with")
+        # It has the tensors of the model, as a state to go back to has.
+        self.state.check({**groups, "model": groups["best"]})
+        return _Best(float(accuracy), step, {name: value.to(self.x.device) for name, value in groups["best"].items()})
+
+    def _restore_guard(self, guard: Guard, groups: Groups, notes: dict[str, Any]) -> None:
+        if notes["good"] not in range(KEPT + 1):
+            raise ValueError(f"{notes['good']!r} states to go back to")
+        good = []
+        for number in range(notes["good"]):
+            prefix = f"{_GOOD} {number} "
+            kept = {name.removeprefix(prefix): members for name, members in groups.items() if name.startswith(prefix)}
+            self.state.check(kept)
+            good.append(self._mine(kept))
+        guard.restore(notes, good)
 
     def _whole(self, groups: Groups) -> Groups:
         """A snapshot with what the method remembers in all processes."""

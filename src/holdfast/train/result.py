@@ -64,8 +64,9 @@ class Epoch:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Self:
-        """What :meth:`to_dict` was made from."""
-        return cls(**{**plain, "evaluation": Evaluation.from_dict(plain["evaluation"])})
+        """What :meth:`to_dict` was made from; a ``ValueError`` or ``TypeError`` where nothing was."""
+        evaluation = Evaluation.from_dict(plain["evaluation"])
+        return cls(int(plain["number"]), int(plain["step"]), float(plain["loss"]), evaluation)
 
 
 @dataclass(frozen=True)

@@ -56,18 +56,8 @@ class State:
         return groups
 
     def restore(self, groups: Groups) -> None:
-        """Go back (or on) to a snapshot.
-
-        Raises
-        ------
-        ModelError
-            When the snapshot is that of another network.
-        """
-        try:
-            self.model.load_state_dict(groups["model"])
-        except RuntimeError as error:
-            first = " ".join(str(error).split())[:200]
-            raise ModelError(f"the checkpoint is that of another architecture: {first}; give another --run") from error
+        """Go back (or on) to a snapshot, one of this run: see :meth:`check`."""
+        self.model.load_state_dict(groups["model"])
         device = next(self.model.parameters()).device
         _unflatten(self.optimizer, groups.get("optimizer", {}))
         self.memory.clear()
@@ -75,6 +65,26 @@ class State:
         self.step = int(groups["step"]["step"])
         if self.averaged is not None:
             self.averaged = {key: value.to(device).clone() for key, value in groups["averaged"].items()}
+
+    def check(self, groups: Groups) -> None:
+        """Refuse what is no snapshot of this run, or was changed since; nothing is gone back to.
+
+        Raises
+        ------
+        ModelError
+            When the snapshot is that of another network.
+        ValueError
+            When a part of it is missing, or is none that a run of this network and recipe can have.
+        """
+        fresh = {name: value.detach() for name, value in self.model.state_dict().items()}
+        if (fault := _difference(groups["model"], fresh)) is not None:
+            raise ModelError(f"the checkpoint is that of another architecture: {fault}; give another --run")
+        if self.averaged is not None and (fault := _difference(groups["averaged"], fresh)) is not None:
+            raise ValueError(f"of the average, {fault}")
+        step = groups["step"]["step"]
+        if step.dtype != torch.int64 or step.dim():
+            raise ValueError("the step is no whole number")
+        _check_optimizer(self.optimizer, groups.get("optimizer", {}))
 
     def average(self, decay: float) -> None:
         """Move the average towards the model: its buffers too, and quickly in the first steps."""
@@ -108,6 +118,34 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+def _difference(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> str | None:
+    """The first difference in names, shapes or types; None where there is none."""
+    for name in sorted({*found, *wanted}):
+        if name not in found or name not in wanted:
+            return f"{name} is {'missing' if name in wanted else 'unknown'}"
+        ours, theirs = wanted[name], found[name]
+        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            return f"{name} is {tuple(theirs.shape)} {theirs.dtype}, not {tuple(ours.shape)} {ours.dtype}"
+    return None
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Refuse what no optimiser of this kind remembers of its parameters."""
+    numbered = enumerate(parameter for group in optimizer.param_groups for parameter in group["params"])
+    parameters = {str(number): parameter for number, parameter in numbered}
+    adam = {"step", "exp_avg", "exp_avg_sq"}
+    kinds = adam if isinstance(optimizer, torch.optim.AdamW) else {"momentum_buffer"}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        if number not in parameters or name not in kinds:
+            raise ValueError(f"the optimiser's {key} is unknown")
+        shape = torch.Size() if name == "step" else parameters[number].shape
+        if value.shape != shape or not value.is_floating_point():
+            raise ValueError(f"the optimiser's {key} has the shape {tuple(value.shape)}, not {tuple(shape)}")
+        if missing := [other for other in kinds if f"{number}.{other}" not in tensors]:
+            raise ValueError(f"the optimiser's {number}.{missing[0]} is missing")
 
 
 def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
