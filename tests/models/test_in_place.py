@@ -120,3 +120,32 @@ def test_training(method):
         return [*found.losses, *(parameter.detach() for parameter in found.model.parameters())]
 
     assert_twins(ask, lambda: mlp(classes=3))
+
+
+class Twice(nn.Module):
+    """Two changes in place of one tensor, after which autograd finds what the first needs overwritten."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.in_place = nn.Linear(6, 2), nn.Linear(2, 3), in_place
+
+    def forward(self, x):
+        h = self.first(x)
+        if self.in_place:
+            h[:, 0].relu_()
+            h[:, 1].relu_()
+        return self.last(h if self.in_place else h.relu())
+
+
+def test_gradients_of_what_is_overwritten():
+    def ask(in_place):
+        model = Twice(in_place)
+        y = model(X.clone()).argmax(1)
+        with Query(model) as query:
+            answer = query.gradient(X, lambda logits: margin(logits, y))
+            found = [answer.logits, answer.values, answer.grad, *query.jacobian(X)]
+        return [*found, PGD(steps=5)(model, X, y, threat=Linf(0.3)).x_adv]
+
+    for mine, theirs in zip(ask(True), ask(False), strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -8,6 +8,7 @@ their excesses, which has a slope also where the first is flat.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from holdfast.certify.witness import inward
 from holdfast.draws import Draws
 from holdfast.models.borrow import borrowed
+from holdfast.models.overwritten import differentiated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -83,7 +85,7 @@ def falsify(
             for step in range(_STEPS):
                 if time.monotonic() > deadline:
                     return None
-                x, excess, grad = _slope(model, x, asked, shape, flat=number % 2 == 1)
+                x, excess, grad = differentiated(partial(_slope, model, x, asked, shape, flat=number % 2 == 1))
                 found = _accepted(x, excess, shape, accept)
                 if found is not None:
                     return found

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from holdfast.models.gradients import InputGradients, quicker
 from holdfast.models.independence import refuse_dependence
 from holdfast.models.layout import is_channels_last, lay_out
 from holdfast.models.one_logit import OneLogit, is_one_logit
+from holdfast.models.overwritten import differentiated
 from holdfast.models.probabilities import are_probabilities
 
 __all__ = ["Answer", "Query"]
@@ -193,17 +195,9 @@ class Query:
         ModelError
             When no gradient reaches the input.
         """
-        with torch.enable_grad():
-            inputs = self._pad(self.prepare(x)).requires_grad_(True)
-            with self._back:
-                logits = _first(self._forward(inputs), len(x))
-            values = objective(logits)
-            _require_gradient(values)
-            (grad,) = torch.autograd.grad(values, inputs, torch.ones_like(values), allow_unused=True)
+        logits, values, grad = differentiated(partial(self._gradient, x, objective))
         self.forwards += len(x)
         self.backwards += len(x)
-        grad = torch.zeros_like(inputs) if grad is None else grad
-        grad = _first(grad, len(x))
         # One number tells whether any is not finite (or their sum overflows, which costs nothing but the repair).
         if not math.isfinite(grad.sum().item()):
             grad = grad.nan_to_num(0.0, 0.0, 0.0)
@@ -217,6 +211,22 @@ class Query:
         ModelError
             When no gradient reaches the input.
         """
+        logits, parts = differentiated(partial(self._jacobian, x))
+        self.forwards += len(x)
+        self.backwards += len(parts) * len(x)
+        return logits.detach(), torch.stack(parts, dim=1)
+
+    def _gradient(self, x: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.enable_grad():
+            inputs = self._pad(self.prepare(x)).requires_grad_(True)
+            with self._back:
+                logits = _first(self._forward(inputs), len(x))
+            values = objective(logits)
+            _require_gradient(values)
+            (grad,) = torch.autograd.grad(values, inputs, torch.ones_like(values), allow_unused=True)
+        return logits, values, _first(torch.zeros_like(inputs) if grad is None else grad, len(x))
+
+    def _jacobian(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad():
             inputs = self._pad(self.prepare(x)).requires_grad_(True)
             with self._back:
@@ -229,9 +239,7 @@ class Query:
                 )
                 grad = torch.zeros_like(inputs) if grad is None else grad
                 parts.append(_first(grad, len(x)).nan_to_num(0.0, 0.0, 0.0))
-        self.forwards += len(x)
-        self.backwards += len(parts) * len(x)
-        return logits.detach(), torch.stack(parts, dim=1)
+        return logits, parts
 
     def _equivalent_shapes(self, x: Tensor) -> tuple[int, ...]:
         """Batch sizes below the whole one, rising, in which the model computes the very same numbers."""
