@@ -15,6 +15,9 @@ from helpers.tiny import Fn, norm
 from helpers.zoo import Moody, convnet, seeded, uniform
 from holdfast import ModelError
 from holdfast.certify.capture import capture, tensors, trace
+from holdfast.certify.crown import crown
+from holdfast.certify.interval import interval_bounds
+from holdfast.certify.region import Region
 from holdfast.models import load_model, load_onnx
 
 
@@ -260,3 +263,75 @@ def test_batch_statistics_at_test_time_are_refused():
         nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten()),
     ):
         assert "normalises by the statistics of the batch" in fault(net, X)
+
+
+def _fill(x):
+    h = x.clone()
+    h[:, 0] = 0.1
+    return h
+
+
+def _copy(x):
+    h = x.clone()
+    h[:, :] = torch.tensor([0.1, 0.7], dtype=torch.float64)
+    return h
+
+
+# What float32 holds of a number is what a network computes with: nothing, infinity, or the nearest one.
+NUMBERS = {
+    "divided by infinity": (lambda x: x / 1e39 * 1e38, 1.0),
+    "times nothing": (lambda x: x * 1e-46 * 1e38, 1e30),
+    "times few bits": (lambda x: (x * 1e-44).relu() * 1e38, 1e6),
+    "a number of its own": (lambda x: x * torch.tensor(1e-44, dtype=torch.float64) * 1e38, 1e6),
+    "a sum of constants": (lambda x: 0 * x + torch.full_like(x, 0.1).repeat(1, 500).sum(1, keepdim=True), 1.0),
+    "filled": (_fill, 1.0),
+    "copied": (_copy, 1.0),
+    "beside it": (lambda x: torch.cat([x, torch.full_like(x, 0.1)], 1), 1.0),
+    "instead": (lambda x: torch.where(x > 2, x, 0.1), 1.0),
+}
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_are_those_that_the_network_computes_with(name, precision):
+    function, size = NUMBERS[name]
+    x = torch.tensor([[1.0, 1.5]]) * size
+    net = Fn(function)
+    graph = capture(net, x).to(precision)
+    region = Region.box(x.to(precision), x.to(precision))
+    for low, high in (interval_bounds(graph, region)[-1], crown(graph, region).intervals[-1]):
+        assert bool((low <= net(x)).all())
+        assert bool((high >= net(x)).all())
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["filled", "copied", "beside it", "instead"])
+def test_so_it_is_in_half_precisions(name, precision):
+    function, _ = NUMBERS[name]
+    x, net = torch.tensor([[1.0, 1.5]], dtype=precision), Fn(function)
+    (low, high) = interval_bounds(capture(net, x).to(torch.float64), Region.box(x.double(), x.double()))[-1]
+    assert bool((low <= net(x)).all())
+    assert bool((high >= net(x)).all())
+
+
+def test_a_factor_may_lose_bits_where_it_is_made_in_steps():
+    x, norm = torch.full((1, 3), 1e30), nn.BatchNorm1d(3).eval()
+    norm.weight.data[:] = torch.tensor([1e-40, 1e-42, 1e-44])
+    norm.running_var[:] = 7
+    (low, high) = interval_bounds(capture(norm, x).to(torch.float64), Region.box(x.double(), x.double()))[-1]
+    assert bool((low <= norm(x)).all())
+    assert bool((high >= norm(x)).all())
+
+
+@pytest.mark.parametrize("function", [lambda x: 1 / x.abs(), lambda x: x.square().rsqrt()], ids=["size", "root"])
+def test_the_sign_of_a_zero_is_that_of_the_model(function):
+    net = Fn(lambda x: function(x).clamp(0, 10))
+    x = torch.tensor([[0.9]])  # 0 is among the inputs that the graph is compared at
+    graph = capture(net, x)
+    zeros = torch.tensor([[0.0], [-0.0]])
+    assert torch.equal(graph(zeros), net(zeros))
+
+
+def test_a_softmax_of_one_number_is_refused_in_words():
+    with pytest.raises(ModelError, match="a softmax of a single number"):
+        capture(Fn(lambda x: x.softmax(1)), torch.zeros(1, 1))

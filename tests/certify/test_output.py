@@ -1,14 +1,16 @@
 """Bounds of outputs by every method: never wrong, in order, exact where they can be."""
 
+from fractions import Fraction
 from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
-from helpers.tiny import CLASSES, KINDS, points_of, random_region, tiny
+from helpers.tiny import CLASSES, KINDS, Fn, points_of, random_region, tiny
 from holdfast import L1, L2, DataError, Linf, SettingError
 from holdfast.certify.output import BoundMethod, output_bounds
+from holdfast.certify.region import Region
 
 METHODS = get_args(BoundMethod)
 
@@ -71,3 +73,22 @@ def test_what_makes_no_sense_is_refused():
         output_bounds(model, x, Linf(0.1), method="magic")
     with pytest.raises(DataError, match=r"give \(S, 4\)"):
         output_bounds(model, x, Linf(0.1), functions=torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_unbounded_spoils_no_other_output(method):
+    model = Fn(lambda x: torch.cat([x.log(), x], 1))
+    region = Region.box(torch.tensor([[0.0]]), torch.tensor([[1.0]]))
+    found = output_bounds(model, region.center, region, method=method)
+    assert found.upper[0, 0] >= 0
+    assert found.lower[0, 0] == -torch.inf
+    torch.testing.assert_close(found.lower[0, 1], torch.tensor(0.0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.upper[0, 1], torch.tensor(1.0), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_functions_of_exact_outputs_are_rounded_outwards(method):
+    model, x = Fn(lambda x: x.relu()), torch.tensor([[1.0, 2.0**-25]])
+    found = output_bounds(model, x, Region.box(x, x), method=method, functions=torch.ones(1, 2))
+    exact = Fraction(1) + Fraction(1, 2**25)
+    assert Fraction(found.lower.item()) <= exact <= Fraction(found.upper.item())

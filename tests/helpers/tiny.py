@@ -16,7 +16,7 @@ from holdfast.certify.crown import Bounds, crown, interval_planes, lower_bounds
 from holdfast.certify.domains import Domains, Problem, bound_domains
 from holdfast.certify.graph import Graph, Interval
 from holdfast.certify.hidden import tightened
-from holdfast.certify.interval import interval_bounds
+from holdfast.certify.interval import interval_bounds, least_of
 from holdfast.certify.region import Region
 from holdfast.certify.rows import Rows
 
@@ -623,8 +623,7 @@ def check_bounds(net: Tiny, region: Region, seed: int = 0, samples: int = 500, s
     direct, full = interval_planes(graph, region), crown(graph, region)
     rows = torch.randn(n, 4, CLASSES, generator=generator, dtype=region.lower.dtype)
     rows[:, 0] = torch.eye(CLASSES, dtype=rows.dtype)[0] - torch.eye(CLASSES, dtype=rows.dtype)[1]
-    low, high = (end.unsqueeze(2) for end in plain[-1])
-    by_interval = (rows.clamp_min(0) @ low + rows.clamp_max(0) @ high)[..., 0]
+    by_interval = least_of(rows, plain[-1])
     by_planes, by_crown = (row_bounds(graph, bounds, region, rows) for bounds in (direct, full))
     better = tightened(graph, region, full, 1)
     problem = Problem(graph, region, full, graph.output)

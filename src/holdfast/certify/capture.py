@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_map
 
 from holdfast.certify import agreement
@@ -45,8 +46,8 @@ def capture(model: nn.Module, x: Tensor, within: Interval | None = None) -> Grap
     Returns
     -------
     Graph
-        In the network's precision and arithmetic, constants that are folded having been rounded once. It holds copies
-        of the weights: what happens to the model afterwards does not reach it.
+        In the network's precision, float32 where that is a half one, and in its arithmetic; constants that are folded
+        have been rounded once. It holds copies of the weights: what happens to the model afterwards does not reach it.
 
     Raises
     ------
@@ -57,7 +58,8 @@ def capture(model: nn.Module, x: Tensor, within: Interval | None = None) -> Grap
     """
     program = trace(model, x, within)
     values = {name: value.detach().clone() for name, value in tensors(model).items()}
-    return program.graph(values, torch.float64).within(Arithmetic.of(program.dtype)).to(program.dtype)
+    graph = program.graph(values, torch.float64).within(Arithmetic.of(program.dtype))
+    return graph.to(torch.float64 if program.dtype == torch.float64 else torch.float32)
 
 
 def trace(model: nn.Module, x: Tensor, within: Interval | None = None) -> Program:
@@ -118,7 +120,7 @@ class Program:
             The precision of the graph's constants, if it is not the network's own. What the network computes from
             constants alone is what it computes, in its own precision.
         """
-        builder = Builder(self.dtype if dtype is None else dtype)
+        builder = Builder(self.dtype if dtype is None else dtype, self.dtype)
         found: dict[fx.Node, Any] = {}
         last, needs = result(self.exported), needed(self.exported)
         for node in self.exported.graph.nodes:
@@ -167,7 +169,7 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder, dtype: to
         value = node.target(*given[0], **given[1])
         # What is in new memory is overwritten, or of no meaning.
         return value.zero_() if name.startswith(("empty", "new_empty")) else value
-    args, kwargs = tree_map(partial(_in_precision, dtype=builder.dtype), given)
+    args, kwargs = tree_map(partial(_in_precision, dtype=builder.dtype), _held(node, *given, dtype))
     if name not in RULES:
         raise ModelError(f"no bound is known for {where}; replace it, or certify by smoothing")
     value = node.meta.get("val")
@@ -182,6 +184,28 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder, dtype: to
     except Exception as error:  # a rule that was not written for such arguments, whatever it trips over
         reason = " ".join(str(error).split())[:100]
         raise ModelError(f"no bound is known for {where} with these arguments ({reason}); replace it") from error
+
+
+def _held(node: fx.Node, args: Any, kwargs: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Arguments with their numbers as a network of this precision computes with them.
+
+    Half precisions compute with numbers as float32 holds them, or as they do themselves: that is left to rounding.
+    """
+    if not isinstance(node.target, OpOverload) or dtype not in (torch.float32, torch.float64):
+        return args, kwargs
+    # Settings, such as the factor of a resampling, are read as they are.
+    types = {argument.name: str(argument.type) for argument in node.target._schema.arguments}
+    numbers = {name for name, kind in types.items() if "number" in kind or "Tensor" in kind}
+    return (
+        tuple(_rounded(value, dtype) if name in numbers else value for name, value in zip(types, args, strict=False)),
+        {name: _rounded(value, dtype) if name in numbers else value for name, value in kwargs.items()},
+    )
+
+
+def _rounded(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, float):
+        return float(torch.tensor(value, dtype=dtype))
+    return _in_precision(value, dtype)
 
 
 def _in_precision(value: Any, dtype: torch.dtype) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from holdfast.certify.graph import Interval
-from holdfast.certify.rounding import Errors
+from holdfast.certify.rounding import Errors, gamma, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from holdfast.certify.graph import Graph
     from holdfast.certify.region import Region
 
-__all__ = ["interval_bounds", "meet", "settled"]
+__all__ = ["interval_bounds", "least_of", "meet", "settled"]
 
 
 def interval_bounds(graph: Graph, region: Region, known: dict[int, Interval] | None = None) -> list[Interval]:
@@ -64,3 +64,16 @@ def settled(interval: Interval, radius: Tensor | None) -> Interval:
 def meet(a: Interval, b: Interval) -> Interval:
     """What lies in both; NaN, which an overflow may leave in one of them, says nothing."""
     return Interval(torch.fmax(a.lower, b.lower), torch.fmin(a.upper, b.upper))
+
+
+def least_of(rows: Tensor, x: Interval) -> Tensor:
+    """``(N, S)`` float64, at most what linear functions ``(N, S, K)`` are in an interval ``(N, K)``.
+
+    A coefficient of 0 makes 0 of an infinite end, too.
+    """
+    rows = rows.double()
+    ends = torch.where(rows > 0, x.lower.double().unsqueeze(1), x.upper.double().unsqueeze(1))
+    terms = torch.where(rows == 0, 0, rows * ends)
+    total = terms.sum(2)
+    room = gamma(terms.shape[2] + 2, unit(total.dtype)) * terms.abs().sum(2) + torch.finfo(total.dtype).tiny
+    return torch.where(total.isfinite(), total - room, -torch.inf)

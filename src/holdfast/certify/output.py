@@ -15,9 +15,9 @@ from holdfast.certify.domains import Domains, Problem, bound_domains
 from holdfast.certify.forward import forward_bounds
 from holdfast.certify.graph import Interval
 from holdfast.certify.hidden import tightened
-from holdfast.certify.interval import interval_bounds
+from holdfast.certify.interval import interval_bounds, least_of
 from holdfast.certify.region import Region
-from holdfast.certify.rounding import check_precision
+from holdfast.certify.rounding import check_precision, down
 from holdfast.certify.rows import Rows
 from holdfast.errors import DataError
 
@@ -94,14 +94,17 @@ def output_bounds(
     """
     choice("method", method, get_args(BoundMethod))
     model, x, steps = module_of(model), inputs(x), whole("steps", steps, 0)
-    x = x.to(next((t.dtype for t in model.state_dict().values() if t.is_floating_point()), x.dtype))
+    precision = next((t.dtype for t in model.state_dict().values() if t.is_floating_point()), x.dtype)
+    own = x.to(precision)
+    # Bounds of half-precision networks are computed in float32.
+    x = own if precision == torch.float64 else own.to(torch.float32)
     functions = None if functions is None else one_input(functions, "functions")
     threat = threat if isinstance(threat, Region) else ball_of(threat)
     if not len(x):
         raise DataError("x: no examples to bound; give at least one")
     check_precision(x.device)
-    region = threat if isinstance(threat, Region) else Region.around(threat, x)
-    graph = capture(model, x, Interval(region.lower, region.upper))
+    region = threat.to(x.dtype) if isinstance(threat, Region) else Region.around(threat, x)
+    graph = capture(model, own, Interval(region.lower, region.upper))
     (classes,) = graph.nodes[graph.output].shape
     given = torch.eye(classes, dtype=x.dtype, device=x.device) if functions is None else functions.to(x)
     if given.dim() not in (2, 3) or given.shape[-1] != classes or (given.dim() == 3 and len(given) != len(x)):
@@ -110,14 +113,12 @@ def output_bounds(
         )
     rows = given.expand(len(x), *given.shape[-2:])
     with torch.no_grad():
-        found = _BOUNDS[method](graph, region, torch.cat([rows, -rows], 1), steps)
-        positive, negative = rows.clamp_min(0), rows.clamp_max(0)
-        least, most = (end.unsqueeze(2) for end in interval_bounds(graph, region)[-1])
-        lower, upper = (positive @ least + negative @ most)[..., 0], (positive @ most + negative @ least)[..., 0]
-    if found is None:
-        return OutputBounds(lower, upper)
-    low, high = found[:, : rows.shape[1]], -found[:, rows.shape[1] :]
-    return OutputBounds(torch.fmax(lower, low), torch.fmin(upper, high))
+        both = torch.cat([rows, -rows], 1)
+        found = _BOUNDS[method](graph, region, both, steps)
+        by_intervals = least_of(both, interval_bounds(graph, region)[-1])
+    found = by_intervals if found is None else torch.fmax(found.double(), by_intervals)
+    low, high = (down(part, x.dtype) for part in found.split(rows.shape[1], 1))
+    return OutputBounds(low, -high)
 
 
 def _backward(graph: Graph, region: Region, bounds: Bounds, rows: Tensor) -> Tensor:
@@ -127,8 +128,7 @@ def _backward(graph: Graph, region: Region, bounds: Bounds, rows: Tensor) -> Ten
 
 
 def _forward(graph: Graph, region: Region, rows: Tensor, steps: int) -> Tensor:
-    lower, upper = (end.unsqueeze(2) for end in forward_bounds(graph, region).intervals[-1])
-    return (rows.clamp_min(0) @ lower + rows.clamp_max(0) @ upper)[..., 0]
+    return least_of(rows, forward_bounds(graph, region).intervals[-1])
 
 
 def _alpha(graph: Graph, region: Region, rows: Tensor, steps: int) -> Tensor:

@@ -77,7 +77,9 @@ class Builder:
     Parameters
     ----------
     dtype : torch.dtype
-        The precision of the network.
+        The precision of the graph's constants.
+    network : torch.dtype
+        That of the network.
     nodes : list of Node
         In topological order.
     name : str
@@ -91,6 +93,7 @@ class Builder:
     """
 
     dtype: torch.dtype
+    network: torch.dtype
     nodes: list[Node] = field(default_factory=list)
     name: str = ""
     target: Callable[..., Any] = torch.clone
@@ -188,19 +191,23 @@ def _scaled(
     *,
     size: Tensor | float | None = None,
     roundings: int = _SCALED,
+    error: Callable[..., Tensor] | None = None,
 ) -> Symbol:
     """``factor * x + shift``; the shift is made of terms whose sizes add up to ``size``."""
     factor, shift = builder.constant(factor, x.shape), builder.constant(shift, x.shape)
+    if not bool((factor.abs() <= torch.finfo(builder.network).max).all()):
+        raise ModelError(f"it multiplies by a number that {builder.network} does not hold")
     size = shift.abs() if size is None else builder.constant(size, x.shape)
     before = builder.nodes[x.node]
     first = before.operation
     # Such as the two steps of a normalisation: one pass will do, if nothing between them is larger than what comes out.
-    if isinstance(first, Scale) and before.executed == builder.executed and bool((factor.abs() >= 1).all()):
+    alike = before.executed == builder.executed and before.error is None
+    if isinstance(first, Scale) and alike and bool((factor.abs() >= 1).all()):
         size = first.size * factor.abs() + size
         roundings += first.roundings
         factor, shift = first.factor * factor, first.shift * factor + shift
         x = Symbol(before.inputs[0], x.shape)
-    return builder.add(Scale(factor, shift, size, roundings), x, shape=x.shape)
+    return builder.add(Scale(factor, shift, size, roundings), x, shape=x.shape, error=error)
 
 
 def _subtract(builder: Builder, a: Any, b: Any, *, alpha: float = 1) -> Symbol:
@@ -344,14 +351,15 @@ def _selu(builder: Builder, x: Any) -> Symbol:
 def _softplus(builder: Builder, x: Any, beta: float = 1.0, threshold: float = 20.0) -> Symbol:
     """Of ``beta x``, divided by ``beta``."""
     scaled = x if beta == 1 else _scaled(builder, x, beta, 0.0)
-    error = partial(_jumping, threshold=threshold)
+    error = partial(_jumping, threshold=threshold, network=builder.network)
     found = builder.add(Elementwise(softplus(threshold)), scaled, shape=x.shape, error=error)
     return found if beta == 1 else _scaled(builder, found, 1 / beta, 0.0)
 
 
-def _jumping(unit: float, x: Interval, *, threshold: float) -> Tensor:
-    """By how much a softplus jumps at its threshold, where float32 does not hold that and takes the nearest number."""
-    near = abs(threshold) * (_LEVEL if threshold != float(torch.tensor(threshold).float()) else -1.0)
+def _jumping(u: float, x: Interval, *, threshold: float, network: torch.dtype) -> Tensor:
+    """By how much a softplus jumps at its threshold, where the network does not hold that and takes a near number."""
+    held = float(torch.tensor(threshold, dtype=network)) == threshold
+    near = -1.0 if held else abs(threshold) * _LEVEL * torch.finfo(network).eps
     reached = (x.lower <= threshold + near) & (x.upper >= threshold - near) & (near >= 0)
     return torch.where(reached, math.log1p(math.exp(-threshold)), 0.0).to(x.lower.dtype)
 
@@ -370,8 +378,8 @@ def _softshrink(builder: Builder, x: Any, room: float = 0.5) -> Symbol:
 # Comparisons, and what is chosen by them
 
 
-# A level that float32 does not hold is compared with as the nearest number that it does.
-_LEVEL = 2.0**-22
+# A level that the network does not hold is compared with as a number so many of its epsilons away.
+_LEVEL = 2
 
 
 def _compare(falling: bool, reached: bool, builder: Builder, a: Any, b: Any) -> Symbol:
@@ -385,14 +393,15 @@ def _compare(falling: bool, reached: bool, builder: Builder, a: Any, b: Any) -> 
     level = builder.constant(b, builder.shape).double()
     if falling:
         x, level = _negate(ideal, x), -level
-    return builder.add(Above(level, reached, level.abs() * _LEVEL * (level != level.float())), x)
+    margin = level.abs() * _LEVEL * torch.finfo(builder.network).eps * (level != level.to(builder.network))
+    return builder.add(Above(level, reached, margin), x)
 
 
 def _where(builder: Builder, condition: Any, a: Any, b: Any) -> Symbol:
     if not isinstance(condition, Symbol):
         places = [None if isinstance(value, Symbol) else value for value in (a, b)]
         symbols = [value for value in (a, b) if isinstance(value, Symbol)]
-        return builder.move(partial(_chosen, mask=condition, places=places), *symbols, terms=_terms(*places))
+        return builder.move(partial(_chosen, mask=condition, places=places), *symbols, terms=_terms(builder, *places))
     bent = _bent(builder, condition, a, b)
     if bent is not None:
         return bent
@@ -404,10 +413,10 @@ def _where(builder: Builder, condition: Any, a: Any, b: Any) -> Symbol:
     return builder.add(Choice(), builder.broadcast(condition, builder.shape), *values)
 
 
-def _terms(*constants: Any) -> int:
-    """1 where nothing is rounded that is put among values, and more where float32 does not hold one of them."""
+def _terms(builder: Builder, *constants: Any) -> int:
+    """1 where nothing is rounded that is put among values, and more where the network does not hold one of them."""
     numbers = [torch.as_tensor(value, dtype=torch.float64) for value in constants if value is not None]
-    return 1 if all(torch.equal(number, number.float().double()) for number in numbers) else 2
+    return 1 if all(torch.equal(number, number.to(builder.network).double()) for number in numbers) else 2
 
 
 def _chosen(*inputs: Tensor, mask: Tensor, places: list[Any]) -> Tensor:
@@ -497,7 +506,7 @@ def _bent(builder: Builder, condition: Symbol, a: Any, b: Any) -> Symbol | None:
     above = ideal.add(relu(), _scaled(ideal, x, test.factor, test.shift - level), shape=builder.shape)
     parts = _scaled(ideal, x, second.factor, second.shift), _scaled(ideal, above, slope, 0.0)
     lines = ((first, 1.0), (second, 1.0), (test, slope.abs()))
-    missed = gap.abs() + 1e-15 * reach, slope.abs() * level.abs() * (level != level.float())
+    missed = gap.abs() + 1e-15 * reach, slope.abs() * level.abs() * (level != level.to(builder.network))
     return builder.add(Sum((1, 1)), *parts, error=partial(_bending, lines=lines, missed=missed), also=[x])
 
 
@@ -859,8 +868,17 @@ def _batch_norm(
     shift, size = -mean * factor, (mean * factor).abs()
     if bias is not None:
         shift, size = shift + bias, size + bias.abs()
+    lost = partial(_vanishing, center=builder.constant(_channels(mean, x.shape), x.shape), network=builder.network)
+    vanishes = bool(((factor != 0) & (factor.abs() < 2 * torch.finfo(builder.network).tiny)).any())
     factor, shift, size = (_channels(values, x.shape) for values in (factor, shift, size))
-    return _scaled(builder, x, factor, shift, size=size, roundings=_NORMALISED)
+    return _scaled(builder, x, factor, shift, size=size, roundings=_NORMALISED, error=lost if vanishes else None)
+
+
+def _vanishing(unit: float, x: Interval, *, center: Tensor, network: torch.dtype) -> Tensor:
+    """What a factor loses that is made in several steps and is too small a number, times what it is multiplied with."""
+    info = torch.finfo(network)
+    smallest = _NORMALISED * info.tiny * info.eps * bool(unit)
+    return (largest(x) + center.abs().to(largest(x))) * smallest
 
 
 def _batch_norm_in_evaluation(
@@ -945,6 +963,8 @@ def _masked_softmax(builder: Builder, x: Any, dim: int, kept: Tensor | None) -> 
     if mask is not None and not bool(mask.any(-1).all()):
         raise ModelError("a softmax of which everything is masked is not defined")
     count = last.shape[-1]
+    if count == 1:
+        raise ModelError("a softmax of a single number is 1 whatever that is; leave it out")
     pairs = (*last.shape, count - 1)
     others = torch.tensor([[j for j in range(count) if j != k] for k in range(count)], dtype=torch.int64)
     each = builder.move(partial(_picked, places=others), last, shape=pairs)
@@ -1170,7 +1190,7 @@ def _pad(builder: Builder, x: Any, amounts: Any, *settings: Any) -> Symbol:
         raise ModelError("it pads the batch")
     values = [value for value in settings if isinstance(value, int | float)]
     function = partial(_with, function=builder.target, settings=(amounts, *settings), more={})
-    return builder.move(function, x, terms=_terms(*values))
+    return builder.move(function, x, terms=_terms(builder, *values))
 
 
 def _join(builder: Builder, tensors: Any, dim: int = 0) -> Symbol:
@@ -1178,7 +1198,7 @@ def _join(builder: Builder, tensors: Any, dim: int = 0) -> Symbol:
     symbols = [tensor for tensor in tensors if isinstance(tensor, Symbol)]
     places = [None if isinstance(tensor, Symbol) else tensor for tensor in tensors]
     function = partial(_joined, function=builder.target, places=places, dim=dim)
-    return builder.move(function, *symbols, terms=_terms(*places))
+    return builder.move(function, *symbols, terms=_terms(builder, *places))
 
 
 def _joined(*inputs: Tensor, function: Callable[..., Tensor], places: list[Tensor | None], dim: int) -> Tensor:
@@ -1338,8 +1358,8 @@ def _same(builder: Builder, x: Symbol, *_: Any, **__: Any) -> Symbol:
 
 
 def _constant_like(builder: Builder, x: Symbol, *settings: Any, **more: Any) -> Tensor:
-    """``ones_like`` and its kind, which take no more than the shape."""
-    constant: Tensor = builder.target(torch.zeros(x.shape, dtype=builder.dtype), *settings, **more)
+    """``ones_like`` and its kind, which take no more than the shape and the precision."""
+    constant: Tensor = builder.target(torch.zeros(x.shape, dtype=builder.network), *settings, **more)
     return constant
 
 
@@ -1377,7 +1397,8 @@ def _placed(values: tuple[int, ...], dims: tuple[int, ...], builder: Builder, *a
     if not all(constant is None or bool(constant.isfinite().all()) for constant in constants):
         raise ModelError("it puts infinity or NaN among its values")
     pick = partial(_picked_among, constants=constants, places=places, shape=example_shape(builder.shape))
-    return builder.add(Monotone(pick), *(source for source in sources if isinstance(source, Symbol)))
+    moved = Monotone(pick, terms=_terms(builder, *constants))
+    return builder.add(moved, *(source for source in sources if isinstance(source, Symbol)))
 
 
 def _picked_among(*inputs: Tensor, constants: list[Tensor | None], places: Tensor, shape: Shape) -> Tensor:

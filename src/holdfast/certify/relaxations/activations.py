@@ -34,7 +34,7 @@ def clamp(low: float, high: float) -> Activation:
 
     A network rounds an end to its own precision, unless that is as good as any.
     """
-    short = all(float(torch.tensor(end, dtype=dtype)) == end for end in (low, high) for dtype in _SHORT)
+    short = _held(low) and _held(high)
     return Activation(
         "clamp",
         lambda x: x.clamp(low, high),
@@ -44,6 +44,11 @@ def clamp(low: float, high: float) -> Activation:
         roundings=0 if short else 1,
         ends=(low, high),
     )
+
+
+def _held(number: float) -> bool:
+    """Whether every precision holds a number."""
+    return all(float(torch.tensor(number, dtype=dtype)) == number for dtype in _SHORT)
 
 
 def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Activation:
@@ -90,7 +95,6 @@ def power(exponent: float) -> Activation:
         return found
 
     concave = 0 < exponent < 1
-    rounded = float(torch.tensor(exponent, dtype=torch.float32)) != exponent
     return Activation(
         f"power {exponent}",
         lambda x: x**exponent,
@@ -99,7 +103,7 @@ def power(exponent: float) -> Activation:
         valleys=lambda k: () if concave else (turn(k),),
         start=0.0,
         pole=falling,
-        roundings=_ROUNDED_EXPONENT + 8 if rounded else 8,
+        roundings=8 if _held(exponent) else _ROUNDED_EXPONENT + 8,
         floor=_OVERFLOWN if falling else 0.0,
     )
 
