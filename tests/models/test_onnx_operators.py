@@ -575,3 +575,17 @@ def test_a_shape_computed_from_the_batch_size(tmp_path, size):
     ]
     numbers = {"zero": np.int64(0), "s": ints(0), "e": ints(1), "two": ints(2), "rest": ints(-1)}
     check(tmp_path, nodes, (2, 3), **numbers)
+
+
+@pytest.mark.parametrize("side", ["SAME_UPPER", "SAME_LOWER"])
+def test_transposed_convolutions_that_reach_less_than_they_shall_are_refused(tmp_path, side):
+    save(tmp_path / "a.onnx", [node("ConvTranspose", "x w", auto_pad=side, strides=[3])], (1, 1, 4), w=f32(1, 2, 2))
+    with pytest.raises(ModelError, match="where the strides are larger than the window"):
+        load_onnx(tmp_path / "a.onnx")
+
+
+def test_pixels_that_rounding_chooses_are_refused(tmp_path):
+    nodes = [node("Resize", "x - s", mode="nearest", nearest_mode="floor")]
+    save(tmp_path / "a.onnx", nodes, (1, 1, 4), s=np.array([1, 1, 0.6], np.float32), opset=18)
+    with pytest.raises(ModelError, match="other entries in float32"):
+        load_onnx(tmp_path / "a.onnx")

@@ -145,9 +145,9 @@ def _resized(node: Node, x: Tensor, steps: dict[int, _Step], manner: _Manner) ->
     return x
 
 
-def _origins(step: _Step, coordinates: str) -> NDArray[np.float64]:
+def _origins(step: _Step, coordinates: str, precision: type[np.floating[Any]] = np.float64) -> NDArray[Any]:
     """Where in the original each new entry lies."""
-    i = np.arange(step.target, dtype=np.float64)
+    i = np.arange(step.target, dtype=precision)
     if coordinates == "align_corners":
         return i * (step.length - 1) / (step.target - 1) if step.target > 1 else 0 * i
     if coordinates == "asymmetric":
@@ -164,9 +164,13 @@ def _origins(step: _Step, coordinates: str) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def _nearest(step: _Step, manner: _Manner) -> NDArray[np.int64]:
-    origins = _origins(step, manner.coordinates)
-    rounded: NDArray[np.float64] = _ROUNDINGS[manner.rounding](origins)
-    places: NDArray[np.int64] = np.clip(rounded, 0, step.length - 1).astype(np.int64)
+    exact, executed = (
+        np.clip(_ROUNDINGS[manner.rounding](_origins(step, manner.coordinates, precision)), 0, step.length - 1)
+        for precision in (np.float64, np.float32)
+    )
+    if not np.array_equal(exact, executed):
+        raise ModelError("it takes other entries in float32 than in exact arithmetic; choose another scale")
+    places: NDArray[np.int64] = exact.astype(np.int64)
     return places
 
 

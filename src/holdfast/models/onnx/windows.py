@@ -159,6 +159,9 @@ def _transposed(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = Non
     if wanted is None and auto in {"SAME_UPPER", "SAME_LOWER"}:
         wanted = tuple(size * stride for size, stride in zip(sizes, window.strides, strict=True))
     if wanted is not None:
+        if node.get("output_shape") is None and any(size < target for size, target in zip(whole, wanted, strict=True)):
+            # of these, the specification and onnxruntime have readings of their own
+            raise ModelError(f"auto_pad '{auto}' is not supported where the strides are larger than the window")
         total = [max(size - target, 0) for size, target in zip(whole, wanted[-rank:], strict=True)]
         # what is wanted beyond the reach of the window is empty, and lies at the end
         extra = tuple(m + max(target - size, 0) for m, size, target in zip(extra, whole, wanted[-rank:], strict=True))
