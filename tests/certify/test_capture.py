@@ -335,3 +335,12 @@ def test_the_sign_of_a_zero_is_that_of_the_model(function):
 def test_a_softmax_of_one_number_is_refused_in_words():
     with pytest.raises(ModelError, match="a softmax of a single number"):
         capture(Fn(lambda x: x.softmax(1)), torch.zeros(1, 1))
+
+
+@pytest.mark.parametrize("large", [1e6, 1e20])
+def test_shifts_that_cancel_are_captured_one_by_one(large):
+    net, x = Fn(lambda x: x + large - large), torch.rand(3, 4)
+    graph = capture(net, x)
+    assert torch.equal(graph(x), net(x))
+    for end, sign in zip(interval_bounds(graph, Region.box(x, x))[-1], (1, -1), strict=True):
+        assert bool((sign * end <= sign * net(x)).all())

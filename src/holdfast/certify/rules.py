@@ -202,12 +202,18 @@ def _scaled(
     first = before.operation
     # Such as the two steps of a normalisation: one pass will do, if nothing between them is larger than what comes out.
     alike = before.executed == builder.executed and before.error is None
-    if isinstance(first, Scale) and alike and bool((factor.abs() >= 1).all()):
+    if isinstance(first, Scale) and alike and _grows(first.shift, factor, shift):
         size = first.size * factor.abs() + size
         roundings += first.roundings
         factor, shift = first.factor * factor, first.shift * factor + shift
         x = Symbol(before.inputs[0], x.shape)
     return builder.add(Scale(factor, shift, size, roundings), x, shape=x.shape, error=error)
+
+
+def _grows(before: Tensor, factor: Tensor, shift: Tensor) -> bool:
+    """Whether neither a factor nor a further shift makes anything smaller: ``(x + 1e6) - 1e6`` is not ``x``."""
+    moved = before * factor
+    return bool(((factor.abs() >= 1) & ((moved + shift).abs() >= moved.abs())).all())
 
 
 def _subtract(builder: Builder, a: Any, b: Any, *, alpha: float = 1) -> Symbol:
