@@ -41,7 +41,7 @@ from holdfast.audit.protocols import PROTOCOLS
 from holdfast.certify import Certificate, Distance, SmoothingResult, Verification
 from holdfast.certify.certificate import METHODS
 from holdfast.certify.output import BoundMethod
-from holdfast.certify.rules import RULES
+from holdfast.certify.rules import CASTS, RULES
 from holdfast.cli.main import INTERRUPTED, app
 from holdfast.lab import EXPERIMENTS, write_page
 from holdfast.train import Recipe
@@ -384,7 +384,7 @@ def test_certification_page_names_every_field(kind: type) -> None:
 
 def test_certification_page_lists_every_operation() -> None:
     listed = [name for row in rows(section(CERTIFY, "Operations")) for name in row[1].replace("`", "").split()]
-    assert sorted(listed) == sorted({name.partition(".")[0] for name in RULES})
+    assert sorted(listed) == sorted({name.partition(".")[0] for name in {*RULES, *CASTS}})
 
 
 def test_python_page_names_everything_public() -> None:

@@ -68,6 +68,23 @@ FAULTS = {
         lambda x, head: functional.linear(head(x), x[:, :3].T @ x[:, :3]),
         "only products of matrices",
     ),
+    "whole numbers": (
+        lambda x, head: head(x + (9 * x).long()),
+        "it makes torch.int64 of what depends on the network's input",
+    ),
+    "half precision": (lambda x, head: head((x.half() * 2).float()), "it computes in torch.float16, and the network"),
+    "rounded on the way": (
+        lambda x, head: head(x).double().softmax(1, dtype=torch.float32),
+        "'softmax' (softmax.int): it rounds to torch.float32 on the way",
+    ),
+    "true plus true": (lambda x, head: head(x * ((x > 0.3) + (x > 0.6))), "it computes in torch.bool"),
+    "small whole numbers": (lambda x, head: head(x * ((x > 0.3).byte() - 1)), "it computes in torch.uint8"),
+    "numbers for truth": (lambda x, head: head(x * torch.logical_and(x, x > 0.3)), "compare them with 0"),
+    "a mask among the scores": (
+        lambda x, head: head((-1e6 * x).masked_fill(torch.arange(6) == 2, -1e4).softmax(1)),
+        "a softmax masks scores by a number that is not far below the others",
+    ),
+    "decimals": (lambda x, head: head(x.round(decimals=1)), "it rounds to decimals"),
     "an error of its own": (lambda x, head: head(x[:, :2]), "cannot be captured: RuntimeError"),
 }
 
@@ -257,6 +274,20 @@ def test_networks_as_people_write_them(name):
     torch.testing.assert_close(capture(net, x)(points), net(points), rtol=1e-4, atol=1e-4)
 
 
+def test_parts_in_double_precision():
+    """They are exact beside the rest, and their weights are those of the graph as precisely as it holds them."""
+    net = seeded(lambda: nn.Sequential(Fn(torch.Tensor.double), nn.Linear(6, 4).double(), Fn(torch.Tensor.float)))
+    graph = capture(net, X)
+    torch.testing.assert_close(graph(X), net(X), rtol=0, atol=1e-6)
+    low, high = crown(graph, Region.box(X, X)).intervals[-1]
+    assert bool(((low <= net(X)) & (net(X) <= high)).all())
+
+
+def test_constants_take_the_type_of_the_input():
+    net = seeded(lambda: Fn(lambda x, head: head(x * torch.arange(6).type_as(x).to(x)), nn.Linear(6, 3)))
+    torch.testing.assert_close(capture(net, X)(X), net(X))
+
+
 def test_batch_statistics_at_test_time_are_refused():
     for net in (
         nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, track_running_stats=False)),
@@ -332,9 +363,11 @@ def test_the_sign_of_a_zero_is_that_of_the_model(function):
     assert torch.equal(graph(zeros), net(zeros))
 
 
-def test_a_softmax_of_one_number_is_refused_in_words():
-    with pytest.raises(ModelError, match="a softmax of a single number"):
-        capture(Fn(lambda x: x.softmax(1)), torch.zeros(1, 1))
+def test_a_softmax_of_one_number_is_1():
+    graph = capture(Fn(lambda x: x.softmax(1)), torch.zeros(1, 1))
+    region = Region.box(torch.zeros(1, 1), torch.ones(1, 1))
+    for low, high in (interval_bounds(graph, region)[-1], crown(graph, region).intervals[-1]):
+        assert 1 - 1e-6 < float(low) <= 1 <= float(high) < 1 + 1e-6
 
 
 @pytest.mark.parametrize("large", [1e6, 1e20])

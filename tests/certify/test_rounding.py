@@ -100,6 +100,7 @@ def test_what_a_network_answers_is_within_its_bounds_at_a_point(kind):
         lambda x: x.masked_fill(torch.tensor([True, False, True]), 0.7),
         lambda x: torch.where(x > 0.1, 0.7, x - 1),
         lambda x: torch.where(x > 0.1, x, x.square()),
+        lambda x: x.index_fill(1, torch.tensor([1]), 0.1),
         lambda x: torch.cat([x, torch.full_like(x, 0.1)], 1),
         lambda x: torch.nn.functional.softplus(x, 1.0, 0.1),
         lambda x: torch.nn.functional.threshold(x, 0.1, 0.7),

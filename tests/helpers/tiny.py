@@ -72,6 +72,7 @@ ACTIVATIONS: dict[str, Callable[[Random], nn.Module]] = {
         ]
     ),
     "chosen": lambda r: Fn(CHOICES[r.randrange(len(CHOICES))]),
+    "steps": lambda r: Fn(STEPS[r.randrange(len(STEPS))]),
     "waves": lambda r: Fn(r.choice([torch.sin, torch.cos, torch.erf, torch.atan, lambda x: (9 * x).sin()])),
     "grown": lambda r: Fn(r.choice([lambda x: x.abs().log1p(), lambda x: (x / 2).expm1(), lambda x: x**3])),
     "powers": lambda r: powers(r.choice([1.5, 0.3, -0.75, -2.0, -1.3])),
@@ -87,6 +88,21 @@ CHOICES: list[Callable[[Tensor], Tensor]] = [
     lambda x: (x > 0.2) * x + (x >= 0) * torch.full_like(x, 0.5),
     lambda x: torch.where(torch.arange(x.shape[-1]) % 2 == 0, x, x.abs() - 0.3),
     lambda x: x.masked_fill(torch.arange(x.shape[-1]) % 2 == 0, 0.4).clamp(torch.tensor(-0.3), torch.tensor(0.6)),
+]
+
+
+STEPS: list[Callable[[Tensor], Tensor]] = [
+    lambda x: x.half().to(x.dtype),
+    lambda x: (60000 * x.tanh()).half().type_as(x) / 60000,
+    lambda x: (1e-7 * x).to(torch.half).to(x) * 1e7,
+    lambda x: x.to(torch.bfloat16).to(x.dtype) + x,
+    lambda x: (x.double() / 3).to(x.dtype),
+    lambda x: (4 * x).round() / 4 + x,
+    lambda x: x.floor() + (3 * x).ceil() - x.trunc(),
+    lambda x: x.sign() + x,
+    lambda x: (x > 0.2).to(x.dtype) * x + (~(x < 0.4)).to(x),
+    lambda x: torch.where((x > -0.3) & (x < 0.3), x, 1.0) + torch.where((x > 0.3) | (x < -0.5), x, 1.0),
+    lambda x: torch.where(x.round() == 1, x, -x) + torch.where(x.round() != 0, x, 0.5),
 ]
 
 
@@ -432,6 +448,18 @@ def other_norm(r: Random) -> Tiny:
     return ended([nn.Conv2d(1, 2, 2), layer], (1, 3, 3), f"other norm {type(layer).__name__}", r)
 
 
+def variance(r: Random) -> Tiny:
+    function = r.choice(
+        [
+            lambda x: x / (x.var((2, 3), keepdim=True) + 0.1).sqrt(),
+            lambda x: x / (x.flatten(1).std(1, correction=0) + 0.2).view(-1, 1, 1, 1),
+            lambda x: x + x.var(1, unbiased=False, keepdim=True),
+            lambda x: x.softmax(1) + x[:, :1].softmax(1),
+        ]
+    )
+    return ended([nn.Conv2d(1, 2, 2), Fn(function), activation(r)], (1, 3, 3), "variance", r)
+
+
 def recurrent(r: Random) -> Tiny:
     make = r.choice([nn.LSTM, nn.LSTM, nn.GRU, nn.GRU, nn.RNN, lambda *a, **k: nn.RNN(*a, nonlinearity="relu", **k)])
     layers, both, first, last = r.choice([1, 1, 2]), r.random() < 0.3, r.random() < 0.7, r.random() < 0.5
@@ -458,7 +486,7 @@ def recurrent_cell(r: Random) -> Tiny:
 
 def masked_attention(r: Random) -> Tiny:
     lower = torch.ones(3, 3).tril().bool()
-    put = r.choice([-math.inf, -math.inf, -1e30, float(torch.finfo(torch.float32).min)])
+    put = r.choice([-math.inf, -math.inf, -1e30, -1e4, -1e9, float(torch.finfo(torch.float32).min)])
 
     def forward(x, q, k, v):
         q, k, v = q(x), k(x), v(x)
@@ -520,8 +548,8 @@ KINDS: dict[str, Callable[[Random], Tiny]] = {
             convolution, same, convolution_1d, convolution_3d, transposed, batch_norm, max_pool, max_pool_1d,
             other_pool, other_pool_1d, residual, residual_convolution, concatenated, concatenated_channels, constants,
             moved, products, feature_product, attention, softmax, log_softmax, layer_norm, group_norm, encoder,
-            channels_bent, reduced, resampled, other_norm, recurrent, recurrent_cell, masked_attention, masked_encoder,
-            contracted,
+            channels_bent, reduced, resampled, other_norm, variance, recurrent, recurrent_cell, masked_attention,
+            masked_encoder, contracted,
         )
     },
 }  # fmt: skip

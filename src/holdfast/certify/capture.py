@@ -16,7 +16,7 @@ from holdfast.certify import agreement
 from holdfast.certify.exported import export, needed, result, rewritten, unwritten
 from holdfast.certify.graph import Graph, Interval, Node
 from holdfast.certify.rounding import Arithmetic
-from holdfast.certify.rules import RULES, Builder, Symbol
+from holdfast.certify.rules import CASTS, LOGIC, RULES, Builder, Symbol, cast
 from holdfast.errors import ModelError
 from holdfast.models.borrow import borrowed, given_copies
 
@@ -160,24 +160,30 @@ def _rule_name(node: fx.Node) -> str:
 def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder, dtype: torch.dtype) -> Any:
     given: tuple[Any, Any] = fx.map_arg((node.args, node.kwargs), lambda argument: values[argument])
     assert callable(node.target)
-    symbols: list[Symbol] = []
-    fx.map_arg((node.args, node.kwargs), lambda argument: _collect(values[argument], symbols))
+    dependent = [source for source in node.all_input_nodes if _has_symbol(values[source])]
     name, where = _rule_name(node), f"node '{node.name}' ({_rule_name(node)}){_source(node)}"
     if name not in RULES and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
         raise ModelError(f"{where}: it draws random numbers")
-    if not symbols:
+    if not dependent:
         value = node.target(*given[0], **given[1])
         # What is in new memory is overwritten, or of no meaning.
         return value.zero_() if name.startswith(("empty", "new_empty")) else value
-    args, kwargs = tree_map(partial(_in_precision, dtype=builder.dtype), _held(node, *given, dtype))
-    if name not in RULES:
+    numbers = _held(node, *given, _precision(node, dependent, dtype))
+    args, kwargs = tree_map(partial(_in_precision, dtype=builder.dtype), numbers)
+    if name not in RULES and name not in CASTS:
         raise ModelError(f"no bound is known for {where}; replace it, or certify by smoothing")
     value = node.meta.get("val")
     first = value[0] if isinstance(value, list | tuple) else value
     shape = tuple(first.shape) if isinstance(first, Tensor) else ()
     try:
-        if isinstance(first, Tensor) and first.is_floating_point() and first.dtype != dtype:
-            raise ModelError(f"it computes in {first.dtype}, and the network in {dtype}")
+        if name in CASTS:
+            assert isinstance(first, Tensor)
+            source = given[0][0]
+            if isinstance(source, Tensor):  # made of the type of what depends on the input
+                return source.to(first.dtype)
+            return cast(builder.at(node.name, node.target, shape), source, _type(node.args[0]), first.dtype)
+        if isinstance(first, Tensor):
+            _check_precision(node, dependent, first.dtype, dtype)
         return RULES[name](builder.at(node.name, node.target, shape), *args, **kwargs)
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
@@ -208,13 +214,46 @@ def _rounded(value: Any, dtype: torch.dtype) -> Any:
     return _in_precision(value, dtype)
 
 
+def _precision(node: fx.Node, dependent: list[fx.Node], dtype: torch.dtype) -> torch.dtype:
+    """In which a node computes, in a network of this precision: some parts may be in a wider one."""
+    wide = any(_type(value) == torch.float64 for value in (node, *dependent) if _has_type(value))
+    return torch.float64 if wide else dtype
+
+
+def _has_type(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _type(node: Any) -> torch.dtype:
+    """Of the value of a node."""
+    found: torch.dtype = node.meta["val"].dtype
+    return found
+
+
+def _check_precision(node: fx.Node, dependent: list[fx.Node], found: torch.dtype, dtype: torch.dtype) -> None:
+    """Refuse what is not at least as precise as the network's own precision, of which bounds speak."""
+    name = _rule_name(node)
+    values = [value.meta.get("val") for value in node.all_input_nodes]
+    sources = [value.dtype for value in values if isinstance(value, Tensor)]
+    if name in LOGIC and set(sources) != {torch.bool}:
+        raise ModelError("it takes numbers for true and false; compare them with 0")
+    if not found.is_floating_point:
+        # Others overflow soon, and the sum of two that are true is true.
+        if found not in (torch.bool, torch.int32, torch.int64) or (found == torch.bool and name.startswith("add.")):
+            raise ModelError(f"it computes in {found}; cast what depends on the network's input to {dtype} first")
+    elif torch.promote_types(found, dtype) != found:
+        raise ModelError(f"it computes in {found}, and the network in {dtype}")
+    elif any(torch.promote_types(_type(source), found) != found for source in dependent if _has_type(source)):
+        raise ModelError(f"it rounds to {found} on the way; cast what it reads")
+
+
 def _in_precision(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _collect(value: Any, symbols: list[Symbol]) -> Any:
-    symbols.extend(part for part in (value if isinstance(value, list | tuple) else [value]) if isinstance(part, Symbol))
-    return value
+def _has_symbol(value: Any) -> bool:
+    return any(isinstance(part, Symbol) for part in (value if isinstance(value, list | tuple) else [value]))
 
 
 def _source(node: fx.Node) -> str:

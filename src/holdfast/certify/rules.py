@@ -32,7 +32,9 @@ from holdfast.certify.operations.pooling import MaxPool
 from holdfast.certify.operations.product import MatrixProduct, Product
 from holdfast.certify.relaxations import (
     ACTIVATIONS,
+    ROUNDED,
     Activation,
+    Steps,
     clamp,
     elu,
     gelu,
@@ -41,10 +43,11 @@ from holdfast.certify.relaxations import (
     silu,
     softplus,
 )
+from holdfast.certify.relaxations import cast as rounded_to
 from holdfast.certify.rounding import gamma, largest
 from holdfast.errors import ModelError
 
-__all__ = ["RULES", "Builder", "Symbol"]
+__all__ = ["CASTS", "LOGIC", "RULES", "Builder", "Symbol", "cast"]
 
 Shape = tuple[int, ...]
 
@@ -260,7 +263,7 @@ def _minimum(builder: Builder, a: Any, b: Any) -> Symbol:
 # Functions of each number alone
 
 
-def _applied(builder: Builder, activation: Activation, x: Symbol) -> Symbol:
+def _applied(builder: Builder, activation: Activation | Steps, x: Symbol) -> Symbol:
     return builder.add(Elementwise(activation), x, shape=x.shape)
 
 
@@ -273,6 +276,33 @@ def _is_applied(builder: Builder, name: str, y: Symbol, x: Symbol) -> bool:
 
 def _activation(name: str, builder: Builder, x: Any) -> Symbol:
     return _applied(builder, ACTIVATIONS[name], x)
+
+
+def _in_steps(name: str, builder: Builder, x: Any, *, decimals: int = 0) -> Symbol:
+    """Rounding to whole numbers."""
+    if decimals:
+        raise ModelError("it rounds to decimals; scale, and round to whole numbers")
+    return _applied(builder, ROUNDED[name], x)
+
+
+def cast(builder: Builder, x: Symbol, source: torch.dtype, result: torch.dtype) -> Symbol:
+    """A value of one type in another one.
+
+    Exact into a wider type, and of what is 1 or 0; a function that rises in steps into a narrower one.
+
+    Raises
+    ------
+    ModelError
+        When it makes whole numbers of others.
+    """
+    if torch.promote_types(source, result) == result and (source.is_floating_point or source == torch.bool):
+        return builder.reshaped(x, builder.shape)
+    if not result.is_floating_point:
+        raise ModelError(
+            f"it makes {result} of what depends on the network's input; bounds are of floating-point numbers, which "
+            "floor, round and trunc keep"
+        )
+    return _applied(builder, rounded_to(result), x)
 
 
 def _relu(builder: Builder, x: Any) -> Symbol:
@@ -401,6 +431,34 @@ def _compare(falling: bool, reached: bool, builder: Builder, a: Any, b: Any) -> 
         x, level = _negate(ideal, x), -level
     margin = level.abs() * _LEVEL * torch.finfo(builder.network).eps * (level != level.to(builder.network))
     return builder.add(Above(level, reached, margin), x)
+
+
+def _equal(same: bool, builder: Builder, a: Any, b: Any) -> Symbol:
+    """Whether two numbers are equal, or are not: at least and not above, both as 1 or 0."""
+    reached, above = (_compare(False, at, builder, a, b) for at in (True, False))
+    found = builder.add(Sum((1, -1)), reached, above)
+    return found if same else _not(builder, found)
+
+
+def _sign(builder: Builder, x: Any) -> Symbol:
+    above, below = _compare(False, False, builder, x, 0.0), _compare(True, False, builder, x, 0.0)
+    return builder.add(Sum((1, -1)), above, below)
+
+
+def _not(builder: Builder, x: Any) -> Symbol:
+    return _scaled(builder, x, -1.0, 1.0)
+
+
+def _and(builder: Builder, a: Any, b: Any) -> Symbol:
+    if isinstance(a, Symbol) and isinstance(b, Symbol):
+        return builder.add(Product(), *(builder.broadcast(x, builder.shape) for x in (a, b)))
+    return _multiply(builder, a, b)
+
+
+def _or(builder: Builder, a: Any, b: Any) -> Symbol:
+    """Not that neither is."""
+    neither = [_not(builder, x) if isinstance(x, Symbol) else ~x for x in (a, b)]
+    return _not(builder, _and(builder, *neither))
 
 
 def _where(builder: Builder, condition: Any, a: Any, b: Any) -> Symbol:
@@ -897,19 +955,75 @@ def _batch_statistics(builder: Builder, *_: Any) -> Symbol:
     raise ModelError("it normalises by the statistics of the batch, which ties the rows together")
 
 
+# Of more numbers than this the mean is taken off as a number, which bounds hardly notice: the matrix grows too large.
+_WIDEST = 1024
+
+
+def _mean_along(builder: Builder, x: Symbol) -> Symbol:
+    """Along the last dimension, which stays."""
+    mean = partial(torch.mean, dim=-1, keepdim=True)
+    return builder.move(mean, x, shape=(*x.shape[:-1], 1), terms=x.shape[-1])
+
+
+def _centred(builder: Builder, x: Symbol) -> Symbol:
+    """Without its mean along the last dimension."""
+    width = x.shape[-1]
+    if width > _WIDEST:
+        mean = builder.broadcast(_mean_along(builder, x), x.shape)
+        return builder.add(Sum((1, -1)), x, mean, shape=x.shape)
+    unit = torch.eye(width, dtype=builder.dtype)
+    return builder.add(Dense(unit - 1 / width, None), x, shape=x.shape)
+
+
 def _standardised(builder: Builder, x: Symbol, eps: float) -> Symbol:
     """Zero mean and unit variance along the last dimension."""
     width, ideal = x.shape[-1], builder.between()
-    unit = torch.eye(width, dtype=builder.dtype)
-    centred = ideal.add(Dense(unit - 1 / width, None), x, shape=x.shape)
-    mean = partial(torch.mean, dim=-1, keepdim=True)
-    variance = ideal.move(mean, _activation("square", ideal, centred), shape=(*x.shape[:-1], 1), terms=width)
+    centred = _centred(ideal, x)
+    variance = _mean_along(ideal, _activation("square", ideal, centred))
     inverse = _reciprocal_root(ideal, _scaled(ideal, variance, 1.0, eps))
     wide = ideal.broadcast(inverse, x.shape)
-    return ideal.add(Product(), centred, wide, shape=x.shape, error=partial(_standardising, eps=eps), also=[x])
+    product = ideal.add(Product(), centred, wide, shape=x.shape)
+    # No number is farther from the mean of its kind than the root of their count times the deviation. Bounds of the
+    # three parts do not know that of each other.
+    most = float(math.isqrt(width - 1) + 1)
+    value = ideal.add(Elementwise(replace(clamp(-most, most), ends=None)), product, shape=x.shape)
+    same = Monotone(partial(_reshaped, shape=example_shape(x.shape)), separate=True)
+    return ideal.add(same, value, shape=x.shape, error=partial(_standardising, eps=eps), also=[wide, x])
 
 
-def _standardising(unit: float, centred: Interval, inverse: Interval, x: Interval, *, eps: float) -> Tensor:
+def _variance(
+    builder: Builder, x: Any, dims: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> Symbol:
+    dims = list(dims or range(len(x.shape)))
+    _within(x, dims)
+    inner = sorted(dim % len(x.shape) for dim in dims)
+    order = [dim for dim in range(len(x.shape)) if dim not in inner] + inner
+    count, ideal = math.prod(x.shape[dim] for dim in inner), builder.between()
+    rest = math.prod(x.shape) // count
+    turned = ideal.move(partial(torch.permute, dims=order), x, shape=tuple(x.shape[dim] for dim in order))
+    flat = ideal.reshaped(turned, (1, rest, count))
+    mean = _mean_along(ideal, _activation("square", ideal, _centred(ideal, flat)))
+    freedom = count - (1 if correction is None else correction)
+    if freedom <= 0:
+        raise ModelError("the variance of so few numbers is not defined")
+    share = count / freedom
+    value = ideal.reshaped(_scaled(ideal, mean, share, 0.0), builder.shape)
+    same = Monotone(partial(_reshaped, shape=example_shape(builder.shape)), separate=True)
+    found = ideal.add(same, value, error=partial(_varying, count=count, share=share), also=[x])
+    return ideal.add(relu(), found)  # rounding makes none negative
+
+
+def _varying(unit: float, value: Interval, x: Interval, *, count: int, share: float) -> Tensor:
+    """What rounding does to a variance, as :func:`_standardising` says."""
+    most = largest(x).flatten(1).amax(1).square() * (share * unit * (4 * count + 20))
+    return most.reshape(-1, *[1] * (value.lower.dim() - 1)).expand(value.lower.shape)
+
+
+def _deviation(builder: Builder, x: Any, dims: Any = None, **settings: Any) -> Symbol:
+    return _activation("sqrt", builder, _variance(builder, x, dims, **settings))
+
+
+def _standardising(unit: float, value: Interval, inverse: Interval, x: Interval, *, eps: float) -> Tensor:
     """What rounding does to a standardised value.
 
     However a variance of ``n`` numbers is computed, from the sum of their squares or from their distances from the
@@ -920,8 +1034,8 @@ def _standardising(unit: float, centred: Interval, inverse: Interval, x: Interva
     reach, scale = largest(x).amax(-1, keepdim=True), inverse.upper
     # By how much the root of the variance is off, relatively; from a quarter on only the sizes are known.
     relative = unit * ((4 * count + 20) * (reach * scale).square() + 8)
-    value = torch.minimum(torch.full_like(scale, float(count) ** 0.5), 2 * reach * scale)
-    room = 2 * relative * value + unit * (count + 12) * reach * scale
+    size = torch.minimum(torch.full_like(scale, float(count) ** 0.5), 2 * reach * scale)
+    room = 2 * relative * size + unit * (count + 12) * reach * scale
     most = 4 * (1 + 8 * unit) * reach / eps**0.5 if eps else torch.full_like(reach, torch.inf)
     return torch.where(relative < 0.25, torch.minimum(room, most), most).expand(x.lower.shape)
 
@@ -970,7 +1084,7 @@ def _masked_softmax(builder: Builder, x: Any, dim: int, kept: Tensor | None) -> 
         raise ModelError("a softmax of which everything is masked is not defined")
     count = last.shape[-1]
     if count == 1:
-        raise ModelError("a softmax of a single number is 1 whatever that is; leave it out")
+        return _fixed(builder, whole, 1.0)
     pairs = (*last.shape, count - 1)
     others = torch.tensor([[j for j in range(count) if j != k] for k in range(count)], dtype=torch.int64)
     each = builder.move(partial(_picked, places=others), last, shape=pairs)
@@ -1441,7 +1555,23 @@ def _first_of(rule: Callable[..., Symbol]) -> Callable[..., list[Symbol]]:
 
 Rule = Callable[..., Any]
 
+LOGIC: dict[str, Rule] = {
+    "bitwise_and.Tensor": _and,
+    "bitwise_not.default": _not,
+    "bitwise_or.Tensor": _or,
+    "logical_and.default": _and,
+    "logical_not.default": _not,
+    "logical_or.default": _or,
+}
+
+# They say the type of their result in many ways, and it is that of their value.
+CASTS = frozenset((
+    "_to_copy.default", "to.device", "to.dtype", "to.dtype_layout", "to.other", "type_as.default",
+))  # fmt: skip
+
 RULES: dict[str, Rule] = {
+    **LOGIC,
+    **{f"{name}.default": partial(_in_steps, name) for name in ROUNDED},
     **{f"{name}.default": partial(_activation, name) for name in (
         "atan", "cos", "erf", "exp", "expm1", "hardswish", "log", "log1p", "reciprocal", "sigmoid", "sin",
         "sqrt", "square", "tanh",
@@ -1473,6 +1603,10 @@ RULES: dict[str, Rule] = {
             ("ge", False, True), ("gt", False, False), ("le", True, True), ("lt", True, False),
         )
         for overload in ("Scalar", "Tensor")
+    },
+    **{
+        f"{name}.{overload}": partial(_equal, same)
+        for name, same in (("eq", True), ("ne", False)) for overload in ("Scalar", "Tensor")
     },
     **dict.fromkeys(("where.Scalar", "where.ScalarOther", "where.ScalarSelf", "where.self"), _where),
     **dict.fromkeys(("masked_fill.Scalar", "masked_fill.Tensor"), _masked_fill),
@@ -1575,12 +1709,14 @@ RULES: dict[str, Rule] = {
     "relu.default": _relu,
     "relu6.default": partial(_clamp, low=0.0, high=6.0),
     "relu_.default": _relu,
+    "round.decimals": partial(_in_steps, "round"),
     "rsqrt.default": _reciprocal_root,
     "rsub.Scalar": _reverse_subtract,
     "scaled_dot_product_attention.default": _attention,
     "select.int": _select,
     "selu.default": _selu,
     "select_scatter.default": partial(_placed, (0, 1), (2,)),
+    "sign.default": _sign,
     "silu.default": _silu,
     "slice.Tensor": _slice,
     "slice_scatter.default": _slice_scatter,
@@ -1590,6 +1726,8 @@ RULES: dict[str, Rule] = {
     "stack.default": _join,
     "sub.Scalar": _subtract,
     "sub.Tensor": _subtract,
+    "std.correction": _deviation,
     "threshold.default": _threshold,
     "truediv.Tensor": _divide,
+    "var.correction": _variance,
 }  # fmt: skip

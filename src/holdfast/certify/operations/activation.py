@@ -14,7 +14,7 @@ from holdfast.certify.rows import Rows
 
 if TYPE_CHECKING:
     from holdfast.certify.operations.linear import Shapes
-    from holdfast.certify.relaxations import Activation, Planes
+    from holdfast.certify.relaxations import Activation, Planes, Steps
 
 __all__ = ["Elementwise"]
 
@@ -28,7 +28,7 @@ class Elementwise:
     relative: ClassVar[bool] = False
     adds: ClassVar[bool] = False
 
-    activation: Activation
+    activation: Activation | Steps
 
     def apply(self, x: Tensor) -> Tensor:
         return self.activation.function(x)
