@@ -1,13 +1,14 @@
 """Whether what somebody named is a file."""
 
+import errno
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from holdfast.errors import DataError, SettingError
-from holdfast.files import check_file, is_file, is_folder, read_text
+from holdfast.errors import DataError, RunError, SettingError
+from holdfast.files import check_file, is_file, is_folder, read_text, write_whole
 from holdfast.words import plain
 
 
@@ -59,3 +60,51 @@ def test_text_is_utf8_and_small(tmp_path):
     with path.open("wb") as file:
         file.truncate(2**40)  # of which nothing lies on the disk
     assert f"{2**40} bytes" in words(path, read_text)
+
+
+def written(path, content="new"):
+    write_whole(path, lambda part: part.write_text(content), "give another")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "file"
+    written(path, "old")
+    written(path)
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+    # A link is replaced, and what it shows stays.
+    (tmp_path / "link").symlink_to(path)
+    written(tmp_path / "link", "newer")
+    assert path.read_text() == "new"
+
+    def full(self, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(RunError, match="file: No space left on device; give another"):
+        written(path, "newest")
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["file", "file.part"])
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path.with_name("precious"))], ids=["pipe", "dir", "to"]
+)
+def test_what_is_no_file_is_not_written_to(tmp_path, name, make):
+    (tmp_path / "precious").write_text("old")
+    make(tmp_path / name)
+    if name == "file" and (tmp_path / name).is_symlink():
+        written(tmp_path / "file")
+    else:
+        with pytest.raises(RunError, match=rf"{name}: is no file, and one is to be written there; delete it"):
+            written(tmp_path / "file")
+        assert os.path.lexists(tmp_path / name)
+    assert (tmp_path / "precious").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["n" * 5000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_not_written_to(tmp_path, name):
+    with pytest.raises(RunError, match="give another") as error:
+        written(tmp_path / name)
+    assert "\n" not in str(error.value)

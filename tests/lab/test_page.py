@@ -1,6 +1,7 @@
 """The page shows what lies in the folder, and nothing else."""
 
 import json
+import os
 import re
 
 import pytest
@@ -103,3 +104,25 @@ def test_figures_are_small_and_keep_their_colours(tmp_path):
     colours = {colour for _, colour in picture.convert("RGB").getcolors()}
     assert (0xC8, 0x44, 0x2E) in colours
     assert (255, 255, 255) in colours
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.write_bytes(bytes(2**24 + 1)),
+        lambda path: path.write_text("[" * 10**5),
+        lambda path: path.write_text(
+            json.dumps({"title": "", "claims": [dict.fromkeys(("text", "source", "expected", "verdict"), "")]}).replace(
+                '"verdict"', f'"measured": {"9" * 999}, "verdict"'
+            )
+        ),
+    ],
+    ids=["pipe", "device", "large", "brackets", "digits"],
+)
+def test_a_file_that_is_hostile_is_named(tmp_path, make):
+    make(tmp_path / "second.json")
+    with pytest.raises(RunError, match=r"second\.json: ") as error:
+        write_page(tmp_path, NAMES)
+    assert "\n" not in str(error.value)

@@ -1,7 +1,6 @@
 """The audit: attacks over a data set, verdicts kept as they fall, and one honest result."""
 
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -32,8 +31,8 @@ from holdfast.certify.certify import normalised
 from holdfast.certify.doubt import CHECKS, Doubt
 from holdfast.certify.smoothing import Smoothed
 from holdfast.data import Batch, Source, load_data
-from holdfast.errors import ModelError, RunError, SettingError
-from holdfast.files import writable_name
+from holdfast.errors import ModelError, SettingError
+from holdfast.files import writable_name, write_whole
 from holdfast.models import OneLogit, load_model
 from holdfast.models.query import Query
 from holdfast.processes import ALONE, Processes
@@ -275,13 +274,8 @@ def write_json(path: Path, result: AuditResult) -> None:
     RunError
         When the file cannot be written.
     """
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            file.write(result.model_dump_json(indent=2) + "\n")
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise RunError(f"{path}: {error.strerror or error}; the verdicts are kept: repeat the command") from error
+    text = result.model_dump_json(indent=2) + "\n"
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"), "the verdicts are kept: repeat the command")
 
 
 def _missing(batches: Iterable[Batch], store: RunStore) -> Iterator[Batch]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from holdfast.audit.store import RunStore
-from holdfast.errors import RunError
+from holdfast.files import write_whole
 
 __all__ = ["write_inputs"]
 
@@ -31,18 +31,17 @@ def write_inputs(store: RunStore, path: Path, shape: tuple[int, ...]) -> None:
         "success": ("verdict IN ('broken', 'misclassified')", np.dtype(np.bool_), ()),
         "x": ("x", np.dtype(np.float32), shape),
     }
-    partial = path.with_suffix(".tmp")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+
+    def write(part: Path) -> None:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, (column, dtype, tail) in columns.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": (count, *tail)}
                     npy.write_array_header_1_0(member, header)
                     for value in _values(store, column):
                         member.write(value if isinstance(value, bytes) else dtype.type(value).tobytes())
-        partial.replace(path)
-    except OSError as error:
-        raise RunError(f"{path}: {error.strerror or error}; the inputs are kept: repeat the command") from error
+
+    write_whole(path, write, "the inputs are kept: repeat the command")
 
 
 def _values(store: RunStore, column: str) -> Iterator[object]:

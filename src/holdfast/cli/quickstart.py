@@ -9,16 +9,17 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
 
 from holdfast.audit import AuditResult, audit
 from holdfast.cli.progress import watching
 from holdfast.data import load_data
 from holdfast.errors import RunError
+from holdfast.files import is_file
 from holdfast.models.networks import digits_conv
 from holdfast.report.terminal import percent, show_result
 from holdfast.threats import Ball, Linf
 from holdfast.train import Method, PGDTraining, Recipe, Standard, fit
+from holdfast.train.checkpoint import write_tensors
 from holdfast.words import plain
 
 __all__ = ["run_quickstart"]
@@ -28,6 +29,7 @@ TRAINED = Linf(0.15)
 EXACT = Linf(0.05)
 RECIPE = Recipe(epochs=30, batch_size=64, schedule="cosine")
 FACTORY = "holdfast.models.networks:digits_conv"
+_CURE = "give an --out folder that can be written"
 
 
 def run_quickstart(out: Path, seed: int, console: Console, progress: Console) -> None:
@@ -91,8 +93,8 @@ def _train(method: Method, weights: Path, name: str, seed: int, progress: Consol
             ),
         )
     with _writing(weights):
-        before = weights.read_bytes() if weights.exists() else b""
-        save_file(network.state_dict(), weights)
+        before = weights.read_bytes() if is_file(weights) else b""
+        write_tensors(weights, network.state_dict(), _CURE)
         if weights.read_bytes() != before:
             # Verdicts on other weights (another seed or machine) are no use to this network's audits.
             for store in weights.parent.glob("*/run.sqlite"):
@@ -104,7 +106,7 @@ def _writing(weights: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{weights}: {error.strerror or error}; give an --out folder that can be written") from error
+        raise RunError(f"{weights}: {error.strerror or error}; {_CURE}") from error
 
 
 def _brackets(rows: list[tuple[str, Ball, AuditResult]]) -> Table:

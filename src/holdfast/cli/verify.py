@@ -7,6 +7,7 @@ from rich.console import Console
 
 from holdfast.certify.verify import verify
 from holdfast.errors import RunError
+from holdfast.files import write_whole
 from holdfast.models import load_model
 from holdfast.words import plain
 
@@ -65,13 +66,10 @@ def _write(file: Path, text: str) -> None:
         if _special(file):
             file.write_text(text)
         else:
-            # Beside its place, through links, and moved there: it is never there in part.
-            place = file.resolve()
-            part = place.with_name(f"{place.name}.part")
-            part.write_text(text)
-            part.replace(place)
-    except OSError as error:
-        raise RunError(f"{file}: cannot be written: {error.strerror or error}") from error
+            # Through links: what is at their end is written.
+            write_whole(file.resolve(), lambda part: part.write_text(text), "name a file that can be written")
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise RunError(f"{file}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _special(file: Path) -> bool:

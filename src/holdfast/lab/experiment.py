@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import RunError, SettingError
+from holdfast.errors import SettingError
+from holdfast.files import write_whole
 from holdfast.lab.claim import Claim
-from holdfast.lab.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Experiment", "Finding"]
+
+_CURE = "give an --out folder that can be written"
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,13 @@ class Experiment:
             "claims": [claim.to_dict() for claim in finding.claims],
             "data": finding.data,
         }
+        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        write_whole(data, lambda part: part.write_text(text, encoding="utf-8"), _CURE)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(data, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
-            write_whole(figure, _png(self.draw(finding.data)))
+            drawn = _png(self.draw(finding.data))
         except ModuleNotFoundError as error:
             raise SettingError("figures need matplotlib: pip install 'holdfast[figures]'") from error
-        except OSError as error:
-            raise RunError(f"{folder}: {error.strerror or error}; give an --out folder that can be written") from error
+        write_whole(figure, lambda part: part.write_bytes(drawn), _CURE)
         return figure, data
 
 

@@ -1,13 +1,14 @@
 """The gallery as a page: what was run into a folder, with figures, claims and verdicts."""
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import RunError
-from holdfast.lab.files import write_whole
+from holdfast.files import read_text, write_whole
 from holdfast.words import plain
 
 __all__ = ["write_page"]
@@ -38,7 +39,7 @@ def write_page(folder: Path, names: Iterable[str]) -> Path:
         When a file is not what the lab wrote, or the page cannot be written.
     """
     page = folder / "index.md"
-    found = [path for name in names if (path := folder / f"{name}.json").exists()]
+    found = [path for name in names if os.path.lexists(path := folder / f"{name}.json")]
     read = {path.stem: _read(path) for path in found}
     verdicts = [claim["verdict"] for document in read.values() for claim in document["claims"]]
     parts = [
@@ -49,21 +50,19 @@ def write_page(folder: Path, names: Iterable[str]) -> Path:
         "\n".join(f"- [{name}](#{name}): {_escaped(document['title'])}" for name, document in read.items()),
         *(_section(folder, name, document) for name, document in read.items()),
     ]
-    try:
-        write_whole(page, ("\n\n".join(parts) + "\n").encode())
-    except OSError as error:
-        raise RunError(f"{page}: {error.strerror or error}; give an --out folder that can be written") from error
+    text = "\n\n".join(parts) + "\n"
+    write_whole(page, lambda part: part.write_text(text, encoding="utf-8"), "give an --out folder that can be written")
     return page
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path, RunError))
         words = [{key: str(claim[key]) for key in _WORDS} for claim in document["claims"]]
         numbers = [{_NUMBER: float(claim[_NUMBER])} for claim in document["claims"]]
         claims = [said | measured for said, measured in zip(words, numbers, strict=True)]
         return {"title": str(document["title"]), "claims": claims}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RunError(
             f"{path}: not what the lab writes; run `holdfast lab {path.stem}` into the folder again"
         ) from error

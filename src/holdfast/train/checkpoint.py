@@ -1,8 +1,7 @@
 """A training run on disk, whole at any moment."""
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from holdfast.errors import RunError
-from holdfast.files import check_file, writable_name
+from holdfast.files import check_file, writable_name, write_whole
 
-__all__ = ["has_checkpoint", "load_checkpoint", "save_checkpoint", "write_whole"]
+__all__ = ["KEPT", "has_checkpoint", "load_checkpoint", "save_checkpoint", "write_tensors"]
+
+KEPT = "the last state that was saved is kept, free some room and resume"
+"""What to do when a file of a run cannot be written."""
 
 
 def save_checkpoint(path: Path, groups: Mapping[str, Mapping[str, Tensor]], notes: Mapping[str, Any]) -> None:
@@ -31,7 +33,7 @@ def save_checkpoint(path: Path, groups: Mapping[str, Mapping[str, Tensor]], note
         for group, members in groups.items()
         for name, tensor in members.items()
     }
-    write_whole(path, lambda part: save_file(tensors, part, metadata={"notes": json.dumps(notes)}))
+    write_tensors(path, tensors, KEPT, {"notes": json.dumps(notes)})
 
 
 def has_checkpoint(path: Path) -> bool:
@@ -75,23 +77,19 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
     return groups, notes
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file beside ``path`` and put it in its place when it is complete.
+def write_tensors(path: Path, tensors: dict[str, Tensor], cure: str, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors to a safetensors file, whole or not at all.
 
     Raises
     ------
     RunError
-        When that fails; what stood there before stays.
+        When that fails, with the ``cure``; what stood there before stays.
     """
-    part = path.with_name(path.name + ".part")
-    if part.is_symlink() or (part.exists() and not part.is_file()):
-        raise RunError(f"{part} is no file, and one is to be written there; delete it and resume")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink()
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RunError(f"{path}: {reason}; the last state that was saved is kept, free some room and resume") from error
+
+    def write(part: Path) -> None:
+        try:
+            save_file(tensors, part, metadata)
+        except SafetensorError as error:  # a full disk among others
+            raise OSError(str(error)) from error
+
+    write_whole(path, write, cure)

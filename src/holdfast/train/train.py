@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from holdfast.arguments import seed_of, threat_of
 from holdfast.data import Source, load_data
+from holdfast.files import write_whole
 from holdfast.models import load_model
 from holdfast.models.architectures import is_network, make_network
 from holdfast.processes import ALONE, Processes
 from holdfast.settings import names, read
 from holdfast.threats import Threat
-from holdfast.train.checkpoint import write_whole
+from holdfast.train.checkpoint import KEPT, write_tensors
 from holdfast.train.distillation import Distillation
 from holdfast.train.loop import fit
 from holdfast.train.methods import make_method
@@ -130,7 +130,7 @@ def train(
     )
     if folder is not None and processes.is_main:
         tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-        write_whole(folder / "weights.safetensors", lambda part: save_file(tensors, part))
+        write_tensors(folder / "weights.safetensors", tensors, KEPT)
         record = {
             "holdfast": metadata.version("holdfast"),
             "torch": torch.__version__,
@@ -144,7 +144,7 @@ def train(
             "seconds": round(time.monotonic() - began, 1),
             **result.to_dict(),
         }
-        write_whole(folder / "train.json", lambda part: part.write_text(json.dumps(record, indent=1) + "\n"))
+        write_whole(folder / "train.json", lambda part: part.write_text(json.dumps(record, indent=1) + "\n"), KEPT)
     # What the main one has written the others may read next.
     processes.wait()
     return result
