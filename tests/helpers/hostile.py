@@ -671,6 +671,9 @@ _each(
     {
         "a_checkpoint_without_a_moment": lambda t, n: t.pop("optimizer/1.exp_avg"),
         "a_checkpoint_of_other_moments": lambda t, n: t.update({"optimizer/0.exp_avg": torch.zeros(3)}),
+        "a_checkpoint_of_moments_in_half": lambda t, n: t.update(
+            {"optimizer/0.exp_avg": t["optimizer/0.exp_avg"].half()}
+        ),
         "a_checkpoint_of_moments_of_nothing": lambda t, n: t.update({"optimizer/99.exp_avg": torch.zeros(3)}),
         "a_checkpoint_of_an_infinite_step": lambda t, n: t.update({"step/step": torch.tensor(float("inf"))}),
         "a_checkpoint_of_losses_that_are_none": lambda t, n: t["losses/losses"].fill_(float("nan")),

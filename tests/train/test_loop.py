@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from holdfast import L2, DataError, HoldfastError, Linf, ModelError, RunError, S
 from holdfast.data import from_tensors, load_data
 from holdfast.draws import Draws
 from holdfast.models.networks import digits_conv
-from holdfast.train import Free, PGDTraining, Recipe, Standard, evaluate, fit, loop
+from holdfast.train import ClassWise, Free, PGDTraining, Recipe, Standard, evaluate, fit, loop
 from holdfast.train.augmentation import crop_flip
 from holdfast.train.checkpoint import load_checkpoint, save_checkpoint
 
@@ -203,6 +204,33 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes(b"not a checkpoint")
     with pytest.raises(RunError, match="no checkpoint"):
         fit(_small(), _clusters(), Standard(), Linf(0.05), RECIPE, run=tmp_path)
+
+
+MEMORIES = {
+    "missing": lambda memory: memory.clear(),
+    "shape": lambda memory: memory.update({key: value[..., :1] for key, value in memory.items()}),
+    "type": lambda memory: memory.update({key: value.half() for key, value in memory.items()}),
+    "not finite": lambda memory: [value.fill_(torch.nan) for value in memory.values()],
+}
+
+
+@pytest.mark.parametrize("method", [Free(Linf(0.05), replays=2), ClassWise(Standard())], ids=["free", "classwise"])
+def test_a_memory_that_the_method_cannot_have_is_refused(tmp_path, method):
+    recipe = replace(RECIPE, guard=False)
+    run = partial(fit, source=_clusters(), method=method, threat=Linf(0.05), recipe=recipe, run=tmp_path)
+    whole, net = run(_small()), _small()
+    before = [value.clone() for value in net.state_dict().values()]
+    groups, notes = load_checkpoint(tmp_path / "checkpoint.safetensors")
+    for spoil in MEMORIES.values():
+        spoiled = {name: value.clone() for name, value in groups["memory"].items()}
+        spoil(spoiled)
+        save_checkpoint(tmp_path / "checkpoint.safetensors", {**groups, "memory": spoiled}, notes)
+        with pytest.raises(RunError, match="of the method's memory, "):
+            run(net)
+        # Looking at what the method remembers has left no trace.
+        assert all(map(torch.equal, before, net.state_dict().values()))
+    save_checkpoint(tmp_path / "checkpoint.safetensors", groups, notes)
+    assert run(_small()).losses == whole.losses
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):

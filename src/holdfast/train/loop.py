@@ -349,8 +349,18 @@ class _Training:
             raise ValueError("the best state is missing")
         if self.guard is not None:
             self._restore_guard(self.guard, groups, notes["guard"])
+        self.state.check_memory(self._mine(groups), self._first_memory())
         self.state.restore(self._mine(groups))
         self.losses, self.epochs, self.best = losses, epochs, best
+
+    def _first_memory(self) -> dict[str, Tensor]:
+        """What the method in force remembers after a first step, of which nothing is left."""
+        fresh = self.state.snapshot()
+        with torch.random.fork_rng(devices=_devices(self.state.model)):
+            self.advance(self._rows(0))
+        memory = dict(self.state.memory)
+        self.state.restore(fresh)
+        return memory
 
     def _best(self, groups: Groups, notes: dict[str, Any]) -> _Best | None:
         if "best" not in notes:

@@ -86,6 +86,26 @@ class State:
             raise ValueError("the step is no whole number")
         _check_optimizer(self.optimizer, groups.get("optimizer", {}))
 
+    def check_memory(self, groups: Groups, first: dict[str, Tensor]) -> None:
+        """Refuse a snapshot whose memory the method in force cannot go on from.
+
+        Parameters
+        ----------
+        groups : Groups
+        first : dict of Tensor
+            What the method remembers after its first step. Besides, there may be what another method has left.
+
+        Raises
+        ------
+        ValueError
+            When something is missing, has another shape or type, or is not finite.
+        """
+        kept = {name: value for name, value in groups.get("memory", {}).items() if name in first}
+        if (fault := _difference(kept, first)) is not None:
+            raise ValueError(f"of the method's memory, {fault}")
+        if strange := [name for name, value in kept.items() if not bool(value.isfinite().all())]:
+            raise ValueError(f"of the method's memory, {strange[0]} is not finite")
+
     def average(self, decay: float) -> None:
         """Move the average towards the model: its buffers too, and quickly in the first steps."""
         assert self.averaged is not None
@@ -127,8 +147,12 @@ def _difference(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> str | No
             return f"{name} is {'missing' if name in wanted else 'unknown'}"
         ours, theirs = wanted[name], found[name]
         if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            return f"{name} is {tuple(theirs.shape)} {theirs.dtype}, not {tuple(ours.shape)} {ours.dtype}"
+            return _unlike(name, theirs, ours)
     return None
+
+
+def _unlike(name: str, found: Tensor, wanted: Tensor) -> str:
+    return f"{name} is {tuple(found.shape)} {found.dtype}, not {tuple(wanted.shape)} {wanted.dtype}"
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -141,9 +165,9 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
         number, _, name = key.partition(".")
         if number not in parameters or name not in kinds:
             raise ValueError(f"the optimiser's {key} is unknown")
-        shape = torch.Size() if name == "step" else parameters[number].shape
-        if value.shape != shape or not value.is_floating_point():
-            raise ValueError(f"the optimiser's {key} has the shape {tuple(value.shape)}, not {tuple(shape)}")
+        wanted = torch.tensor(0.0) if name == "step" else parameters[number]
+        if value.shape != wanted.shape or value.dtype != wanted.dtype:
+            raise ValueError(f"the optimiser's {_unlike(key, value, wanted)}")
         if missing := [other for other in kinds if f"{number}.{other}" not in tensors]:
             raise ValueError(f"the optimiser's {number}.{missing[0]} is missing")
 
