@@ -412,3 +412,9 @@ def test_files_of_the_competition():
     for name, expected in shapes.items():
         prop = read_vnnlib(folder / f"{name}.vnnlib")
         assert [(len(box.unsafe), len(box.unsafe[0].bound)) for box in prop.sets] == expected
+
+
+def test_nothing_to_any_power_of_ten_is_nothing():
+    for zero in ("0e999999999", "-0.0E-999999999", "0"):
+        (box,) = parse_vnnlib(HEAD + BOX + f"(assert (<= (* 3 Y_0) (+ (* {zero} Y_1) {zero})))").sets
+        np.testing.assert_array_equal(box.unsafe[0].matrix, [[3, 0]])

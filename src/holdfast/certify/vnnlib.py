@@ -311,8 +311,8 @@ class _Reader:
             if not _NUMBER.fullmatch(expression):
                 word = shown(expression)
                 raise FaultError(f"'{word}' is neither a number nor a declared variable", around.offset)
-            _float(expression, around.offset)
-            return {}, Fraction(expression)
+            # Of 0, which alone may have any exponent, Fraction would compute the power of ten.
+            return {}, Fraction(expression) if _float(expression, around.offset) else Fraction(0)
         head, parts = head_of(expression), expression.parts[1:]
         if head not in {"+", "-", "*", "/"} or not parts:
             raise FaultError(
