@@ -165,3 +165,24 @@ def test_the_command_line_under_a_launcher(tmp_path):
     )
     assert done.returncode != 0
     assert (done.stdout + done.stderr).count("holds another audit") == 1
+
+
+WHOLE = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("WORLD_SIZE", ""), ("WORLD_SIZE", "0"), ("WORLD_SIZE", "-2"), ("WORLD_SIZE", "two"), ("WORLD_SIZE", "9" * 30),
+        ("RANK", "2"), ("RANK", "x\x1b[31m"), ("RANK", None), ("LOCAL_RANK", "1.5"), ("MASTER_PORT", "65536"),
+    ],
+)  # fmt: skip
+def test_an_environment_that_makes_no_sense_is_refused(monkeypatch, name, word):
+    for key, value in (WHOLE | {name: word}).items():
+        if value is None:
+            monkeypatch.delenv(key, raising=False)
+        else:
+            monkeypatch.setenv(key, value)
+    with pytest.raises(RunError, match=f"{name} in the environment is ") as error:
+        Processes.launched()
+    assert str(error.value).isprintable()

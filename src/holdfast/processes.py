@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, distributed
 
 from holdfast.errors import HoldfastError, RunError
+from holdfast.words import plain
 
 __all__ = ["ALONE", "Processes"]
 
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 # Shares of an audit may take very different times, and whoever is done waits for the others.
 _PATIENCE = timedelta(days=7)
+_MOST = 2**20
 
 
 class Processes:
@@ -49,21 +51,24 @@ class Processes:
         Raises
         ------
         RunError
-            When they do not find each other.
+            When they do not find each other, or what the launcher says of them in the environment makes no sense.
         """
-        count = int(os.environ.get("WORLD_SIZE", "1"))
+        count = _told("WORLD_SIZE", range(1, _MOST + 1), "1")
         if count == 1:
             return cls()
+        _told("RANK", range(count))
+        _told("LOCAL_RANK", range(count))
+        _told("MASTER_PORT", range(2**16))
         from accelerate import PartialState
 
         # Optimizers import this module, and the defaults of its functions hold on to a group that exists by then: its
         # threads would outlive its end, and now and then abort a process that has done its work.
         import_module("torch.distributed.nn.functional")
         if not distributed.is_initialized():
-            atexit.register(distributed.destroy_process_group)
+            atexit.register(_leave)
         try:
             state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # of torch, accelerate and what else the environment sets
             raise RunError(f"the {count} processes do not find each other: {_line(error)}") from error
         if state.num_processes != count:
             raise RunError(f"{count} processes were started, but {state.num_processes} can work together here")
@@ -197,3 +202,19 @@ ALONE = Processes()
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _told(name: str, numbers: range, default: str = "") -> int:
+    """A number that the launcher has put into the environment."""
+    word = os.environ.get(name, default)
+    if not (word.isascii() and word.isdecimal() and len(word) < 10 and int(word) in numbers):
+        raise RunError(
+            f"{name} in the environment is {plain(word[:40]) or 'missing'}, not a number from {numbers[0]} to "
+            f"{numbers[-1]}: start with accelerate launch or torchrun, or unset WORLD_SIZE"
+        )
+    return int(word)
