@@ -181,6 +181,10 @@ def test_misfits(tmp_path, nets):
     text = message(f"{nets}:net", weights)
     assert "2 missing: weight, bias" in text
     assert "40 unexpected: layer.0, layer.1, layer.2, ..." in text
+    torch.save(
+        {"weight": torch.ones(2, 3), "bias": torch.ones(2), "a\nb": torch.ones(1), 'c"d': torch.ones(1)}, weights
+    )
+    assert '2 unexpected: a b, c"d (of 4 in the file)' in message(f"{nets}:net", weights)
 
 
 class Inner(nn.Module):

@@ -342,7 +342,7 @@ def test_files_that_are_none(tmp_path):
 
 
 def test_a_compressed_bomb(tmp_path, monkeypatch):
-    monkeypatch.setattr("holdfast.limits.MEMORY", 2**20)
+    monkeypatch.setattr("holdfast.models.onnx.read._LARGEST", 2**20)
     (tmp_path / "net.onnx.gz").write_bytes(gzip.compress(bytes(2**24)))
     assert "unzip" in refusal(tmp_path / "net.onnx.gz")
 

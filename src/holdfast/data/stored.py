@@ -24,7 +24,7 @@ INFLATES = 1032
 # What gzip, zipfile and the operating system raise for a broken file (RuntimeError: an encrypted or unknown member;
 # ValueError and struct.error: directories and names that make no sense).
 _BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError, struct.error)
-_SKIP = 2**20  # bytes; zipfile seeks by reading as much at once as it is asked to skip
+_PIECE = 2**20  # bytes; zipfile reads and seeks by holding as much at once as it is asked for
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,23 @@ def _read(array: StoredArray, size: int, start: int, stop: int) -> Iterator[NDAr
     with naming(array.where), array.open() as stream:
         stream.read(array.offset)  # read, not skipped: zipfile checks no checksum after a seek
         skip = start * array.row_bytes
-        for done in range(0, skip, _SKIP):
-            stream.seek(min(_SKIP, skip - done), io.SEEK_CUR)
+        for done in range(0, skip, _PIECE):
+            stream.seek(min(_PIECE, skip - done), io.SEEK_CUR)
         for first in range(start, stop, size):
             count = min(size, stop - first)
-            data = stream.read(count * array.row_bytes)
-            if len(data) < count * array.row_bytes:
-                row = first + len(data) // array.row_bytes
+            data = bytearray(count * array.row_bytes)
+            if (read := _fill(data, stream)) < len(data):
+                row = first + read // array.row_bytes
                 raise DataError(f"{array.where}: truncated in row {row} of {array.shape[0]}; get the file again")
             yield np.frombuffer(data, array.dtype).reshape(count, *array.shape[1:])
         # Asking for more at the end also has gzip verify its checksum (zipfile does with the last byte).
         if stop == array.shape[0] and stream.read(1):
             raise DataError(f"{array.where}: goes on after its {stop} rows; get the file again")
+
+
+def _fill(data: bytearray, stream: IO[bytes] | io.BufferedIOBase) -> int:
+    """Read until ``data`` is full or the stream ends, in pieces: of a large one zipfile copies again and again."""
+    done, view = 0, memoryview(data)
+    while count := stream.readinto(view[done : done + _PIECE]):  # type: ignore[union-attr]
+        done += count
+    return done

@@ -33,6 +33,8 @@ _NETWORKS: Mapping[str, Callable[[Path, bool, Mapping[str, int] | None], nn.Modu
     ".pt2": lambda path, trust, sizes: load_exported(path, trust=trust),
 }
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
+# A list of torch's complaints; names may hold anything, line breaks too.
+_NAMES = r'{} key\(s\) in state_dict: (".*?")\. ?(?:\n\t|$)'
 TRAINED = "train.json"
 _FETCHED = "hf:"  # networks by name whose code and weights lie elsewhere
 _FEWEST = 2  # classes that a network is made for before its weights are seen
@@ -223,8 +225,9 @@ def _with_state(module: nn.Module, state: dict[str, Tensor], weights: str | Path
 def _misfit(error: Exception, state: Mapping[str, Tensor]) -> str:
     """Put torch's page of complaints into one line; what is said in another form stays as it is."""
     message = str(error)
-    lists = {what: re.search(rf"{what} key\(s\) in state_dict: (.*)", message) for what in ("Missing", "Unexpected")}
-    parts = [_first(what.lower(), re.findall(r'"([^"]+)"', found[1])) for what, found in lists.items() if found]
+    lists = {what: re.search(_NAMES.format(what), message, re.DOTALL) for what in ("Missing", "Unexpected")}
+    names = {what: re.findall(r'"(.*?)"(?:, |$)', found[1], re.DOTALL) for what, found in lists.items() if found}
+    parts = [_first(what.lower(), found) for what, found in names.items()]
     shapes = re.findall(r"size mismatch for (\S+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\)", message)
     if shapes:
         parts.append(_first("of another shape", [f"{key} is {theirs}, not {ours}" for key, theirs, ours in shapes]))

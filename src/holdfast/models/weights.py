@@ -8,10 +8,12 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load
 from torch import Tensor
 
 from holdfast.errors import ModelError
+from holdfast.files import writable_name
 from holdfast.limits import check_bytes
 from holdfast.models.files import existing_file, one_line
 from holdfast.models.pickles import ZIP, check_pickles
@@ -101,7 +103,11 @@ def read_states(path: str | Path, key: str | None = None) -> dict[str, State]:
 def _read_safetensors(path: Path) -> object:
     check_bytes(path.stat().st_size, str(path))
     try:
-        return load(path.read_bytes())  # by content: its own reader of files takes only names in UTF-8
+        if writable_name(str(path)) != str(path):  # its own reader of files takes only names in UTF-8
+            return load(path.read_bytes())
+        with safe_open(path, framework="pt") as file:
+            # Copies, for what it gives is the file itself, which may be written to while the weights are in use.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
     except Exception as error:  # SafetensorError, or what torch says of a shape or a type that it does not know
         raise ModelError(f"{path}: not a whole safetensors file ({one_line(error)[:120]}); get it again") from error
 

@@ -6,9 +6,7 @@ import zlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from holdfast import limits
 from holdfast.errors import ModelError
-from holdfast.limits import check_bytes
 from holdfast.models.files import existing_file, one_line
 from holdfast.models.onnx.node import quoted
 from holdfast.models.onnx.tensors import read_sparse, read_tensor
@@ -22,6 +20,8 @@ __all__ = ["MAX_NODES", "needed_nodes", "opsets", "read_attributes", "read_model
 MAX_NODES = 100_000  # of a graph, after its functions are written out
 _OLDEST_OPSET = 7  # before it, arithmetic broadcast by an attribute; onnxruntime draws the line here too
 _AGAIN = "export it again"
+_LARGEST = 2**31 - 1  # bytes of a protocol buffer
+_PIECE = 2**20
 
 
 def read_model(path: Path) -> tuple[Any, Path | None]:
@@ -44,14 +44,15 @@ def read_model(path: Path) -> tuple[Any, Path | None]:
         import onnx
     except ImportError as error:
         raise ModelError("reading ONNX needs the package onnx: pip install 'holdfast[onnx]'") from error
-    check_bytes(path.stat().st_size, "the file")
+    _check_size(path.stat().st_size)
     data = path.read_bytes()
     zipped = data[:2] == b"\x1f\x8b"
+    if zipped:
+        _check_size(sum(map(len, _inflated(data))))
+        data = b"".join(_inflated(data))
     try:
         # external data are read one by one, when they are needed and only as far as they are
-        model = onnx.load_model_from_string(_unzipped(data) if zipped else data)
-    except ModelError:
-        raise
+        model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf raises its own kinds
         raise ModelError(f"not a complete ONNX file ({one_line(error)[:160]}); {_AGAIN}") from error
     if not model.graph.node:
@@ -176,20 +177,30 @@ def _attribute(attribute: Any, folder: Path | None) -> Any:
             raise ModelError(f"its attribute {quoted(attribute.name)} is a {kind.lower()}, which is not supported")
 
 
-def _unzipped(data: bytes) -> bytes:
-    """Decompress, and stop where it grows beyond what a file may ask for."""
-    parts, room = [], limits.MEMORY
+def _check_size(count: int) -> None:
+    if count > _LARGEST:
+        raise ModelError(
+            f"more than {_LARGEST / 2**30:.3g} GiB, unzipped, which no protocol buffer can have; {_AGAIN}, its "
+            "weights as external data"
+        )
+
+
+def _inflated(data: bytes) -> Iterator[bytes]:
+    """The content of a gzip file, a piece at a time, as far as a file may go."""
+    count = 0
     while data:  # a file may have several members
         inflate = zlib.decompressobj(wbits=31)
-        part = inflate.decompress(data, max(room, 1))
-        room -= len(part)
-        if inflate.unconsumed_tail or room <= 0:
-            raise ModelError(f"grows to more than {limits.MEMORY / 2**30:.3g} GiB when unzipped; unzip it first")
-        if not inflate.eof:
-            raise ModelError(f"not a complete ONNX file (the gzip stream ends early); {_AGAIN}")
-        parts.append(part)
+        while not inflate.eof and count <= _LARGEST:
+            try:
+                piece = inflate.decompress(data, _PIECE)
+            except zlib.error as error:
+                raise ModelError(f"not a complete ONNX file ({error}); {_AGAIN}") from error
+            if not piece and not inflate.eof:
+                raise ModelError(f"not a complete ONNX file (the gzip stream ends early); {_AGAIN}")
+            count += len(piece)
+            data = inflate.unconsumed_tail
+            yield piece
         data = inflate.unused_data.lstrip(b"\0")
-    return b"".join(parts)
 
 
 def _without_functions(model: Any) -> Any:
