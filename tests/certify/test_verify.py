@@ -330,8 +330,11 @@ def test_a_result_is_there_whole_or_not_at_all(files, monkeypatch):
 
 def test_a_result_that_cannot_be_written_is_known_at_once(files):
     net, folder = files
-    with pytest.raises(RunError, match="cannot be written"):
-        command(net, folder / "holds.vnnlib", folder)
+    (folder / "loop").symlink_to("loop")
+    for name in (".", "loop", "n" * 5000, "net.onnx/result"):
+        with pytest.raises(RunError) as error:
+            command(net, folder / "holds.vnnlib", folder / name)
+        assert "\n" not in str(error.value)
 
 
 def onnx_like():

@@ -17,7 +17,9 @@ def read(source: Source, size: int, start: int = 0, stop: int | None = None) -> 
     assert all(len(batch) == size for batch in batches[:-1])
     assert all(0 < len(batch) <= size for batch in batches[-1:])
     if not batches:
-        return Batch(torch.empty(0, dtype=torch.int64), torch.empty(0, *source.shape), torch.empty(0))
+        return Batch(
+            torch.empty(0, dtype=torch.int64), torch.empty(0, *source.shape), torch.empty(0, dtype=torch.int64)
+        )
     return Batch(*(torch.cat([getattr(batch, part) for batch in batches]) for part in ("index", "x", "y")))
 
 

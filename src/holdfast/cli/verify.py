@@ -1,5 +1,6 @@
 """``holdfast verify``: whether a network has a property, in the words of the verification competition."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from rich.console import Console
 
 from holdfast.certify.verify import verify
 from holdfast.errors import RunError
-from holdfast.files import write_whole
+from holdfast.files import is_file, is_folder, write_whole
 from holdfast.models import load_model
 from holdfast.words import plain
 
@@ -54,7 +55,7 @@ def decide(
 
 def _clear(file: Path) -> None:
     """See that a file can be written, and leave none at its place."""
-    if file.is_dir():
+    if is_folder(file):
         raise RunError(f"{file}: cannot be written: it is a folder; name a file in it")
     if not _special(file):
         _write(file, "")
@@ -74,4 +75,4 @@ def _write(file: Path, text: str) -> None:
 
 def _special(file: Path) -> bool:
     """Whether it is a device or a pipe, which nothing can be moved to."""
-    return file.exists() and not file.is_file()
+    return os.path.exists(file) and not is_file(file)  # noqa: PTH110 - Path.exists raises on some names
