@@ -5,9 +5,9 @@ What :func:`holdfast.audit` takes, the other functions take too: arrays, lists a
 
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ __all__ = [
     "ball_of",
     "choice",
     "counts",
+    "function_of",
     "inputs",
     "is_number",
     "labels",
@@ -39,6 +40,8 @@ __all__ = [
     "whole",
     "yes_or_no",
 ]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # The largest seed that fits into the 64 bits of a generator.
 LARGEST_SEED = 2**64 - 1
@@ -213,6 +216,19 @@ def yes_or_no(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise SettingError(f"{name}: True or False is needed, not {shown(value)}")
     return bool(value)
+
+
+def function_of(name: str, value: F) -> F:
+    """What can be called.
+
+    Raises
+    ------
+    SettingError
+        When it cannot.
+    """
+    if not callable(value):
+        raise SettingError(f"{name}: a function is needed, not {shown(value)}")
+    return value
 
 
 def seed_of(seed: Any) -> int:

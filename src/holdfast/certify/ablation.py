@@ -17,19 +17,20 @@ sequence classifiers via randomized deletion", NeurIPS 2023.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import counts, inputs
+from holdfast.arguments import as_float, as_list, counts, function_of, inputs, number, shown, whole
 from holdfast.certify.noise import Perturbation
 from holdfast.certify.smoothing_result import ABSTAINED, SmoothingResult
 from holdfast.certify.votes import checked_index, count_votes
 from holdfast.draws import Draws
 from holdfast.errors import DataError, SettingError
 from holdfast.models import Query
+from holdfast.threats.numbers import reason, type_of
 
 __all__ = ["Ablated", "BlockAblation", "ColumnAblation", "Deletion", "FeatureAblation", "Fill", "Hide", "mark"]
 
@@ -37,6 +38,8 @@ __all__ = ["Ablated", "BlockAblation", "ColumnAblation", "Deletion", "FeatureAbl
 # logarithms `s`, all negative. A relative error in `s` is none larger in delta, as `-s exp(s) < -expm1(s)`; quotients'
 # errors count even less. Sums by numpy take at most 40 roundings a number, functions 4: less than 2^-47 in all.
 _ROUNDED = 1 + 2.0**-46
+
+_MOST = 2**31 - 1  # pixels a side; no image has more
 
 Hide = Callable[[Tensor, Tensor], Tensor]
 """``hide(x, kept)``: the classifier's input, from ``(N, ...)`` inputs and a bool mask that broadcasts with them.
@@ -52,12 +55,21 @@ def mark(x: Tensor, kept: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Fill:
-    """Hidden entries take ``value``; accuracy, though not the proof, is better for one that no real entry has."""
+    """Hidden entries take ``value``; accuracy, though not the proof, is better for one that no real entry has.
+
+    Raises
+    ------
+    SettingError
+        When ``value`` is no finite number.
+    """
 
     value: float
 
+    def __post_init__(self) -> None:
+        number("value", self.value)
+
     def __call__(self, x: Tensor, kept: Tensor) -> Tensor:
-        return torch.where(kept, x, self.value)
+        return torch.where(kept, x, float(self.value))
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ class FeatureAblation:
     Raises
     ------
     SettingError
-        When there are not so many features.
+        When ``shape`` is none, or has not so many features, or ``hide`` cannot be called.
     """
 
     shape: tuple[int, ...]
@@ -87,8 +99,14 @@ class FeatureAblation:
     step: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.keep <= self.features:
-            raise SettingError(f"keep: {self.keep} of {self.features} features; keep at least 1 and at most all")
+        sizes = as_list(self.shape)
+        if not sizes:
+            raise SettingError(
+                f"shape: a tuple of whole numbers such as (1, 28, 28) is needed, not {shown(self.shape)}"
+            )
+        object.__setattr__(self, "shape", tuple(whole("shape", size, 1, _MOST) for size in sizes))
+        _require_inside("keep", self.keep, self.features, "features")
+        function_of("hide", self.hide)
 
     @property
     def features(self) -> int:
@@ -109,7 +127,7 @@ class FeatureAblation:
             )
         chosen = rng.fine(self.features).topk(self.keep, dim=1).indices
         kept = torch.zeros(len(x), self.features, dtype=torch.bool, device=x.device).scatter_(1, chosen, value=True)
-        return self.hide(x, kept.reshape(-1, *self.shape))
+        return _hidden(self.hide, x, kept.reshape(-1, *self.shape))
 
     def delta(self, budget: int) -> float:
         """``1 - C(d - budget, keep) / C(d, keep)``, of ``d`` features.
@@ -154,7 +172,7 @@ class Deletion:
     Raises
     ------
     SettingError
-        When ``rate`` is no probability, or 0 or 1.
+        When ``rate`` is no probability, or 0 or 1, or ``padding`` no finite number.
     """
 
     rate: float
@@ -163,10 +181,10 @@ class Deletion:
     step: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise SettingError(f"rate: elements are deleted with a probability inside (0, 1), got {self.rate:g}")
-        if math.isnan(self.padding):
-            raise SettingError("padding: NaN equals nothing, not even itself; choose a number that no element has")
+        if not 0 < as_float(self.rate) < 1:
+            raise SettingError(f"rate: elements are deleted with a probability inside (0, 1), got {shown(self.rate)}")
+        # NaN equals nothing, not even itself.
+        number("padding", self.padding)
 
     def perturb(self, x: Tensor, rng: Draws) -> Tensor:
         """What is left of ``x``, ``(N, L)``.
@@ -178,9 +196,10 @@ class Deletion:
         """
         if x.dim() != 2:
             raise DataError(f"x: shape {tuple(x.shape)}; sequences are rows of numbers (N, L)")
-        kept = (x != self.padding) & (rng.fine(x.shape[1]) >= self.rate)
+        padding = float(self.padding)
+        kept = (x != padding) & (rng.fine(x.shape[1]) >= self.rate)
         order = (~kept).long().argsort(dim=1, stable=True)
-        return torch.where(kept, x, self.padding).gather(1, order)
+        return torch.where(kept, x, padding).gather(1, order)
 
     def delta(self, budget: int) -> float:
         """``1 - rate ** budget``: the chance that not all of so many elements are deleted."""
@@ -236,7 +255,7 @@ class ColumnAblation:
     Raises
     ------
     SettingError
-        When the band is wider than the image.
+        When the band is wider than the image, or ``hide`` cannot be called.
     """
 
     width: int
@@ -245,7 +264,9 @@ class ColumnAblation:
     norm: ClassVar[str] = "patch"
 
     def __post_init__(self) -> None:
-        _require_inside("band", self.band, self.width)
+        whole("width", self.width, 1, _MOST)
+        _require_inside("band", self.band, self.width, "pixels")
+        function_of("hide", self.hide)
 
     @property
     def outcomes(self) -> int:
@@ -266,7 +287,7 @@ class ColumnAblation:
         if x.dim() != 4 or x.shape[3] != self.width:
             raise DataError(f"x: shape {tuple(x.shape)}; this ablation is for images (N, C, H, {self.width})")
         kept = _band(_draw(rng, x), self.band, self.width)
-        return self.hide(x, kept[:, None, None, :].expand(-1, 1, x.shape[2], -1))
+        return _hidden(self.hide, x, kept[:, None, None, :].expand(-1, 1, x.shape[2], -1))
 
     def seen(self, budget: int) -> int:
         return _meeting(budget, self.band, self.width)
@@ -288,7 +309,7 @@ class BlockAblation:
     Raises
     ------
     SettingError
-        When the block does not fit.
+        When the block does not fit, or ``hide`` cannot be called.
     """
 
     height: int
@@ -298,7 +319,10 @@ class BlockAblation:
     norm: ClassVar[str] = "patch"
 
     def __post_init__(self) -> None:
-        _require_inside("side", self.side, self.limit)
+        whole("height", self.height, 1, _MOST)
+        whole("width", self.width, 1, _MOST)
+        _require_inside("side", self.side, self.limit, "pixels")
+        function_of("hide", self.hide)
 
     @property
     def outcomes(self) -> int:
@@ -323,7 +347,7 @@ class BlockAblation:
         place = _draw(rng, x)
         rows = _band(place // self.width, self.side, self.height)
         columns = _band(place % self.width, self.side, self.width)
-        return self.hide(x, (rows[:, :, None] & columns[:, None, :])[:, None])
+        return _hidden(self.hide, x, (rows[:, :, None] & columns[:, None, :])[:, None])
 
     def seen(self, budget: int) -> int:
         return _meeting(budget, self.side, self.height) * _meeting(budget, self.side, self.width)
@@ -344,12 +368,13 @@ class Ablated:
     Raises
     ------
     SettingError
-        When the ablation has too many outcomes to let all of them vote.
+        When the ablation is none, or has too many outcomes to let all of them vote.
     """
 
     def __init__(self, model: nn.Module, ablation: Enumerable, *, batch_size: int | None = None) -> None:
-        if not isinstance(ablation, Enumerable):
-            raise SettingError(f"ablation: {ablation} cannot let all its outcomes vote; sample them, by Smoothed")
+        if isinstance(ablation, type) or not isinstance(ablation, Enumerable):
+            raise SettingError(f"ablation: a {type_of(ablation)} cannot let all its outcomes vote; give one such as "
+                               "ColumnAblation(28, 4), or sample it by Smoothed")  # fmt: skip
         self.ablation = ablation
         self._model, self._batch_size = model, batch_size
 
@@ -443,9 +468,20 @@ def _whole(radius: float) -> int:
     return int(radius)
 
 
-def _require_inside(name: str, size: int, limit: int) -> None:
-    if not 1 <= size <= limit:
-        raise SettingError(f"{name}: {size} of {limit} pixels; keep at least 1 and at most all")
+def _require_inside(name: str, size: int, limit: int, things: str) -> None:
+    if not 1 <= whole(name, size, 0) <= limit:
+        raise SettingError(f"{name}: {shown(size)} of {limit} {things}; keep at least 1 and at most all")
+
+
+def _hidden(hide: Hide, x: Tensor, kept: Tensor) -> Tensor:
+    """What a function of the user's leaves of ``x``, one row for each."""
+    try:
+        left: Any = hide(x, kept)
+    except Exception as error:
+        raise SettingError(f"hide: called with inputs and what is kept, it raised {reason(error)}") from error
+    if not isinstance(left, Tensor) or left.shape[:1] != x.shape[:1]:
+        raise SettingError(f"hide: must return a tensor with a row for each of {len(x)} inputs, not {shown(left)}")
+    return left
 
 
 def _draw(rng: Draws, x: Tensor) -> Tensor:
