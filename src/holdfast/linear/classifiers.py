@@ -23,6 +23,7 @@ from holdfast.linear.settings import (
     class_weights,
     plain,
     positive,
+    reading,
     warn_if_separable,
     warn_unless_certified,
     weighted,
@@ -111,9 +112,11 @@ class RobustLinearClassifier(ClassifierMixin, BaseEstimator):
     def _fit(self, x: Any, y: Any, sample_weight: Any, start: list[Solution]) -> Self:
         unit, eps = ball(self.norm), budget(self.eps)
         strength, tol = positive("C", self.C), positive("tol", self.tol)
-        x, y = validate_data(self, plain(x), plain(y), accept_sparse="csr", dtype=(np.float64, np.float32))
-        check_classification_targets(y)
-        x, y, s = weighted(x, y, _check_sample_weight(plain(sample_weight), x, dtype=np.float64))
+        with reading():
+            x, y = validate_data(self, plain(x), plain(y), accept_sparse="csr", dtype=(np.float64, np.float32))
+            check_classification_targets(y)
+            s = _check_sample_weight(plain(sample_weight), x, dtype=np.float64)
+        x, y, s = weighted(x, y, s)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs at least 2 classes; the data hold only one class")
@@ -153,11 +156,14 @@ class RobustLinearClassifier(ClassifierMixin, BaseEstimator):
 
     def _inputs(self, x: Any) -> Any:
         check_is_fitted(self)
-        return validate_data(self, plain(x), accept_sparse="csr", dtype=np.float64, reset=False)
+        with reading():
+            return validate_data(self, plain(x), accept_sparse="csr", dtype=np.float64, reset=False)
 
     def _labelled(self, x: Any, y: Any) -> tuple[Any, NDArray[np.intp]]:
         """Inputs, and labels as positions in ``classes_``."""
-        x, y = self._inputs(x), np.asarray(plain(y))
+        x = self._inputs(x)
+        with reading():
+            y = np.asarray(plain(y))
         codes = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
         if len(y) != x.shape[0] or not np.array_equal(self.classes_[codes], y):
             raise ValueError(f"y: needs one of the {len(self.classes_)} fitted classes for each of {x.shape[0]} inputs")
@@ -177,6 +183,11 @@ class RobustLinearClassifier(ClassifierMixin, BaseEstimator):
         """``(n,)`` the lead of the true class over the nearest other one, ``y (w.x + b)`` for two classes."""
         x, codes = self._labelled(X, y)
         return self._decision().margin(x, codes)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of inputs whose label is predicted, as scikit-learn's estimators have it."""
+        with reading():
+            return float(super().score(X, plain(y), plain(sample_weight)))
 
     def certified_radius(self, X: Any) -> Array:
         """``(n,)`` how far the prediction is proved to stay the same, in ``norm`` and without a box.

@@ -15,7 +15,7 @@ from holdfast.arguments import whole, yes_or_no
 from holdfast.errors import SettingError
 from holdfast.linear.design import Design
 from holdfast.linear.losses import Squared
-from holdfast.linear.settings import ball, budget, budgets, plain, positive, warn_unless_certified, weighted
+from holdfast.linear.settings import ball, budget, budgets, plain, positive, reading, warn_unless_certified, weighted
 from holdfast.linear.solver import Problem, Solution, solve
 from holdfast.threats.box import Bound, Box
 
@@ -108,11 +108,13 @@ class RobustRidge(RegressorMixin, BaseEstimator):
     def _fit(self, x: Any, y: Any, sample_weight: Any, start: Solution | None) -> Self:
         unit, eps = ball(self.norm), budget(self.eps)
         alpha, tol = positive("alpha", self.alpha, or_zero=True), positive("tol", self.tol)
-        x, y = validate_data(
-            self, plain(x), plain(y), accept_sparse="csr", dtype=(np.float64, np.float32), y_numeric=True
-        )
-        y = y.astype(np.float64)
-        x, y, s = weighted(x, y, _check_sample_weight(plain(sample_weight), x, dtype=np.float64))
+        with reading():
+            x, y = validate_data(
+                self, plain(x), plain(y), accept_sparse="csr", dtype=(np.float64, np.float32), y_numeric=True
+            )
+            y = y.astype(np.float64)
+            s = _check_sample_weight(plain(sample_weight), x, dtype=np.float64)
+        x, y, s = weighted(x, y, s)
         mass = float(s.sum())
         if not np.isfinite(2 * alpha / mass):
             raise SettingError("alpha: too large beside the weights of examples for double precision")
@@ -137,15 +139,23 @@ class RobustRidge(RegressorMixin, BaseEstimator):
 
     def _inputs(self, x: Any) -> Any:
         check_is_fitted(self)
-        return validate_data(self, plain(x), accept_sparse="csr", dtype=np.float64, reset=False)
+        with reading():
+            return validate_data(self, plain(x), accept_sparse="csr", dtype=np.float64, reset=False)
 
     def predict(self, X: Any) -> Array:
         """``(n,)`` of ``w.x + b``."""
         return np.asarray(self._inputs(X) @ self.coef_ + self.intercept_)
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The coefficient of determination, as scikit-learn's estimators have it."""
+        with reading():
+            return float(super().score(X, plain(y), plain(sample_weight)))
+
     def worst_case(self, X: Any, y: Any, eps: float | str | None = None, box: BoxArgument = None) -> Array:
         """``(n, d)`` admissible inputs with the largest error, also inside a ``box``."""
-        x, y = self._inputs(X), np.asarray(plain(y), np.float64)
+        x = self._inputs(X)
+        with reading():
+            y = np.asarray(plain(y), np.float64)
         x = x.toarray() if sparse.issparse(x) else x
         threat = ball(self.norm, budget(self.eps if eps is None else eps), box)
         error, inputs = x @ self.coef_ + self.intercept_ - y, torch.from_numpy(x)

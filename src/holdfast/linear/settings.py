@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,12 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from holdfast.arguments import as_float, as_list, shown
-from holdfast.errors import SettingError
+from holdfast.errors import DataError, HoldfastError, SettingError
 from holdfast.linear.solver import Solution
 from holdfast.threats import L1, L2, Ball, Linf
 from holdfast.threats.box import Bound, Box
 from holdfast.threats.budget import parse_budget
-from holdfast.threats.numbers import plain_tensor
+from holdfast.threats.numbers import plain_tensor, reason
 
 __all__ = [
     "ball",
@@ -24,6 +26,7 @@ __all__ = [
     "class_weights",
     "plain",
     "positive",
+    "reading",
     "warn_if_separable",
     "warn_unless_certified",
     "weighted",
@@ -87,6 +90,23 @@ def budgets(grid: Any) -> list[Any]:
 def plain(values: Any) -> Any:
     """Data as scikit-learn reads them: a tensor, which may be part of a graph of gradients, as an array."""
     return plain_tensor(values, "data").cpu().numpy() if isinstance(values, Tensor) else values
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Read data as scikit-learn does, by its errors: objects of the user's may raise anything else meanwhile.
+
+    Raises
+    ------
+    DataError
+        When they did.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, HoldfastError):
+        raise
+    except Exception as error:
+        raise DataError(f"data: what was given does not read as numbers: {reason(error)}") from error
 
 
 def warn_unless_certified(solutions: list[Solution], tol: float) -> None:
