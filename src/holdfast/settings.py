@@ -1,22 +1,37 @@
 """Settings given by name, as text or numbers, for a dataclass that has them as fields."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cache
 from numbers import Integral
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+import torch
 from pydantic import TypeAdapter, ValidationError
 
-from holdfast.arguments import is_number
+from holdfast.arguments import as_float, is_number, shown
 from holdfast.errors import SettingError
 
 __all__ = ["build", "check", "names", "read"]
 
+_LARGEST = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a setting may be: in words, as a test, and as Python has it, whatever numpy's numbers it came as."""
+
+    words: str
+    fits: Callable[[Any], bool]
+    plain: Callable[[Any], Any]
+
 
 def check(settings: Any, name: str) -> None:
     """Refuse a dataclass of settings where a number, word or choice is something else than its field says.
+
+    Numbers of other kinds become those of the fields: numpy's wrap around, and whole ones may be larger than torch's.
 
     Parameters
     ----------
@@ -33,9 +48,13 @@ def check(settings: Any, name: str) -> None:
     for setting, hint in _hints(settings.__class__).items():
         value = getattr(settings, setting)
         kinds = _kinds(hint)
-        if kinds and not any(fits(value) for _, fits in kinds):
-            wanted = " or ".join(what for what, _ in kinds)
-            raise SettingError(f"{name}: {setting} must be {wanted}, got {_shown(value)}")
+        if not kinds:
+            continue
+        kind = next((kind for kind in kinds if kind.fits(value)), None)
+        if kind is None:
+            wanted = " or ".join(kind.words for kind in kinds)
+            raise SettingError(f"{name}: {setting} must be {wanted}, got {shown(value)}")
+        object.__setattr__(settings, setting, kind.plain(value))
 
 
 @cache
@@ -44,28 +63,29 @@ def _hints(kind: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(kind) if field.init}
 
 
-def _kinds(hint: Any) -> list[tuple[str, Callable[[Any], bool]]]:
-    """What a plain setting may be, in words and as a test; nothing for one that is no number or word."""
+def _is_whole(value: Any) -> bool:
+    # Products of two such numbers, as of steps and restarts, fit into int64.
+    return is_number(value) and isinstance(value, Integral) and abs(value) < 10**9
+
+
+def _kinds(hint: Any) -> list[_Kind]:
+    """What a plain setting may be; nothing for one that is no number or word."""
     if get_origin(hint) in (Union, UnionType):
         parts = [_kinds(part) for part in get_args(hint)]
         return [kind for part in parts for kind in part] if all(parts) else []
     if get_origin(hint) is Literal:
         choices = get_args(hint)
-        return [(f"one of {', '.join(map(str, choices))}", lambda v: isinstance(v, str) and v in choices)]
+        return [_Kind(f"one of {', '.join(map(str, choices))}", lambda v: isinstance(v, str) and v in choices, str)]
     return _PLAIN.get(hint, [])
 
 
-_PLAIN: dict[Any, list[tuple[str, Callable[[Any], bool]]]] = {
-    int: [("a whole number", lambda v: is_number(v) and isinstance(v, Integral))],
-    float: [("a number", is_number)],
-    bool: [("True or False", lambda v: isinstance(v, bool))],
-    str: [("a word", lambda v: isinstance(v, str))],
-    type(None): [("None", lambda v: v is None)],
+_PLAIN: dict[Any, list[_Kind]] = {
+    int: [_Kind("a whole number of at most 9 digits", _is_whole, int)],
+    float: [_Kind("a number that single precision can hold", lambda v: abs(as_float(v)) <= _LARGEST, float)],
+    bool: [_Kind("True or False", lambda v: isinstance(v, bool | np.bool_), bool)],
+    str: [_Kind("a word", lambda v: isinstance(v, str), str)],
+    type(None): [_Kind("None", lambda v: v is None, lambda v: v)],
 }
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def build(kind: type, name: str, settings: Mapping[str, Any], **given: Any) -> Any:
