@@ -12,10 +12,11 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from holdfast.errors import HoldfastError, RunError
+from holdfast.arguments import shown, whole
+from holdfast.errors import HoldfastError, RunError, SettingError
 from holdfast.words import plain
 
-__all__ = ["ALONE", "Processes"]
+__all__ = ["ALONE", "Processes", "processes_of"]
 
 T = TypeVar("T")
 
@@ -36,12 +37,19 @@ class Processes:
     ----------
     rank, count : int
         Which of them this one is, counted from 0, and how many there are.
-    device : torch.device, optional
+    device : torch.device or str, optional
         Where this one computes; without it models stay where they are.
+
+    Raises
+    ------
+    SettingError
+        When there cannot be such a one, or nothing can be computed there.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, device: torch.device | None = None) -> None:
-        self.rank, self.count, self.device = rank, count, device
+    def __init__(self, rank: int = 0, count: int = 1, device: torch.device | str | None = None) -> None:
+        self.count = whole("count", count, 1, _MOST)
+        self.rank = whole("rank", rank, 0, self.count - 1)
+        self.device = None if device is None else _working(device)
         self._over = False
 
     @classmethod
@@ -98,7 +106,7 @@ class Processes:
     def part(self) -> None:
         """Leave together after an error, once the main one has told it: launchers end the others when one leaves."""
         if self.count > 1:
-            with suppress(RuntimeError):
+            with suppress(RuntimeError, ValueError):
                 distributed.barrier()
 
     def wait(self) -> None:
@@ -189,6 +197,10 @@ class Processes:
     def _exchange(self, operation: Any, *arguments: Any, **options: Any) -> None:
         try:
             operation(*arguments, **options)
+        except ValueError as error:  # there is no group of processes, or one of others
+            self._over = True
+            raise RunError(f"process {self.rank} of {self.count} has no others: {_line(error)}; start them together, "
+                           "by torchrun or accelerate launch, and take Processes.launched()") from error  # fmt: skip
         except RuntimeError as error:
             self._over = True
             raise RunError(
@@ -198,6 +210,29 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def processes_of(processes: Any) -> Processes:
+    """Processes, as they are handed over.
+
+    Raises
+    ------
+    SettingError
+        When they are none.
+    """
+    if not isinstance(processes, Processes):
+        raise SettingError(f"processes: give what Processes.launched() makes, not {shown(processes)}")
+    return processes
+
+
+def _working(device: Any) -> torch.device:
+    """A device on which something can be computed."""
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()
+    except Exception as error:  # each kind of device has its own
+        raise SettingError(f"device: nothing can be computed on {shown(device)}: {_line(error)}") from error
+    return found
 
 
 def _line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from holdfast.arguments import as_list, path_of, seed_of, threat_of, whole
+from holdfast.arguments import as_list, function_of, path_of, seed_of, threat_of, whole, yes_or_no
 from holdfast.attacks import Attack, Knowledge, Stage, drive
 from holdfast.audit.agreement import agreeing
 from holdfast.audit.certification import CertificationPlan
@@ -35,7 +35,7 @@ from holdfast.errors import ModelError, SettingError
 from holdfast.files import writable_name, write_whole
 from holdfast.models import OneLogit, load_model
 from holdfast.models.query import Query
-from holdfast.processes import ALONE, Processes
+from holdfast.processes import ALONE, Processes, processes_of
 from holdfast.threats import Threat
 
 __all__ = ["Progress", "audit"]
@@ -154,9 +154,10 @@ def audit(
     """
     if max_forwards is not None:
         max_forwards = whole("max_forwards", max_forwards, 0, 2**62)
-    if save_inputs and run is None:
+    if yes_or_no("save_inputs", save_inputs) and run is None:
         raise SettingError("save_inputs: there is no place to save to; give a run folder")
-    if processes.count > 1 and run is None:
+    function_of("on_progress", on_progress)
+    if processes_of(processes).count > 1 and run is None:
         raise SettingError(f"the verdicts of {processes.count} processes meet in a run folder; give one, as --run DIR")
     threat, seed = threat_of(threat), seed_of(seed)
     certification = CertificationPlan.of(

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from holdfast.arguments import as_list, real
+from holdfast.arguments import as_list, real, shown, whole
 from holdfast.audit.protocols import endless
 from holdfast.certify.certificate import METHODS, RUNS, Method, Runs
 from holdfast.certify.certify import Certifier
@@ -72,24 +72,23 @@ class CertificationPlan:
         """
         if not isinstance(method, str):
             raise SettingError(f"certify: a word is needed, not a {type(method).__name__}; choose {', '.join(METHODS)}")
+        seconds, checks = real("certify_seconds", seconds), whole("certify_checks", checks, 0)
+        if not isinstance(arithmetic, str) or arithmetic not in RUNS:
+            words = " or ".join(RUNS)
+            raise SettingError(f"certify_arithmetic: unknown arithmetic {shown(arithmetic)}; choose {words}")
         if method in ("none", "smoothing"):
-            if budgets:
+            if _listed(budgets):
                 raise SettingError(
                     "certify_budgets: a certified curve needs proofs; choose ibp, crown or more with certify"
                 )
             return None
         if method not in METHODS:
             raise SettingError(f"certify: unknown method {method!r}; choose none, {', '.join(METHODS)} or smoothing")
-        seconds = real("certify_seconds", seconds)
         if not isinstance(threat, Ball):
             raise SettingError(f"certify: there are proofs for norm balls only, not for {threat.name}")
         if endless(threat):
             raise SettingError(f"certify: a proof needs a finite budget, but the threat is {threat.name}")
-        if arithmetic not in RUNS:
-            raise SettingError(f"certify_arithmetic: unknown arithmetic {arithmetic!r}; choose {' or '.join(RUNS)}")
-        if checks < 0:
-            raise SettingError(f"certify_checks: a number of examples cannot be negative, got {checks}")
-        return cls(method, float(seconds), _smaller(budgets, threat), threat, arithmetic, checks)
+        return cls(method, seconds, _smaller(budgets, threat), threat, arithmetic, checks)
 
     def certifier(self, model: nn.Module, query: Query, x: Tensor) -> Certifier:
         """What proves something of a model, normalisation included, that takes inputs like ``x``."""

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from holdfast.arguments import shown
 from holdfast.attacks import (
     APGD,
     APGDL1,
@@ -95,7 +96,7 @@ def restrict(protocol: EvaluationProtocol, knowledge: Knowledge) -> EvaluationPr
     """
     order = get_args(Knowledge)
     if not isinstance(knowledge, str) or knowledge not in order:
-        raise SettingError(f"unknown knowledge {knowledge!r}: choose one of {', '.join(order)}")
+        raise SettingError(f"unknown knowledge {shown(knowledge)}: choose one of {', '.join(order)}")
 
     def allowed(attack: Attack | None) -> bool:
         return attack is None or order.index(attack.knowledge) >= order.index(knowledge)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from holdfast.arguments import shown, yes_or_no
 from holdfast.errors import ModelError, SettingError
 from holdfast.files import is_file, read_text
 from holdfast.limits import check_bytes
@@ -23,7 +25,7 @@ from holdfast.models.states import renamed
 from holdfast.models.weights import fit_weights, load_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -95,6 +97,9 @@ def load_model(
     """
     if weights_key is not None and weights is None:
         raise ModelError(f"weights_key: {weights_key} names a part of a file of weights; give the file as weights")
+    if sizes is not None and not isinstance(sizes, Mapping):
+        raise SettingError(f"sizes: give a dict from names of dimensions to sizes, not {shown(sizes)}")
+    yes_or_no("trust", trust)
     if sizes and (isinstance(spec, nn.Module) or not str(spec).lower().endswith((".onnx", ".onnx.gz"))):
         raise SettingError("sizes are those of free dimensions of an ONNX file; leave them out")
     if isinstance(spec, nn.Module):

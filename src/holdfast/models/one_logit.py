@@ -1,8 +1,10 @@
 """Binary classifiers with one output, as what everything else takes: two logits."""
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
+from holdfast.arguments import shown
 from holdfast.errors import ModelError, SettingError
 
 __all__ = ["OneLogit", "is_one_logit"]
@@ -32,8 +34,8 @@ class OneLogit(nn.Module):
 
     def __init__(self, model: nn.Module, positive: int = 1) -> None:
         super().__init__()
-        if positive not in (0, 1):
-            raise SettingError(f"positive: the class where one output is positive is 0 or 1, got {positive!r}")
+        if not isinstance(positive, int | float | np.number) or positive not in (0, 1):
+            raise SettingError(f"positive: the class where one output is positive is 0 or 1, got {shown(positive)}")
         self.model = model
         self.positive = int(positive)
 

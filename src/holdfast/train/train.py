@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from holdfast.arguments import seed_of, threat_of
+from holdfast.arguments import function_of, path_of, seed_of, shown, threat_of
 from holdfast.data import Source, load_data
+from holdfast.errors import SettingError
 from holdfast.files import write_whole
 from holdfast.models import load_model
 from holdfast.models.architectures import is_network, make_network
-from holdfast.processes import ALONE, Processes
+from holdfast.processes import ALONE, Processes, processes_of
 from holdfast.settings import names, read
 from holdfast.threats import Threat
 from holdfast.train.checkpoint import KEPT, write_tensors
@@ -98,11 +99,16 @@ def train(
     """
     began = time.monotonic()
     threat, seed = threat_of(threat), seed_of(seed)
+    function_of("on_progress", on_progress)
+    if not isinstance(method, str):
+        raise SettingError(f"method: a name such as 'pgd' or 'awp:trades' is needed, not {shown(method)}")
+    if not isinstance(settings, Mapping | None):
+        raise SettingError(f"settings: give a dict from names to values, not {shown(settings)}")
     source = load_data(data, split=split, examples=examples)
     classes = _classes(source)
-    folder = None if run is None else Path(run)
+    folder = None if run is None else path_of("run", run)
     name = network if isinstance(network, str) else type(network).__name__
-    device = processes.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = processes_of(processes).device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
