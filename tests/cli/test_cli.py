@@ -184,7 +184,7 @@ def test_certify_by_smoothing_writes_a_log_that_can_be_checked(folder, tmp_path)
         ({"method": "crown", "threat": "linf:0.1", "sigma": 0.1}, "--sigma: crown proves without noise"),
         ({"method": "smoothing"}, "--sigma: smoothing needs"),
         ({"method": "smoothing", "sigma": 0.1, "threat": "l2:1"}, "finds the radius itself"),
-        ({"method": "smoothing", "sigma": 0.1, "procedure": "lucky"}, "neither sequential nor fixed"),
+        ({"method": "smoothing", "sigma": 0.1, "procedure": "lucky"}, "choose one of sequential, fixed"),
         ({"method": "smoothing", "sigma": -1}, "positive"),
         ({"method": "smoothing", "sigma": 0.1, "alpha": 2}, "alpha"),
     ],

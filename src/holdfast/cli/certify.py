@@ -32,7 +32,9 @@ from holdfast.report.terminal import percent, show_diagnostics
 from holdfast.threats import Ball
 from holdfast.words import plain
 
-__all__ = ["prove", "smooth"]
+__all__ = ["PROCEDURES", "prove", "smooth"]
+
+PROCEDURES = ("sequential", "fixed")
 
 LOG, SETTINGS = "smoothing.tsv", "smoothing.json"
 _COLUMNS = ("idx", "label", "predict", "radius", "correct", "time", "samples")
@@ -100,14 +102,12 @@ def smooth(
     Raises
     ------
     SettingError
-        When there is no noise, or no such procedure.
+        When there is no noise.
     RunError
         When the folder cannot be written, or holds a log of other settings.
     """
     if sigma is None:
         raise SettingError("--sigma: smoothing needs the scale of its noise; write --sigma 0.25")
-    if procedure not in ("sequential", "fixed"):
-        raise SettingError(f"--procedure: {procedure!r} is neither sequential nor fixed")
     source = load_data(data, split=split, examples=examples)
     module = load_model(model, weights, weights_key=weights_key, trust=trust, shape=source.shape, sizes=sizes)
     if positive is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
+from holdfast.arguments import choice, real
 from holdfast.cli import options
 from holdfast.cli.terminal import Terminal
 from holdfast.errors import HoldfastError, SettingError
@@ -244,8 +245,16 @@ def certify(
     if out is not None:
         kept = f"what was certified so far is kept in {out}: the same command goes on from there"
     with _faults(kept) as processes:
-        from holdfast.cli.certify import prove, smooth
+        from holdfast.certify.certificate import RUNS
+        from holdfast.cli.certify import PROCEDURES, prove, smooth
 
+        # Also those that the method does not ask for: a word that means nothing was meant for something.
+        options.read_box(box)
+        choice("--procedure", procedure, PROCEDURES)
+        choice("--certify-arithmetic", arithmetic, RUNS)
+        real("--certify-seconds", seconds)
+        if not 0 < alpha < 1:
+            raise SettingError(f"--alpha: a chance of error lies between 0 and 1, got {alpha:g}")
         settings: dict[str, Any] = {
             "weights": weights,
             "weights_key": weights_key,

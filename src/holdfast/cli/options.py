@@ -30,6 +30,7 @@ __all__ = [
     "WeightsKey",
     "parse_numbers",
     "parse_sizes",
+    "read_box",
     "read_threat",
     "split",
 ]
@@ -150,9 +151,20 @@ def read_threat(text: str, box: str) -> Ball:
     SettingError
         When either makes no sense.
     """
-    if box == "none":
-        return parse_threat(text, None)
-    bounds = parse_numbers(box, "--box")
+    return parse_threat(text, read_box(box))
+
+
+def read_box(text: str) -> Box | None:
+    """The box as typed, where there is one.
+
+    Raises
+    ------
+    SettingError
+        When it makes no sense.
+    """
+    if text == "none":
+        return None
+    bounds = parse_numbers(text, "--box")
     if bounds is None or len(bounds) != 2:
-        raise SettingError(f"--box: {box!r} is not LOWER,UPPER; write 0,1 or none")
-    return parse_threat(text, Box(*bounds))
+        raise SettingError(f"--box: {text!r} is not LOWER,UPPER; write 0,1 or none")
+    return Box(*bounds)
