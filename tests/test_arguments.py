@@ -1,5 +1,6 @@
 """Odd arguments of every kind to everything public: what is of no use is refused in one line, and nothing else."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -16,8 +17,37 @@ import torch
 from torch import nn
 
 import holdfast
-from holdfast import FGSM, L0, L1, L2, PGD, Box, DataError, HoldfastError, Linf, Query, SettingError, attacks
-from holdfast.certify import Gaussian, Region, Smoothed, certify, exact_distance, output_bounds
+from holdfast import (
+    FGSM,
+    L0,
+    L1,
+    L2,
+    PGD,
+    Box,
+    DataError,
+    HoldfastError,
+    Linf,
+    Processes,
+    Query,
+    RunError,
+    SettingError,
+    attacks,
+)
+from holdfast.certify import (
+    Ablated,
+    BlockAblation,
+    ColumnAblation,
+    Deletion,
+    FeatureAblation,
+    Fill,
+    Gaussian,
+    Region,
+    Smoothed,
+    certify,
+    exact_distance,
+    mark,
+    output_bounds,
+)
 from holdfast.geometry import (
     activation_pattern,
     boundary_distance,
@@ -351,6 +381,11 @@ ODD: tuple[Any, ...] = (
     NET,
     Linf,
 )
+# One of each kind, for what takes its time.
+FEW: tuple[Any, ...] = (
+    -1, 0, 10**400, 2**64, 0.5, 1e300, 3e38, math.inf, math.nan, True, None, "x", b"1", [], {}, object(), Rude(),
+    np.uint8(3), np.uint64(2**64 - 1), np.array(["x"]), torch.tensor([0.1, 0.2]), X.to_sparse(), NET,
+)  # fmt: skip
 TABLE, CLASSES = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
 
 
@@ -435,6 +470,38 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     **{f"{kind.__name__}.worst_case": (partial(_scored, kind), {"eps": 0.1, "box": None}) for kind in ESTIMATORS},
     "path": (partial(RobustLinearSVC(max_iter=5).path, TABLE, CLASSES), {"eps_grid": [0.1]}),
 }
+IMAGES, PATCHED = torch.rand(2, 1, 4, 4), nn.Sequential(nn.Flatten(), nn.Linear(32, 3)).eval()
+WORDS, READER = torch.arange(12.0).reshape(2, 6), nn.Linear(6, 3).eval()
+
+
+def _voted(model: nn.Module, x: torch.Tensor, make: Any, **settings: Any) -> None:
+    Smoothed(model, make(**settings)).certify_fixed(x, samples=10, selection=5)
+
+
+def _ablated(make: Any, **settings: Any) -> None:
+    Ablated(PATCHED, make(**settings)).certify(IMAGES)
+
+
+CALLS |= {
+    "FeatureAblation": (
+        partial(_voted, PATCHED, IMAGES, FeatureAblation),
+        {"shape": (1, 4, 4), "keep": 4, "hide": mark},
+    ),
+    "Deletion": (partial(_voted, READER, WORDS, Deletion), {"rate": 0.5, "padding": 0.0}),
+    "ColumnAblation": (partial(_ablated, ColumnAblation), {"width": 4, "band": 2, "hide": mark}),
+    "BlockAblation": (partial(_ablated, BlockAblation), {"height": 4, "width": 4, "side": 2, "hide": mark}),
+    "Fill": (Fill, {"value": 0.5}),
+    "Ablated": (Ablated, {"model": PATCHED, "ablation": ColumnAblation(4, 2), "batch_size": None}),
+    "Processes": (Processes, {"rank": 0, "count": 1, "device": None}),
+    "load_model": (
+        holdfast.load_model,
+        {"spec": NET, "weights": None, "weights_key": None, "trust": False, "sizes": None},
+    ),
+}
+SLOW = {"certify", "exact_distance", "smoothing", "nearest_adversarial", "boundary_on_facets", "boundary_distance",
+        "facet_distance", "regions_in_slice", "lipschitz_above", "lipschitz_below", "predict", "universal",
+        "random attack", "path", "output_bounds", "attack", "L0", "L1", "L2", "Linf", "crossing", "Deletion",
+        *(kind.__name__ for kind in ESTIMATORS), *(f"{kind.__name__}.worst_case" for kind in ESTIMATORS)}  # fmt: skip
 FIXED = {
     "exact_distance": {"model": NET, "x": X[:1], "y": (Y[:1] + 1) % 3},
     "random attack": {"model": NET, "x": X, "y": Y},
@@ -449,7 +516,56 @@ PATIENT = {"steps", "restarts", "samples", "selection", "limit", "epochs", "max_
 @pytest.mark.parametrize("call", CALLS)
 def test_odd_arguments_end_in_a_line(call):
     function, arguments = CALLS[call]
-    for name, odd in itertools.product(arguments, ODD):
+    for name, odd in itertools.product(arguments, FEW if call in SLOW else ODD):
         if name in PATIENT and isinstance(odd, int | np.integer) and odd > 10:
             continue
         only_lines(lambda name=name, odd=odd: function(**FIXED.get(call, {}) | arguments | {name: odd}))
+
+
+def test_what_the_estimators_read():
+    for kind, odd in itertools.product(ESTIMATORS, (10**400, Rude(), [Rude()], None, "x", b"1", X.to_sparse(), X / 0)):
+        fitted = kind(max_iter=5).fit(TABLE, CLASSES)
+        for use in (
+            lambda kind=kind, odd=odd: kind(max_iter=5).fit(odd, CLASSES),
+            lambda kind=kind, odd=odd: kind(max_iter=5).fit(TABLE, odd),
+            lambda kind=kind, odd=odd: kind(max_iter=5).fit(TABLE, CLASSES, odd),
+            lambda fitted=fitted, odd=odd: fitted.predict(odd),
+            lambda fitted=fitted, odd=odd: fitted.score(TABLE, odd),
+            lambda fitted=fitted, odd=odd: fitted.robust_score(TABLE, odd),
+        ):
+            with contextlib.suppress(ValueError, TypeError):  # as scikit-learn's own, in its words
+                only_lines(use)
+
+
+# What they may spend, so that a run takes no time.
+SPEND = {"steps": 2, "queries": 12, "samples": 2, "probes": 2, "bisections": 2, "binary_search_steps": 2, "refine": 1,
+         "runs": 1, "restarts": 1, "tries": 2}  # fmt: skip
+ATTACKS = [kind for kind in map(attacks.__dict__.get, sorted(attacks.__all__))
+           if dataclasses.is_dataclass(kind) and "__call__" in vars(kind) and hasattr(kind, "init")
+           and kind is not attacks.Transfer]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ATTACKS, ids=lambda kind: kind.__name__)
+def test_settings_of_attacks_end_in_a_line_or_in_the_set(kind):
+    names = [field.name for field in dataclasses.fields(kind) if field.init]
+    base = {name: value for name, value in SPEND.items() if name in names}
+    threat = {attacks.SparseRS: L0(2), attacks.SigmaZero: L0(2), attacks.EAD: L1(0.5), attacks.APGDL1: L1(0.5)}.get(
+        kind
+    )
+    for name, odd in itertools.product(names, FEW):
+        attack = only_lines(lambda name=name, odd=odd: kind(**{**base, name: odd}))
+        found = attack and only_lines(lambda attack=attack: attack(NET, X[:2], Y[:2], threat=threat or L2(0.3), seed=1))
+        if found is not None:
+            assert (threat or L2(0.3)).contains(X[:2], found.x_adv)[found.success].all()
+            assert found.x_adv.isfinite().all()
+
+
+def test_a_place_that_nothing_computes_on():
+    for device in ("banana", "meta", "cuda:99", ""):
+        with pytest.raises(SettingError, match=r"^device: nothing can be computed on "):
+            Processes(device=device)
+    assert Processes(device="cpu").device == torch.device("cpu")
+    with pytest.raises(RunError, match="has no others"):
+        Processes(0, 2).wait()
+    with pytest.raises(SettingError, match=r"^processes: "):
+        holdfast.audit(NET, (X, Y), Linf(0.1), processes="two")
