@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from measure import machine
 
-from holdfast.audit import AuditResult, audit
+from holdfast.audit import AuditResult, Certification, audit
+from holdfast.models import Model
 
 HERE = Path(__file__).resolve().parent
 MNIST, FASHION = "mnist:{}/data/mnist", "mnist:{}/data/fashion_mnist"
@@ -98,14 +99,12 @@ def measure(case: Case, shared: Path, options: argparse.Namespace) -> Line:
     count = min(case.examples, options.examples or case.examples)
     began, wall = time.process_time(), time.perf_counter()
     result = audit(
-        f"{shared}/models/nets.py:{case.factory}",
+        Model(f"{shared}/models/nets.py:{case.factory}", shared / "models" / case.weights),
         case.data.format(shared),
         case.threat,
         protocol=options.protocol,
-        weights=shared / "models" / case.weights,
         examples=f"0:{count}",
-        certify="complete",
-        certify_seconds=min(case.seconds, options.seconds or case.seconds),
+        certify=Certification("complete", min(case.seconds, options.seconds or case.seconds)),
     )
     return Line(case, result, time.process_time() - began, time.perf_counter() - wall)
 

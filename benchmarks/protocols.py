@@ -36,10 +36,11 @@ def run(published: dict[str, Any], shared: Path, threat: Threat, protocol: Evalu
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
         result = holdfast.audit(
-            f"{shared / 'models' / 'nets.py'}:{published['factory']}",
+            holdfast.Model(
+                f"{shared / 'models' / 'nets.py'}:{published['factory']}", shared / "models" / published["model"]
+            ),
             DATA[published["data"]].format(shared=shared),
             threat,
-            weights=shared / "models" / published["model"],
             examples=f"0:{published['first_n']}",
             protocol=protocol,
             seed=seed,

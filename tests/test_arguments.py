@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import holdfast
+from helpers.audits import audit
 from holdfast import (
     FGSM,
     L0,
@@ -299,7 +300,7 @@ def test_settings_of_an_audit(name):
             options["certify"] = "smoothing"
             if isinstance(odd, int | float | np.number | torch.Tensor | np.ndarray | Fraction):
                 continue  # a hundred thousand votes; test_smoothing_settings has these
-        only_lines(lambda options=options: holdfast.audit(NET, (X, Y), Linf(0.1), **options))
+        only_lines(lambda options=options: audit(NET, (X, Y), Linf(0.1), **options))
 
 
 @pytest.mark.slow
@@ -307,7 +308,7 @@ def test_settings_of_an_audit(name):
 def test_paths_that_are_none(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for odd in (*NUMBERS, "a\0b", "a\ud800", Path("c\0d")):
-        only_lines(lambda odd=odd: holdfast.audit(NET, (X, Y), Linf(0.1), protocol=[FGSM()], **{name: odd}))
+        only_lines(lambda odd=odd: audit(NET, (X, Y), Linf(0.1), protocol=[FGSM()], **{name: odd}))
 
 
 @pytest.mark.slow

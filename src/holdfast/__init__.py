@@ -6,11 +6,11 @@ What ``__all__`` names, and the documentation, is the public interface.
 from importlib.metadata import version
 
 from holdfast.attacks import APGD, FGSM, PGD, AttackResult
-from holdfast.audit import AuditResult, audit
+from holdfast.audit import AuditResult, Certification, audit
 from holdfast.certify import Certificate, certify
 from holdfast.data import Batch, Source, load_data
 from holdfast.errors import DataError, HoldfastError, ModelError, ProofError, RunError, SettingError
-from holdfast.models import BPDA, Query, load_model
+from holdfast.models import BPDA, Model, Query, load_model
 from holdfast.processes import Processes
 from holdfast.threats import L0, L1, L2, Box, Linf, Threat, parse_threat
 from holdfast.train import TrainingResult, train
@@ -30,9 +30,11 @@ __all__ = [
     "Batch",
     "Box",
     "Certificate",
+    "Certification",
     "DataError",
     "HoldfastError",
     "Linf",
+    "Model",
     "ModelError",
     "Processes",
     "ProofError",

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import holdfast
+from helpers.audits import audit
 from helpers.networks import ordinary_digits
 from holdfast import DataError, Linf, ModelError, RunError, SettingError
 from holdfast.audit import AuditResult, single, store
@@ -31,7 +32,7 @@ def rows(folder: Path) -> list[tuple]:
 
 
 def run(folder: Path | None, examples: str = "0:150", threat="linf:0.1", **options) -> AuditResult:
-    return holdfast.audit(ordinary_digits(), "digits", threat, examples=examples, run=folder, **options)
+    return audit(ordinary_digits(), "digits", threat, examples=examples, run=folder, **options)
 
 
 @pytest.fixture(scope="module")

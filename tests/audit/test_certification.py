@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import holdfast
+from helpers.audits import audit
 from helpers.networks import ordinary_digits
 from helpers.shared import SHARED, needs_shared
 from helpers.zoo import random_linear, uniform
@@ -40,7 +41,7 @@ def rows(folder: Path, columns: str = COLUMNS) -> list[tuple]:
 
 def run(folder: Path | None, threat="linf:0.06", certify="crown", model=None, **options) -> AuditResult:
     model = ordinary_digits() if model is None else model
-    return holdfast.audit(model, "digits", threat, examples="0:60", run=folder, certify=certify, **options)
+    return audit(model, "digits", threat, examples="0:60", run=folder, certify=certify, **options)
 
 
 @pytest.fixture(scope="module")
@@ -344,11 +345,11 @@ def test_the_search_closes_the_bracket_and_survives_interruptions(plain, tmp_pat
 SLOW_AUDIT = """
 import sys, time
 import torch
+from helpers.audits import audit
 from helpers.networks import ordinary_digits
-import holdfast
 torch.set_num_threads(1)
-holdfast.audit(ordinary_digits(), "digits", "linf:0.06", examples="0:60", run=sys.argv[1], certify="complete",
-               certify_budgets=(0.02,), batch_size=8, on_progress=lambda progress: time.sleep(float(sys.argv[2])))
+audit(ordinary_digits(), "digits", "linf:0.06", examples="0:60", run=sys.argv[1], certify="complete",
+      certify_budgets=(0.02,), batch_size=8, on_progress=lambda progress: time.sleep(float(sys.argv[2])))
 """
 
 
@@ -383,7 +384,7 @@ def test_killed_at_any_moment_ends_the_same(tmp_path):
 def test_smoothing_is_stated_beside_the_bracket(plain, tmp_path):
     options = {"threat": "l2:0.25", "certify": "smoothing", "sigma": 0.25, "examples": "0:12"}
     model = ordinary_digits()
-    whole = holdfast.audit(model, "digits", run=tmp_path / "whole", **options)
+    whole = audit(model, "digits", run=tmp_path / "whole", **options)
     assert whole.bracket == (0.0, whole.robust_accuracy)
     assert whole.certification is None
     found = whole.smoothed
@@ -402,8 +403,8 @@ def test_smoothing_is_stated_beside_the_bracket(plain, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        holdfast.audit(model, "digits", run=tmp_path / "run", batch_size=4, on_progress=stop, **options)
-    again = holdfast.audit(model, "digits", run=tmp_path / "run", batch_size=4, **options)
+        audit(model, "digits", run=tmp_path / "run", batch_size=4, on_progress=stop, **options)
+    again = audit(model, "digits", run=tmp_path / "run", batch_size=4, **options)
     assert again.smoothed == found
 
 
@@ -421,7 +422,7 @@ class OnlyClean(nn.Module):
 
 def test_votes_that_are_nan_certify_nothing(plain):
     model = OnlyClean(ordinary_digits())
-    found = holdfast.audit(model, "digits", threat="l2:0.25", certify="smoothing", sigma=0.25, examples="0:4").smoothed
+    found = audit(model, "digits", threat="l2:0.25", certify="smoothing", sigma=0.25, examples="0:4").smoothed
     assert (found.accuracy, found.certified_accuracy, found.abstained) == (0, 0, 4)
 
 
@@ -450,7 +451,7 @@ def test_the_l2_radius_holds_every_admissible_change(threat, radius):
     ],
 )
 def test_published_networks_are_decided_exactly(factory, weights, data, examples, robust):
-    result = holdfast.audit(
+    result = audit(
         f"{SHARED / 'models' / 'nets.py'}:{factory}",
         f"mnist:{SHARED / 'data' / data}",
         "linf:0.1",
@@ -480,7 +481,7 @@ def test_published_networks_are_decided_exactly(factory, weights, data, examples
 def test_what_is_certified_withstands_the_attacks_that_it_was_spared(factory, weights, data, threat, tmp_path):
     kind, _, place = data.partition(":")
     for certify in ("none", "crown"):
-        holdfast.audit(
+        audit(
             f"{SHARED / 'models' / 'nets.py'}:{factory}",
             f"{kind}:{SHARED / 'data' / place}",
             threat,

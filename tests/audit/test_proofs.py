@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import holdfast
+from helpers.audits import audit
 from helpers.networks import ordinary_digits
 from helpers.processes import together
 from holdfast import Linf, ProofError
@@ -34,7 +35,7 @@ def lie(graph, region, y, memory):
 
 
 def run(folder, **options):
-    return holdfast.audit(ordinary_digits(), "digits", THREAT, run=folder, **OPTIONS | options)
+    return audit(ordinary_digits(), "digits", THREAT, run=folder, **OPTIONS | options)
 
 
 def rows(folder, columns="*"):
@@ -117,9 +118,7 @@ def test_a_false_proof_on_the_curve(monkeypatch, tmp_path):
 
     monkeypatch.setitem(BOUNDS, "crown", wide)
     with pytest.raises(ProofError, match=r"robust within 0.18 by crown, but misclassified at 0\.1"):
-        holdfast.audit(
-            ordinary_digits(), "digits", Linf(0.2), run=tmp_path, certify_budgets=(0.18,), max_forwards=0, **OPTIONS
-        )
+        audit(ordinary_digits(), "digits", Linf(0.2), run=tmp_path, certify_budgets=(0.18,), max_forwards=0, **OPTIONS)
     assert len(rows(tmp_path)) == 60
 
 

@@ -18,7 +18,7 @@ CIFAR = f"npz:{SHARED / 'data' / 'cifar10' / 'cifar10_exact_test_first1017.npz'}
 
 def audit(factory: str, weights: str, data: str, threat: str, examples: str, **options):
     weights_file = SHARED / "models" / weights
-    return holdfast.audit(f"{NETS}:{factory}", data, threat, weights=weights_file, examples=examples, **options)
+    return holdfast.audit(holdfast.Model(f"{NETS}:{factory}", weights_file), data, threat, examples=examples, **options)
 
 
 def test_the_clean_lenet_falls_to_nothing():
@@ -124,8 +124,8 @@ def test_fast_finds_what_the_published_ensemble_finds(tmp_path, reference):
 def test_an_onnx_network_and_its_twin_get_the_same_verdicts(tmp_path, onnx, factory, weights, mean, std):
     mean = (0.485, 0.456, 0.406) if onnx.startswith("cifar_base") else mean
     audit(factory, weights, CIFAR, "linf:2/255", "0:60", run=tmp_path / "torch")
-    holdfast.audit(SHARED / "models" / onnx, CIFAR, "linf:2/255", examples="0:60", mean=mean, std=std,
-                   run=tmp_path / "onnx")  # fmt: skip
+    model = holdfast.Model(SHARED / "models" / onnx, mean=mean, std=std)
+    holdfast.audit(model, CIFAR, "linf:2/255", examples="0:60", run=tmp_path / "onnx")
 
     columns = "idx, verdict, stage"
     assert stored(tmp_path / "torch", columns) == stored(tmp_path / "onnx", columns)

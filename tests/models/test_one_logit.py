@@ -97,9 +97,9 @@ def test_the_other_side():
     worst = worst_margins(one, x, y)
     upside_down = holdfast.audit(one, (x, y), Linf(EPS))
     assert upside_down.clean_accuracy == 1
-    turned = holdfast.audit(one, (x, 1 - y), Linf(EPS), positive=0)
+    turned = holdfast.audit(holdfast.Model(one, positive=0), (x, 1 - y), Linf(EPS))
     assert turned.robust_accuracy == pytest.approx((worst > 0).double().mean().item(), abs=1e-12)
-    assert holdfast.audit(one, (x, y), Linf(EPS), positive=0).clean_accuracy == 0
+    assert holdfast.audit(holdfast.Model(one, positive=0), (x, y), Linf(EPS)).clean_accuracy == 0
     verdicts = [found.verdict == "certified" for found in certify(OneLogit(one, 0), x, 1 - y, Linf(EPS))]
     assert verdicts == (worst > 0).tolist()
 
@@ -108,7 +108,7 @@ def test_how_it_was_read_is_said():
     one = linear()
     x, y = labelled(one)
     for positive, said in ((None, "class 1 where it is positive"), (0, "class 0 where it is positive")):
-        result = holdfast.audit(one, (x, y), Linf(EPS), positive=positive)
+        result = holdfast.audit(holdfast.Model(one, positive=positive), (x, y), Linf(EPS))
         (note,) = [d for d in result.diagnostics if d.name == "one logit"]
         assert said in note.message
     two = nn.Linear(6, 2)
@@ -118,9 +118,9 @@ def test_how_it_was_read_is_said():
 def test_runs_of_the_two_sides_are_told_apart(tmp_path):
     one = linear()
     data = labelled(one)
-    holdfast.audit(one, data, Linf(EPS), positive=1, run=tmp_path)
+    holdfast.audit(holdfast.Model(one, positive=1), data, Linf(EPS), run=tmp_path)
     with pytest.raises(holdfast.RunError, match="holds another audit: model was"):
-        holdfast.audit(one, data, Linf(EPS), positive=0, run=tmp_path)
+        holdfast.audit(holdfast.Model(one, positive=0), data, Linf(EPS), run=tmp_path)
 
 
 def test_logits_are_0_and_z_without_rounding():
@@ -181,7 +181,7 @@ def test_what_is_no_single_logit():
     with pytest.raises(ModelError, match=r"shape \(4, 3\) for 4 inputs, not one logit"):
         OneLogit(nn.Linear(6, 3))(x)
     with pytest.raises(ModelError, match="not one logit"):
-        holdfast.audit(nn.Linear(6, 3), (x, torch.zeros(4).long()), Linf(EPS), positive=0)
+        holdfast.audit(holdfast.Model(nn.Linear(6, 3), positive=0), (x, torch.zeros(4).long()), Linf(EPS))
     with pytest.raises(SettingError, match="is 0 or 1, got 2"):
         OneLogit(nn.Linear(6, 1), 2)
     with pytest.raises(ModelError, match="remove its final sigmoid"):

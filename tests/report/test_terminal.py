@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 import holdfast
+from helpers.audits import audit
 from helpers.networks import ordinary_digits
 from holdfast.report import show_result
 
@@ -33,7 +34,7 @@ def test_everything_that_matters_is_shown(width):
 
 
 def shown(width: int = 200, **options) -> str:
-    result = holdfast.audit(ordinary_digits(), "digits", examples="0:40", **options)
+    result = audit(ordinary_digits(), "digits", examples="0:40", **options)
     console = Console(width=width, file=io.StringIO())
     show_result(result, console)
     return " ".join(console.file.getvalue().replace("│", " ").split())

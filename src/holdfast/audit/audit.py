@@ -1,7 +1,7 @@
 """The audit: attacks over a data set, verdicts kept as they fall, and one honest result."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
 from itertools import islice
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from holdfast.arguments import as_list, function_of, path_of, seed_of, threat_of, whole, yes_or_no
+from holdfast.arguments import function_of, path_of, seed_of, threat_of, whole, yes_or_no
 from holdfast.attacks import Attack, Knowledge, Stage, drive
 from holdfast.audit.agreement import agreeing
-from holdfast.audit.certification import CertificationPlan
+from holdfast.audit.certification import Certification, CertificationPlan
 from holdfast.audit.custom import find_protocol
 from holdfast.audit.diagnostics import examine_model
 from holdfast.audit.digest import digest, digest_module
@@ -28,12 +28,12 @@ from holdfast.audit.store import RunStore
 from holdfast.audit.summary import summarise
 from holdfast.audit.tables import Expected
 from holdfast.certify.certify import normalised
-from holdfast.certify.doubt import CHECKS, Doubt
+from holdfast.certify.doubt import Doubt
 from holdfast.certify.smoothing import Smoothed
 from holdfast.data import Batch, Source, load_data
 from holdfast.errors import ModelError, SettingError
-from holdfast.files import writable_name, write_whole
-from holdfast.models import OneLogit, load_model
+from holdfast.files import write_whole
+from holdfast.models import Model, OneLogit
 from holdfast.models.query import Query
 from holdfast.processes import ALONE, Processes, processes_of
 from holdfast.threats import Threat
@@ -42,32 +42,19 @@ __all__ = ["Progress", "audit"]
 
 
 def audit(
-    model: nn.Module | str | Path,
+    model: Model | nn.Module | str | Path,
     data: Any,
     threat: Threat | str,
     *,
     protocol: str | Path | EvaluationProtocol | Sequence[Attack | Stage] | None = None,
     knowledge: Knowledge = "gradient",
-    run: str | Path | None = None,
-    weights: str | Path | None = None,
-    weights_key: str | None = None,
-    trust: bool = False,
+    max_forwards: int | None = None,
+    certify: Certification | str = "none",
     split: str = "test",
     examples: str | slice | range | None = None,
     seed: int = 0,
-    batch_size: int | None = None,
-    sizes: Mapping[str, int] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    max_forwards: int | None = None,
+    run: str | Path | None = None,
     save_inputs: bool = False,
-    positive: int | None = None,
-    certify: str = "none",
-    certify_seconds: float = 20.0,
-    certify_arithmetic: str = "executed",
-    certify_budgets: Sequence[float | str] = (),
-    certify_checks: int = CHECKS,
-    sigma: float | None = None,
     processes: Processes = ALONE,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> AuditResult:
@@ -75,9 +62,10 @@ def audit(
 
     Parameters
     ----------
-    model : nn.Module, str or Path
-        A module that maps ``(N, ...)`` inputs to ``(N, K)`` logits, or what :func:`holdfast.load_model` reads. A single
-        output is read as one logit of two classes, and the diagnostics say so.
+    model : Model, nn.Module, str or Path
+        A module that maps ``(N, ...)`` inputs to ``(N, K)`` logits, or what :func:`holdfast.load_model` reads; a
+        :class:`holdfast.Model` where there is more to say: weights, a normalisation, the batch size. A single output
+        is read as one logit of two classes, and the diagnostics say so.
     data : str, Source, Dataset or pair of arrays
         What :func:`holdfast.load_data` reads.
     threat : Threat or str
@@ -89,49 +77,20 @@ def audit(
     knowledge : str
         What the attacker learns from a query: ``"gradient"``, or only ``"score"`` or ``"decision"``; attacks that need
         more are left out.
-    run : path, optional
-        A folder for ``audit.json`` and ``run.sqlite``. The same call on the same folder resumes a run that was
-        stopped or killed, and ends with the same verdicts. Without it nothing is written.
-    weights : path, optional
-        Weights to load into the model.
-    weights_key : str, optional
-        The key of that file under which they lie, where it holds several state dicts that fit.
-    trust : bool
-        That code may run which a ``.pt2`` file carries or the folder of a training run names; see
-        :func:`holdfast.load_model`.
+    max_forwards : int, optional
+        The attacks' queries an example; with 0 the result is that of the clean model.
+    certify : Certification or str
+        What proves examples robust, for the lower end of the bracket: ``"none"``, ``"ibp"``, ``"crown"``,
+        ``"alpha-crown"`` or ``"complete"``; a :class:`holdfast.Certification` where there is more to say.
     split, examples : str
         Which part of the data; see :func:`holdfast.load_data`.
     seed : int
         Of every random draw.
-    batch_size : int, optional
-        Rows a call of the model, 64 on a CPU and 512 on a GPU by default. Verdicts are bit for bit the same for any
-        order and any split of the examples as long as it is the same.
-    sizes : mapping, optional
-        The sizes of dimensions that an ONNX file leaves free, by their names or places in its input's shape.
-    mean, std : tuple of float, optional
-        A normalisation to put before the model, so that budgets mean raw inputs.
-    max_forwards : int, optional
-        The attacks' queries an example; with 0 the result is that of the clean model.
+    run : path, optional
+        A folder for ``audit.json`` and ``run.sqlite``. The same call on the same folder resumes a run that was
+        stopped or killed, and ends with the same verdicts. Without it nothing is written.
     save_inputs : bool
         Write the inputs that were found to ``adversarial.npz`` in the run's folder.
-    positive : int, optional
-        Of a model with one logit, the class where it is positive: 1 unless it is told otherwise.
-    certify : str
-        What proves examples robust, for the lower end of the bracket: ``"none"``; ``"ibp"`` or ``"crown"``, before the
-        attacks, which certified examples are spared; ``"alpha-crown"`` or ``"complete"`` (branch and bound, which may
-        come upon counterexamples too), also after them, on what they left.
-    certify_seconds : float
-        How long branch and bound may take, an example. Verdicts that it cuts off depend on the machine.
-    certify_arithmetic : str
-        ``"executed"``: proofs are about the network as it runs, whatever the order in which its sums are taken;
-        ``"exact"``: about the network in exact arithmetic.
-    certify_budgets : sequence of float
-        Smaller budgets at which to say, by the quick bounds, how much is certified.
-    certify_checks : int
-        About how many of the examples are attacked even if they are proved, drawn by the seed: a check of the prover.
-    sigma : float, optional
-        The scale of the noise of ``certify="smoothing"``, which certifies the smoothed classifier: another one than the
-        model, and told apart from its bracket.
     processes : Processes
         Those that share the examples. Each writes to the run's folder, which all of them must see, and all get the
         result. A model given by its name is put where its process computes.
@@ -160,23 +119,18 @@ def audit(
     if processes_of(processes).count > 1 and run is None:
         raise SettingError(f"the verdicts of {processes.count} processes meet in a run folder; give one, as --run DIR")
     threat, seed = threat_of(threat), seed_of(seed)
-    certification = CertificationPlan.of(
-        certify, certify_seconds, certify_budgets, threat, arithmetic=certify_arithmetic, checks=certify_checks
-    )
-    if sigma is not None and certify != "smoothing":
-        raise SettingError("sigma: noise belongs to smoothing; choose it with certify")
+    asked = Certification.of(certify)
+    certification = CertificationPlan.of(asked, threat)
     plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)
-    name = writable_name(str(model)) if isinstance(model, str | Path) else type(model).__name__
+    subject = Model.of(model)
     source = load_data(data, split=split, examples=examples)
-    module = load_model(model, weights, weights_key=weights_key, trust=trust, shape=source.shape, sizes=sizes)
-    if positive is not None:
-        module = OneLogit(module, positive)
-    if processes.device is not None and not isinstance(model, nn.Module):
+    module = subject.load(source.shape)
+    if processes.device is not None and subject.is_named:
         module.to(processes.device)
-    smoothing = SmoothingPlan.of(sigma, threat, source.shape) if certify == "smoothing" else None
+    smoothing = SmoothingPlan.of(asked.sigma, threat, source.shape) if asked.method == "smoothing" else None
     folder = None if run is None else path_of("run", run)
-    mean, std = (None if numbers is None else tuple(as_list(numbers) or ()) for numbers in (mean, std))
-    query = Query(module, mean=mean, std=std, batch_size=batch_size, seed=seed)
+    mean, std = subject.normalisation
+    query = subject.query(module, seed)
     first = next(iter(source.batches(query.batch_size)))
     settings = {
         "holdfast": metadata.version("holdfast"),
@@ -191,7 +145,7 @@ def audit(
         "normalisation": [mean, std],
         "max_forwards": max_forwards,
         "save_inputs": save_inputs,
-        "certify": next((asked.to_dict() for asked in (certification, smoothing) if asked is not None), None),
+        "certify": next((proof.to_dict() for proof in (certification, smoothing) if proof is not None), None),
     }
 
     def batches() -> Iterator[Batch]:
@@ -243,7 +197,7 @@ def audit(
                 smoothing,
                 diagnostics,
                 attacked=max_forwards is None or max_forwards >= plan.samples,
-                model=name,
+                model=subject.name,
                 threat=threat,
                 seed=seed,
                 device=str(query.device),

@@ -16,13 +16,64 @@ from holdfast.models.query import Query
 from holdfast.threats import Ball, Threat
 from holdfast.threats.budget import parse_budget
 
-__all__ = ["CertificationPlan"]
+__all__ = ["Certification", "CertificationPlan"]
 
 _STATEMENTS: dict[Runs, str] = {
     "executed": "a deterministic proof about the network as executed, in the model's own floating-point precision and "
     "whatever the order in which its sums are taken",
     "exact": "a deterministic proof in exact arithmetic; the rounding of the model's own forward pass is no part of it",
 }
+
+
+@dataclass(frozen=True)
+class Certification:
+    """What proves examples robust in an audit, as a user asks for it.
+
+    Parameters
+    ----------
+    method : str
+        ``"none"``; ``"ibp"`` or ``"crown"``, before the attacks, which certified examples are spared;
+        ``"alpha-crown"`` or ``"complete"`` (branch and bound, which may come upon counterexamples too), also after
+        them, on what they left; ``"smoothing"``, of the smoothed classifier, which is another one than the model and
+        told apart from its bracket.
+    seconds : float
+        How long branch and bound may take, an example. Verdicts that it cuts off depend on the machine.
+    arithmetic : str
+        ``"executed"``: proofs are about the network as it runs, whatever the order in which its sums are taken;
+        ``"exact"``: about the network in exact arithmetic.
+    budgets : sequence of float
+        Smaller budgets at which to say, by the quick bounds, how much is certified.
+    checks : int
+        About how many of the examples are attacked even if they are proved, drawn by the seed: a check of the prover.
+    sigma : float, optional
+        The scale of smoothing's noise.
+    """
+
+    method: str = "none"
+    seconds: float = 20.0
+    arithmetic: str = "executed"
+    budgets: Sequence[float | str] = ()
+    checks: int = CHECKS
+    sigma: float | None = None
+
+    @classmethod
+    def of(cls, certify: Self | str) -> Self:
+        """What a user gave, a word where no more is to be said.
+
+        Raises
+        ------
+        SettingError
+            When it is neither, or smoothing's noise is given to another method.
+        """
+        if not isinstance(certify, str | Certification):
+            raise SettingError(
+                f"certify: a word or a Certification is needed, not a {type(certify).__name__}; "
+                f"choose {', '.join(METHODS)}"
+            )
+        asked = cls(certify) if isinstance(certify, str) else certify
+        if asked.sigma is not None and asked.method != "smoothing":
+            raise SettingError("sigma: noise belongs to smoothing; choose it with certify")
+        return asked
 
 
 @dataclass(frozen=True)
@@ -53,26 +104,18 @@ class CertificationPlan:
     checks: int = CHECKS
 
     @classmethod
-    def of(
-        cls,
-        method: str,
-        seconds: float,
-        budgets: Sequence[float | str],
-        threat: Threat,
-        *,
-        arithmetic: str = "executed",
-        checks: int = CHECKS,
-    ) -> Self | None:
-        """The plan as a user writes it; None where nothing is to be proved of the model itself.
+    def of(cls, asked: Certification, threat: Threat) -> Self | None:
+        """The plan as a user asks for it; None where nothing is to be proved of the model itself.
 
         Raises
         ------
         SettingError
             When there is no such method, the threat has no finite budget, or a number makes no sense.
         """
+        method, budgets, arithmetic = asked.method, asked.budgets, asked.arithmetic
         if not isinstance(method, str):
             raise SettingError(f"certify: a word is needed, not a {type(method).__name__}; choose {', '.join(METHODS)}")
-        seconds, checks = real("certify_seconds", seconds), whole("certify_checks", checks, 0)
+        seconds, checks = real("certify_seconds", asked.seconds), whole("certify_checks", asked.checks, 0)
         if not isinstance(arithmetic, str) or arithmetic not in RUNS:
             words = " or ".join(RUNS)
             raise SettingError(f"certify_arithmetic: unknown arithmetic {shown(arithmetic)}; choose {words}")

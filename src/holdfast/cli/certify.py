@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from holdfast.audit import AuditResult, EvaluationProtocol, audit
+from holdfast.audit import AuditResult, Certification, EvaluationProtocol, audit
 from holdfast.audit.diagnostics import examine_outputs
 from holdfast.audit.digest import digest_module
 from holdfast.certify.certificate import METHODS
@@ -27,12 +27,12 @@ from holdfast.cli.progress import watching
 from holdfast.data import Source, load_data
 from holdfast.errors import RunError, SettingError
 from holdfast.files import read_text
-from holdfast.models import OneLogit, Query, load_model
+from holdfast.models import Model
 from holdfast.report.terminal import percent, show_diagnostics
 from holdfast.threats import Ball
 from holdfast.words import plain
 
-__all__ = ["PROCEDURES", "prove", "smooth"]
+__all__ = ["PROCEDURES", "Noise", "prove", "smooth"]
 
 PROCEDURES = ("sequential", "fixed")
 
@@ -43,11 +43,33 @@ _SELECTION = 100
 _TOGETHER = 16
 
 
+@dataclass(frozen=True)
+class Noise:
+    """What smoothing is asked.
+
+    Parameters
+    ----------
+    sigma : float or None
+        The scale of the noise.
+    alpha : float
+        The chance that a certificate is false.
+    samples : int
+        The most that is asked, an example.
+    procedure : str
+        ``"sequential"`` or ``"fixed"``.
+    """
+
+    sigma: float | None
+    alpha: float
+    samples: int
+    procedure: str
+
+
 def prove(
-    model: str,
+    model: Model,
     data: str,
     threat: Ball,
-    method: str,
+    asked: Certification,
     out: Path | None,
     console: Console,
     progress: Console,
@@ -60,12 +82,12 @@ def prove(
     SettingError
         When there is no such method.
     """
-    if method not in METHODS:
-        raise SettingError(f"--method: unknown method {method!r}; choose {', '.join(METHODS)} or smoothing")
+    if asked.method not in METHODS:
+        raise SettingError(f"--method: unknown method {asked.method!r}; choose {', '.join(METHODS)} or smoothing")
     alone = EvaluationProtocol("none", (), "nothing was attacked: what was not proved may be robust or not")
-    attacks: dict[str, Any] = {} if method == "complete" else {"protocol": alone, "max_forwards": 0}
+    attacks: dict[str, Any] = {} if asked.method == "complete" else {"protocol": alone, "max_forwards": 0}
     with watching(progress, "certifying") as show:
-        result = audit(model, data, threat, certify=method, run=out, on_progress=show, **attacks, **settings)
+        result = audit(model, data, threat, certify=asked, run=out, on_progress=show, **attacks, **settings)
     _show_proofs(result, console)
     if out is not None:
         console.print(
@@ -75,27 +97,16 @@ def prove(
 
 
 def smooth(
-    model: str,
+    model: Model,
     data: str,
+    noise: Noise,
     out: Path | None,
     console: Console,
     progress: Console,
     *,
-    sigma: float | None,
-    alpha: float,
-    samples: int,
-    procedure: str,
-    weights: Path | None,
-    weights_key: str | None,
-    trust: bool,
     split: str,
     examples: str | None,
     seed: int,
-    batch_size: int | None,
-    sizes: dict[str, int] | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    positive: int | None,
 ) -> None:
     """Certify a data set by smoothing and show what came out; without a folder the log is not kept.
 
@@ -106,28 +117,27 @@ def smooth(
     RunError
         When the folder cannot be written, or holds a log of other settings.
     """
-    if sigma is None:
+    if noise.sigma is None:
         raise SettingError("--sigma: smoothing needs the scale of its noise; write --sigma 0.25")
     source = load_data(data, split=split, examples=examples)
-    module = load_model(model, weights, weights_key=weights_key, trust=trust, shape=source.shape, sizes=sizes)
-    if positive is not None:
-        module = OneLogit(module, positive)
+    module = model.load(source.shape)
+    mean, std = model.normalisation
     settings = _Settings(
         model=digest_module(module),
         data=source.name,
-        sigma=sigma,
-        alpha=alpha,
-        samples=samples,
-        procedure=procedure,
+        sigma=noise.sigma,
+        alpha=noise.alpha,
+        samples=noise.samples,
+        procedure=noise.procedure,
         seed=seed,
         normalisation=[[*(values or ())] for values in (mean, std)],
     )
-    smoothed = Smoothed(module, sigma, mean=mean, std=std, batch_size=batch_size, seed=seed)
+    smoothed = Smoothed(module, noise.sigma, mean=mean, std=std, batch_size=model.batch_size, seed=seed)
     with TemporaryDirectory() as nowhere:
         folder = Path(nowhere) if out is None else out
         _write_log(smoothed, source, settings, folder, progress)
-        _show_smoothing(read_log(folder / LOG), _spent(folder / LOG, samples + _SELECTION), settings, console)
-    with Query(module, mean=mean, std=std, batch_size=batch_size, seed=seed) as query:
+        _show_smoothing(read_log(folder / LOG), _spent(folder / LOG, noise.samples + _SELECTION), settings, console)
+    with model.query(module, seed) as query:
         query.bare_logits(next(source.batches(1)).x)
         for diagnostic in examine_outputs(query):
             console.print(f"{diagnostic.level}: {plain(diagnostic.message)}", soft_wrap=True)

@@ -5,10 +5,11 @@ folder; 6 a proof of holdfast's own is false; 130 interrupted.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 from typer.core import TyperGroup
@@ -22,8 +23,15 @@ from holdfast.words import plain
 
 if TYPE_CHECKING:
     from holdfast.attacks import Knowledge
+    from holdfast.audit import Certification
+    from holdfast.models import Model
+    from holdfast.threats import Ball
 
 __all__ = ["app"]
+
+T = TypeVar("T")
+# What is made of options, once it is asked for.
+Asked = Callable[[], T]
 
 INTERRUPTED = 130
 # Typer brings a click of its own in some versions, so its errors are known by this one.
@@ -105,14 +113,12 @@ def _main(
 
 
 @app.command()
+@options.asking(model=options.model, threat=options.threat, limits=options.limits)
 def audit(
-    model: options.Model,
+    *,
+    model: "Asked[Model]",
     data: options.Data,
-    threat: options.ThreatText,
-    weights: options.Weights = None,
-    weights_key: options.WeightsKey = None,
-    trust: options.Trust = False,
-    sizes: options.Sizes = None,
+    threat: "Asked[Ball]",
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -122,34 +128,20 @@ def audit(
     knowledge: Annotated[
         str, typer.Option("--knowledge", help="what a query tells the attacker: gradient, score or decision")
     ] = "gradient",
-    run: Annotated[
-        Path | None, typer.Option("--run", help="folder for audit.json and run.sqlite; the same command resumes it")
-    ] = None,
-    split: options.Split = "test",
-    examples: options.Examples = None,
-    box: options.BoxText = "0,1",
-    seed: options.Seed = 0,
-    batch_size: options.BatchSize = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    positive: options.Positive = None,
     max_forwards: Annotated[
         int | None, typer.Option("--max-forwards", help="the attacks' queries an example", min=0)
+    ] = None,
+    certify: options.Certify = "none",
+    limits: "Asked[Certification]",
+    split: options.Split = "test",
+    examples: options.Examples = None,
+    seed: options.Seed = 0,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="folder for audit.json and run.sqlite; the same command resumes it")
     ] = None,
     save_inputs: Annotated[
         bool, typer.Option("--save-inputs", help="write the adversarial inputs to adversarial.npz in the run's folder")
     ] = False,
-    certify: Annotated[
-        str,
-        typer.Option(
-            "--certify", help="none, ibp, crown, alpha-crown, complete or smoothing: what proves examples robust"
-        ),
-    ] = "none",
-    certify_seconds: options.CertifySeconds = 20.0,
-    certify_arithmetic: options.CertifyArithmetic = "executed",
-    certify_budgets: options.CertifyBudgets = None,
-    certify_checks: options.CertifyChecks = 100,
-    sigma: options.Sigma = None,
 ) -> None:
     """Measure how a model stands up to an adversary: a bracket of robust accuracy, and what to know about it."""
     kept = "nothing was kept (give --run DIR to be able to resume)"
@@ -162,31 +154,18 @@ def audit(
 
         with watching(_err, "auditing") as show:
             result = run_audit(
-                model,
+                model(),
                 data,
-                options.read_threat(threat, box),
+                threat(),
                 protocol=protocol,
                 knowledge=cast("Knowledge", knowledge),
-                run=run,
-                weights=weights,
-                weights_key=weights_key,
-                trust=trust,
+                max_forwards=max_forwards,
+                certify=replace(limits(), method=certify),
                 split=split,
                 examples=examples,
                 seed=seed,
-                batch_size=batch_size,
-                sizes=options.parse_sizes(sizes),
-                mean=options.parse_numbers(mean, "--mean"),
-                std=options.parse_numbers(std, "--std"),
-                positive=positive,
-                max_forwards=max_forwards,
+                run=run,
                 save_inputs=save_inputs,
-                certify=certify,
-                certify_seconds=certify_seconds,
-                certify_arithmetic=certify_arithmetic,
-                certify_budgets=options.split(certify_budgets),
-                certify_checks=certify_checks,
-                sigma=sigma,
                 processes=processes,
                 on_progress=show,
             )
@@ -200,36 +179,26 @@ def audit(
 
 
 @app.command()
+@options.asking(model=options.model, limits=options.limits)
 def certify(
+    *,
     method: Annotated[
         str,
         typer.Option("--method", help="ibp, crown, alpha-crown, complete or smoothing", show_default=False),
     ],
-    model: options.Model,
+    model: "Asked[Model]",
     data: options.Data,
     threat: Annotated[
         str | None, typer.Option("--threat", help="what may be done to an input, such as linf:8/255; not for smoothing")
     ] = None,
-    weights: options.Weights = None,
-    weights_key: options.WeightsKey = None,
-    trust: options.Trust = False,
-    sizes: options.Sizes = None,
+    box: options.BoxText = "0,1",
+    limits: "Asked[Certification]",
+    split: options.Split = "test",
+    examples: options.Examples = None,
+    seed: options.Seed = 0,
     out: Annotated[
         Path | None, typer.Option("--out", help="folder for what is found; the same command resumes it")
     ] = None,
-    split: options.Split = "test",
-    examples: options.Examples = None,
-    box: options.BoxText = "0,1",
-    seed: options.Seed = 0,
-    batch_size: options.BatchSize = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    positive: options.Positive = None,
-    seconds: options.CertifySeconds = 20.0,
-    arithmetic: options.CertifyArithmetic = "executed",
-    budgets: options.CertifyBudgets = None,
-    checks: options.CertifyChecks = 100,
-    sigma: options.Sigma = None,
     alpha: Annotated[
         float, typer.Option("--alpha", help="the chance that a certificate of smoothing is false")
     ] = 0.001,
@@ -246,53 +215,37 @@ def certify(
         kept = f"what was certified so far is kept in {out}: the same command goes on from there"
     with _faults(kept) as processes:
         from holdfast.certify.certificate import RUNS
-        from holdfast.cli.certify import PROCEDURES, prove, smooth
+        from holdfast.cli.certify import PROCEDURES, Noise, prove, smooth
 
         # Also those that the method does not ask for: a word that means nothing was meant for something.
+        asked = replace(limits(), method=method)
         options.read_box(box)
         choice("--procedure", procedure, PROCEDURES)
-        choice("--certify-arithmetic", arithmetic, RUNS)
-        real("--certify-seconds", seconds)
+        choice("--certify-arithmetic", asked.arithmetic, RUNS)
+        real("--certify-seconds", asked.seconds)
         if not 0 < alpha < 1:
             raise SettingError(f"--alpha: a chance of error lies between 0 and 1, got {alpha:g}")
-        settings: dict[str, Any] = {
-            "weights": weights,
-            "weights_key": weights_key,
-            "trust": trust,
-            "split": split,
-            "examples": examples,
-            "seed": seed,
-            "batch_size": batch_size,
-            "sizes": options.parse_sizes(sizes),
-            "mean": options.parse_numbers(mean, "--mean"),
-            "std": options.parse_numbers(std, "--std"),
-            "positive": positive,
-        }
         if method == "smoothing":
             if processes.count > 1:
                 raise SettingError(
                     "--method smoothing: one process writes the log; share the examples by audit --certify smoothing"
                 )
-            if threat is not None or budgets is not None:
+            if threat is not None or asked.budgets:
                 raise SettingError("--threat, --certify-budgets: smoothing finds the radius itself; leave them out")
-            noise: dict[str, Any] = {"sigma": sigma, "alpha": alpha, "samples": samples, "procedure": procedure}
-            smooth(model, data, out, _out, _err, **noise, **settings)
+            noise = Noise(asked.sigma, alpha, samples, procedure)
+            smooth(model(), data, noise, out, _out, _err, split=split, examples=examples, seed=seed)
         else:
             if threat is None:
                 raise SettingError(f"--threat: {method} proves something about a threat; write linf:8/255")
-            if sigma is not None:
+            if asked.sigma is not None:
                 raise SettingError(f"--sigma: {method} proves without noise; leave it out, or choose smoothing")
-            limits: dict[str, Any] = {
-                "certify_seconds": seconds,
-                "certify_arithmetic": arithmetic,
-                "certify_budgets": options.split(budgets),
-                "certify_checks": checks,
-            }
             allowed = options.read_threat(threat, box)
-            prove(model, data, allowed, method, out, _out, _err, processes=processes, **limits, **settings)
+            part: dict[str, Any] = {"split": split, "examples": examples, "seed": seed, "processes": processes}
+            prove(model(), data, allowed, asked, out, _out, _err, **part)
 
 
 @app.command()
+@options.asking(model=options.model, threat=options.threat)
 def attack(
     name: Annotated[
         str,
@@ -302,25 +255,16 @@ def attack(
             show_default=False,
         ),
     ],
-    model: options.Model,
+    model: "Asked[Model]",
     data: options.Data,
-    threat: options.ThreatText,
+    threat: "Asked[Ball]",
     out: Annotated[Path, typer.Option("--out", help="folder for adversarial.npz and audit.json", show_default=False)],
-    weights: options.Weights = None,
-    weights_key: options.WeightsKey = None,
-    trust: options.Trust = False,
-    sizes: options.Sizes = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="a setting of the attack, such as steps=100; repeatable")
     ] = None,
     split: options.Split = "test",
     examples: options.Examples = None,
-    box: options.BoxText = "0,1",
     seed: options.Seed = 0,
-    batch_size: options.BatchSize = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    positive: options.Positive = None,
 ) -> None:
     """Craft adversarial inputs with one attack and save them."""
     with _faults(f"every input so far is kept in {out}: the same command goes on from there") as processes:
@@ -332,22 +276,14 @@ def attack(
         settings = dict(_setting(text) for text in set_ or [])
         with watching(_err, name) as show:
             result = run_audit(
-                model,
+                model(),
                 data,
-                options.read_threat(threat, box),
+                threat(),
                 protocol=single(name, settings),
-                run=out,
-                weights=weights,
-                weights_key=weights_key,
-                trust=trust,
                 split=split,
                 examples=examples,
                 seed=seed,
-                batch_size=batch_size,
-                sizes=options.parse_sizes(sizes),
-                mean=options.parse_numbers(mean, "--mean"),
-                std=options.parse_numbers(std, "--std"),
-                positive=positive,
+                run=out,
                 save_inputs=True,
                 processes=processes,
                 on_progress=show,

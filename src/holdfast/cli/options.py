@@ -1,41 +1,44 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the settings that are made of them."""
 
+import inspect
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdfast.errors import SettingError
 from holdfast.threats import Ball, Box, parse_threat
 
+if TYPE_CHECKING:
+    from holdfast.audit import Certification
+    from holdfast.models import Model
+
 __all__ = [
-    "BatchSize",
     "BoxText",
-    "CertifyBudgets",
-    "CertifyChecks",
-    "CertifySeconds",
+    "Certify",
     "Data",
     "Examples",
-    "Mean",
-    "Model",
-    "Positive",
+    "ModelName",
     "Seed",
-    "Sigma",
     "Sizes",
     "Split",
-    "Std",
     "ThreatText",
     "Trust",
     "Weights",
     "WeightsKey",
+    "asking",
+    "limits",
+    "model",
     "parse_numbers",
     "parse_sizes",
     "read_box",
     "read_threat",
-    "split",
+    "threat",
 ]
 
-Model = Annotated[
+ModelName = Annotated[
     str,
     typer.Option(
         "--model",
@@ -77,6 +80,10 @@ BatchSize = Annotated[
 Mean = Annotated[str | None, typer.Option("--mean", help="a normalisation to put before the model, a number a channel")]
 Std = Annotated[str | None, typer.Option("--std", help="the scale of that normalisation, a number a channel")]
 
+Certify = Annotated[
+    str,
+    typer.Option("--certify", help="none, ibp, crown, alpha-crown, complete or smoothing: what proves examples robust"),
+]
 CertifySeconds = Annotated[
     float, typer.Option("--certify-seconds", help="how long branch and bound may take, an example")
 ]
@@ -138,11 +145,6 @@ def parse_sizes(texts: list[str] | None) -> dict[str, int] | None:
     return sizes or None
 
 
-def split(text: str | None) -> tuple[str, ...]:
-    """The parts of a list with commas."""
-    return tuple(part.strip() for part in text.split(",")) if text else ()
-
-
 def read_threat(text: str, box: str) -> Ball:
     """The threat and the box as typed.
 
@@ -168,3 +170,79 @@ def read_box(text: str) -> Box | None:
     if bounds is None or len(bounds) != 2:
         raise SettingError(f"--box: {text!r} is not LOWER,UPPER; write 0,1 or none")
     return Box(*bounds)
+
+
+def model(
+    model: ModelName,
+    weights: Weights = None,
+    weights_key: WeightsKey = None,
+    trust: Trust = False,
+    sizes: Sizes = None,
+    batch_size: BatchSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    positive: Positive = None,
+) -> "Model":
+    """The model, and how it is read and asked."""
+    from holdfast.models import Model
+
+    return Model(
+        model,
+        weights,
+        weights_key=weights_key,
+        trust=trust,
+        sizes=parse_sizes(sizes),
+        positive=positive,
+        mean=parse_numbers(mean, "--mean"),
+        std=parse_numbers(std, "--std"),
+        batch_size=batch_size,
+    )
+
+
+def threat(threat: ThreatText, box: BoxText = "0,1") -> Ball:
+    """What may be done to an input."""
+    return read_threat(threat, box)
+
+
+def limits(
+    certify_seconds: CertifySeconds = 20.0,
+    certify_arithmetic: CertifyArithmetic = "executed",
+    certify_budgets: CertifyBudgets = None,
+    certify_checks: CertifyChecks = 100,
+    sigma: Sigma = None,
+) -> "Certification":
+    """How proofs are found, whichever method finds them."""
+    from holdfast.audit import Certification
+
+    budgets = tuple(part.strip() for part in certify_budgets.split(",")) if certify_budgets else ()
+    return Certification("none", certify_seconds, certify_arithmetic, budgets, certify_checks, sigma)
+
+
+def asking(**makers: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of which some of its parameters are made.
+
+    Parameters
+    ----------
+    **makers
+        For the parameter of that name, a function of options. The command gets it with what was typed, and calls it
+        where errors are told to the user.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parts = {name: list(inspect.signature(make).parameters) for name, make in makers.items()}
+
+        @wraps(command)
+        def run(**given: Any) -> None:
+            made = {name: partial(makers[name], **{part: given.pop(part) for part in parts[name]}) for name in makers}
+            command(**given, **made)
+
+        parameters = [
+            part.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, parameter in inspect.signature(command).parameters.items()
+            for part in (inspect.signature(makers[name]).parameters.values() if name in makers else [parameter])
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {part.name: part.annotation for part in parameters}
+        return run
+
+    return decorate

@@ -15,6 +15,7 @@ from holdfast.cli.progress import watching
 from holdfast.data import load_data
 from holdfast.errors import RunError
 from holdfast.files import is_file
+from holdfast.models import Model
 from holdfast.models.networks import digits_conv
 from holdfast.report.terminal import percent, show_result
 from holdfast.threats import Ball, Linf
@@ -50,10 +51,9 @@ def run_quickstart(out: Path, seed: int, console: Console, progress: Console) ->
         for threat, certify in ((TRAINED, "none"), (EXACT, "complete")):
             with watching(progress, f"auditing the {name} network under {threat.name}") as show:
                 result = audit(
-                    FACTORY,
+                    Model(FACTORY, weights),
                     "digits",
                     threat,
-                    weights=weights,
                     run=out / name / f"{threat.eps:g}",
                     seed=seed,
                     certify=certify,

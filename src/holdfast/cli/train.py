@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from holdfast.audit import audit
 from holdfast.cli.progress import watching
+from holdfast.models import Model
 from holdfast.models.load import needs_trust
 from holdfast.processes import Processes
 from holdfast.report import show_result
@@ -76,10 +77,9 @@ def run_train(
     if protocol != "none":
         with watching(progress, "auditing") as show_audit:
             found = audit(
-                run,
+                Model(run, trust=True),  # the record in the folder was written just now
                 data,
                 threat,
-                trust=True,  # the record in the folder was written just now
                 protocol=protocol,
                 certify=certify or ("alpha-crown" if method in CERTIFIED else "none"),
                 examples=audited,

@@ -1,0 +1,97 @@
+"""A model as a user names it: where it comes from, and how it is read and asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from holdfast.arguments import as_list
+from holdfast.files import writable_name
+from holdfast.models.load import load_model
+from holdfast.models.one_logit import OneLogit
+from holdfast.models.query import Query
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Model"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model, and how it is read and asked.
+
+    Parameters
+    ----------
+    source : nn.Module, str or Path
+        A module that maps ``(N, ...)`` inputs to ``(N, K)`` logits, or what :func:`holdfast.load_model` reads. A single
+        output is read as one logit of two classes.
+    weights : path, optional
+        Weights to load into the model.
+    weights_key : str, optional
+        The key of that file under which they lie, where it holds several state dicts that fit.
+    trust : bool
+        That code may run which a ``.pt2`` file carries or the folder of a training run names; see
+        :func:`holdfast.load_model`.
+    sizes : mapping, optional
+        The sizes of dimensions that an ONNX file leaves free, by their names or places in its input's shape.
+    positive : int, optional
+        Of a model with one logit, the class where it is positive: 1 unless it is told otherwise.
+    mean, std : sequence of float, optional
+        A normalisation to put before the model, so that budgets mean raw inputs.
+    batch_size : int, optional
+        Rows a call of the model, 64 on a CPU and 512 on a GPU by default. Verdicts are bit for bit the same for any
+        order and any split of the examples as long as it is the same.
+    """
+
+    source: nn.Module | str | Path
+    weights: str | Path | None = None
+    weights_key: str | None = None
+    trust: bool = False
+    sizes: Mapping[str, int] | None = None
+    positive: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    batch_size: int | None = None
+
+    @classmethod
+    def of(cls, model: Model | nn.Module | str | Path) -> Model:
+        """What a user gave as a model."""
+        return model if isinstance(model, Model) else cls(model)
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        return writable_name(str(self.source)) if isinstance(self.source, str | Path) else type(self.source).__name__
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it has to be loaded."""
+        return not isinstance(self.source, nn.Module)
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+        """The mean and the scale."""
+        mean, std = (None if numbers is None else tuple(as_list(numbers) or ()) for numbers in (self.mean, self.std))
+        return mean, std
+
+    def load(self, shape: tuple[int, ...] | None = None) -> nn.Module:
+        """The module, for inputs of a shape.
+
+        Raises
+        ------
+        HoldfastError
+            When there is none; see :func:`holdfast.load_model`.
+        """
+        module = load_model(
+            self.source, self.weights, weights_key=self.weights_key, trust=self.trust, shape=shape, sizes=self.sizes
+        )
+        return module if self.positive is None else OneLogit(module, self.positive)
+
+    def query(self, module: nn.Module, seed: int) -> Query:
+        """The door to the module that was loaded."""
+        mean, std = self.normalisation
+        return Query(module, mean=mean, std=std, batch_size=self.batch_size, seed=seed)
