@@ -33,6 +33,12 @@ def test_sums_are_off_by_no_more_than_they_say(count, dtype):
         assert abs(Fraction(float(dot(a, b))) - sum(terms)) <= share * sum(map(abs, terms))
 
 
+@pytest.mark.parametrize("count", [1, 127, 128, 500])
+def test_sums_of_numbers_alone(count):
+    values = torch.arange(2.0 * count).reshape(2, count)
+    assert torch.equal(dot(values, torch.ones(())), values.double().sum(1))
+
+
 def test_rounding_down_and_outwards():
     values = torch.tensor([0.1, -0.1, 1e-300, -1e-300, 1e300, -1e300, 0.0, 0.5], dtype=torch.float64)
     for value, found in zip(values.tolist(), down(values, torch.float32).tolist(), strict=True):

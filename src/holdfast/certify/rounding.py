@@ -172,6 +172,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
     Off by at most ``gamma_k * sum_i |a_i b_i|``, where ``k`` is what :func:`summed` says.
     """
+    a, b = torch.broadcast_tensors(a, b)
     blocks = a.shape[-1] // _BLOCK
     if blocks < 2:  # so few that the block may as well be longer
         first: Tensor = torch.linalg.vecdot(a, b)
