@@ -42,6 +42,10 @@ def seeded(make, seed: int = 0):
         return make()
 
 
+def mlp(outputs: int) -> nn.Module:
+    return seeded(lambda: nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, outputs)))
+
+
 X = torch.rand(10, 2, generator=torch.Generator().manual_seed(0))
 
 
@@ -64,6 +68,16 @@ LOGITS = {
     "a constant": lambda: Function(lambda x: torch.tensor([0.0, 1.0]).expand(len(x), 2) + 0 * x),
     "one of two": lambda: Function(lambda x: x[:, :1]),
     "one constant": lambda: Function(lambda x: 0 * x[:, :1]),
+    "clamped": lambda: nn.Sequential(mlp(3), Function(lambda z: z.clamp(0, 1))),
+    "clamped half": lambda: nn.Sequential(mlp(3), nn.Hardtanh(0, 1)).half(),
+    "clamped inputs": lambda: Function(lambda x: x.clamp(0, 1)),
+    "clamped squares": lambda: nn.Sequential(mlp(3), Function(lambda z: z.square().clamp(max=1))),
+    "hard sigmoid": lambda: nn.Sequential(mlp(3), nn.Hardsigmoid()),
+    "hard tanh": lambda: nn.Sequential(mlp(3), nn.Hardtanh()),
+    "tanh": lambda: nn.Sequential(mlp(3), nn.Tanh()),
+    "steps of several": lambda: nn.Sequential(mlp(3), Function(lambda z: (z > 0).to(z) + 0 * z)),
+    "near and far": lambda: Function(lambda x: torch.stack([(-(x - c).square().sum(1)).exp() for c in (0, 1)], 1)),
+    "unchanged": lambda: Function(lambda x: x),
     "overflow": lambda: Function(lambda x: torch.stack([x[:, 0].exp() - 1, 2 - x[:, 0].exp()], 1) / 2),
 }
 PROBABILITIES = {
@@ -82,6 +96,15 @@ PROBABILITIES = {
     ),
     "sigmoid": lambda: nn.Sequential(seeded(lambda: nn.Linear(2, 1)), nn.Sigmoid()),
     "flat sigmoid": lambda: nn.Sequential(seeded(lambda: nn.Linear(2, 1)), nn.Sigmoid(), nn.Flatten(0)),
+    **{f"{count} sigmoids": lambda count=count: nn.Sequential(mlp(count), nn.Sigmoid()) for count in (2, 3, 10)},
+    "sigmoids in half": lambda: nn.Sequential(mlp(4), nn.Sigmoid()).half(),
+    "sigmoids in bfloat16": lambda: nn.Sequential(mlp(4), nn.Sigmoid()).bfloat16(),
+    "sigmoids in double": lambda: nn.Sequential(mlp(4), nn.Sigmoid()).double(),
+    "sigmoids of small numbers": lambda: nn.Sequential(mlp(4), Function(lambda z: 1e-3 * z), nn.Sigmoid()),
+    "sigmoids behind a norm": lambda: nn.Sequential(
+        mlp(8), nn.LayerNorm(8), seeded(lambda: nn.Linear(8, 6)), Function(lambda z: 6 * z), nn.Sigmoid()
+    ),
+    "shifted tanh": lambda: nn.Sequential(mlp(4), Function(lambda z: (z.tanh() + 1) / 2)),
     "two sigmoids": lambda: nn.Sequential(
         seeded(lambda: nn.Linear(2, 1)), nn.Sigmoid(), Function(lambda p: torch.cat([1 - p, p], 1))
     ),

@@ -20,7 +20,7 @@ from holdfast.models.independence import refuse_dependence
 from holdfast.models.layout import is_channels_last, lay_out
 from holdfast.models.one_logit import OneLogit, is_one_logit
 from holdfast.models.overwritten import differentiated
-from holdfast.models.probabilities import are_probabilities
+from holdfast.models.probabilities import final_squashing
 
 __all__ = ["Answer", "Query"]
 
@@ -336,12 +336,13 @@ class Query:
                 parts = [self._forward(self._pad(part))[: len(part)] for part in x.split(self.batch_size)]
             return outputs(torch.cat(parts))
 
-        if are_probabilities(outputs(logits), x, ask, self.inner_dtype):
-            last = "sigmoid (what is left is read as one logit, class 1 where it is positive)" if one else "softmax"
+        last = final_squashing(outputs(logits), x, ask, self.inner_dtype)
+        if last is not None:
+            reading = " (what is left is read as one logit, class 1 where it is positive)" if one else ""
             raise ModelError(
                 "the model returns probabilities, not logits: of an nn.Sequential take model[:-1], of any other remove "
-                f"its final {last}; on probabilities the attacks' gradients vanish and the model would look more "
-                "robust than it is"
+                f"its final {last}{reading}; on probabilities the attacks' gradients vanish and the model would look "
+                "more robust than it is"
             )
 
     def _normalize(self, x: Tensor) -> Tensor:
