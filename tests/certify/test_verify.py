@@ -373,3 +373,17 @@ def test_casts_are_part_of_the_network(tmp_path, kind):
     for y, found in (("(assert (<= Y_0 1.05))", True), ("(assert (>= Y_0 1.05))", False)):
         prop = parse_vnnlib(f"(declare-const X_0 Real)(declare-const Y_0 Real){lower}{upper}{y}")
         assert (verify(net, prop, seconds=60).word == "sat") == found
+
+
+def test_names_of_nodes_are_those_of_the_network(tmp_path):
+    path = save(tmp_path / "net.onnx", [node("Relu")], (1, 1))
+    body = "(assert (and (<= X[0,0] 1) (>= X[0,0] 0.5)))(assert (<= Y[0,0] 0))"
+
+    def named(x: str, y: str):
+        head = f'(declare-network f (declare-input X float32 [1,1] "{x}") (declare-output Y float32 [1,1] "{y}"))'
+        return parse_vnnlib(f"(vnnlib-version <2.0>){head}{body}")
+
+    assert verify(path, named("x", "y"), seconds=5).word == "unsat"
+    for names, part in ((("z", "y"), "calls X 'z'"), (("x", "z"), "calls Y 'z'")):
+        with pytest.raises(DataError, match=part):
+            verify(path, named(*names), seconds=5)

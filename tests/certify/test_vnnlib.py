@@ -230,6 +230,8 @@ def test_faults_name_their_line(body, line, part):
         ("(declare-input X float32 [-1]) (declare-output Y float32 [1])", "declared as"),
         ("(declare-input X float32) (declare-output Y float32 [1])", "declared as"),
         ("(declare-input X float32 [1] initialized) (declare-output Y float32 [1])", "declared as"),
+        ('(declare-input X float32 [1] "a" "b") (declare-output Y float32 [1])', "declared as"),
+        ('(declare-input X float32 [1] "") (declare-output Y float32 [1])', "declared as"),
         ("(equal-to g) (declare-input X float32 [1]) (declare-output Y float32 [1])", "'equal-to'"),
         ("(declare-input X real [2]) (declare-output Y real []))(declare-network g", "second network"),
         ("(declare-input X real [2]) (declare-output Y real []))(assert (<= X[2] 0)", "no entry"),
@@ -263,6 +265,13 @@ def test_entries_are_in_c_order():
     assert prop.read == (5,)
     np.testing.assert_array_equal(box.unsafe[0].matrix, [[0, 0, 1, 0, -1]])
     assert [t.element for t in prop.tensors] == ["float32", "float32"]
+
+
+def test_tensors_may_name_nodes_of_the_network():
+    declared = '(declare-input X float32 [1,2] "in (0); x") (declare-output Y float32 [1] "y")'
+    body = "(assert (and (<= X[0,0] 1) (>= X[0,0] 0) (== X[0,1] 0)))(assert (<= Y[0] 0))"
+    prop = parse_vnnlib(f"(vnnlib-version <2.0>)(declare-network f {declared}){body}")
+    assert [tensor.node for tensor in prop.tensors] == ["in (0); x", "y"]
 
 
 def test_numbers_are_gathered_before_they_are_rounded():

@@ -74,11 +74,14 @@ class Declared:
         ``"real"`` or a floating type, as ``"float32"``.
     shape : tuple of int
         With the dimension of the batch, if the file gives one.
+    node : str, optional
+        What the network's own file calls it, if the property says so.
     """
 
     name: str
     element: str
     shape: tuple[int, ...]
+    node: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

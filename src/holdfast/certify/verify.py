@@ -185,6 +185,13 @@ def _check(module: nn.Module, prop: Property, shape: tuple[int, ...], dtype: tor
             f"the property declares an input of shape {prop.tensors[0].shape}, the network takes {shape}; "
             "take the property of this network"
         )
+    if prop.tensors and isinstance(module, OnnxModule):
+        for tensor, name in zip(prop.tensors, (module.input_name, module.output_name), strict=True):
+            if tensor.node not in {None, name}:
+                raise DataError(
+                    f"the property calls {tensor.name} '{one_line(str(tensor.node))[:80]}' in the network, which calls "
+                    f"it '{one_line(name)[:80]}'; take the property of this network"
+                )
     try:
         with borrowed(module), torch.no_grad():
             outputs = module(torch.zeros(1, *shape, dtype=dtype)).numel()

@@ -39,6 +39,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _CONSTANT = re.compile(r"([XY])_(0|[1-9]\d*)", re.ASCII)
 _NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 _INDEXED = re.compile(r"([A-Za-z]\w*)\[(\d+(?:,\d+)*)?\]", re.ASCII)
+_QUOTED = re.compile(r'"[^"]+"')
 _VERSION = re.compile(r"<2\.\d+>", re.ASCII)
 _ELEMENTS = {"real", "float16", "bfloat16", "float32", "float64"}
 _IGNORED = {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}
@@ -223,11 +224,16 @@ class _Reader:
     def _tensor(self, part: Group) -> Declared:
         match part.parts[1:]:
             case [str(name), str(kind)]:
-                found = _INDEXED.fullmatch(kind)
+                found, node = _INDEXED.fullmatch(kind), None
+            case [str(name), str(kind), str(quoted)] if _QUOTED.fullmatch(quoted):
+                found, node = _INDEXED.fullmatch(kind), quoted[1:-1]
             case _:
-                name, found = "", None
+                name, found, node = "", None, None
         if found is None or not _NAME.fullmatch(name):
-            raise FaultError("a tensor is declared as (declare-input X float32 [1,2])", part.offset)
+            raise FaultError(
+                'a tensor is declared as (declare-input X float32 [1,2]), or with its name in the network behind, "x"',
+                part.offset,
+            )
         element = "real" if found[1] == "Real" else found[1]
         if element not in _ELEMENTS:
             raise FaultError(
@@ -236,7 +242,7 @@ class _Reader:
         shape = tuple(_index(word, part.offset) for word in found[2].split(",")) if found[2] else ()
         if not 0 < math.prod(shape) <= _MOST_VARIABLES:
             raise FaultError(f"{shown(name)} is empty, or has more than {_MOST_VARIABLES} entries", part.offset)
-        return Declared(name, element, shape)
+        return Declared(name, element, shape, node)
 
     def _variable(self, word: str, offset: int) -> int | None:
         """The number of a variable; None for a word that names none."""

@@ -57,6 +57,8 @@ class OnnxModule(nn.Module):
 
     Attributes
     ----------
+    input_name, output_name : str
+        What the file calls the input and the output.
     input_shape : tuple of int
         The shape of one example.
     input_dtype : torch.dtype
@@ -82,7 +84,7 @@ class OnnxModule(nn.Module):
         self.input_dtype = input_dtype
         self.opset = opset
         self._by_row = by_row
-        self._input, self._output = input_name, output_name
+        self.input_name, self.output_name = input_name, output_name
         self._steps = steps
         self._last_uses = _last_uses(steps, keep={output_name, *constants})
         self._constants: dict[Key, str] = {}
@@ -128,7 +130,7 @@ class OnnxModule(nn.Module):
 
     def _run(self, x: Tensor) -> Tensor:
         values: dict[Key, Value] = {name: self.get_buffer(buffer) for name, buffer in self._constants.items()}
-        values[self._input] = x
+        values[self.input_name] = x
         for step, dead in zip(self._steps, self._last_uses, strict=True):
             arguments = [values[a.value] if isinstance(a, Name) else a for a in step.arguments]
             try:
@@ -138,7 +140,7 @@ class OnnxModule(nn.Module):
                 raise
             for name in dead:
                 del values[name]
-        output = values[self._output]
+        output = values[self.output_name]
         assert isinstance(output, Tensor)  # conversion has seen it
         return output
 
