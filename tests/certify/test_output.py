@@ -1,6 +1,7 @@
 """Bounds of outputs by every method: never wrong, in order, exact where they can be."""
 
 from fractions import Fraction
+from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -43,6 +44,17 @@ def test_methods_are_never_looser_than_intervals_and_optimised_slopes_never_than
         for method in METHODS:
             assert bool((width[method] <= width["ibp"] + 1e-9).all())
         assert bool((width["alpha-crown"] <= width["crown"] + 1e-9).all())
+
+
+@pytest.mark.parametrize(("kind", "seed", "eps"), [("mlp relu6", 9008, 0.4), ("mlp steps", 9023, 0.4)])
+def test_costlier_methods_are_never_looser(kind, seed, eps):
+    """These networks' slopes are worse on tighter ranges of hidden neurons."""
+    net = tiny(kind, seed, torch.float32)
+    x = torch.rand(2, *net.shape, generator=torch.Generator().manual_seed(seed - 9000))
+    found = [output_bounds(net.model, x, Linf(eps, box=None), method=m) for m in ("crown-ibp", "crown", "alpha-crown")]
+    for loose, tight in pairwise(found):
+        assert bool((tight.lower >= loose.lower).all())
+        assert bool((tight.upper <= loose.upper).all())
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "ibp"])

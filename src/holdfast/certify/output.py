@@ -73,7 +73,8 @@ def output_bounds(
         From loose and cheap to tight and costly: ``"ibp"``, intervals (Gowal et al. 2018); ``"forward"``, linear
         functions from the input on, for few inputs; ``"crown-ibp"``, one backward pass on intervals (Zhang et al.
         2020); ``"crown"``, backward passes for hidden neurons too (Zhang et al. 2018); ``"alpha-crown"``, with
-        optimised slopes (Xu et al. 2021). Every bound is met with what intervals say.
+        optimised slopes (Xu et al. 2021). Every bound is met with what intervals say, and backward ones with those
+        of the cheaper methods.
     functions : Tensor, optional
         ``(S, K)``, or ``(N, S, K)`` with functions of their own for each example; by default the outputs themselves.
     steps : int
@@ -131,17 +132,27 @@ def _forward(graph: Graph, region: Region, rows: Tensor, steps: int) -> Tensor:
     return least_of(rows, forward_bounds(graph, region).intervals[-1])
 
 
+def _crown_ibp(graph: Graph, region: Region, rows: Tensor, steps: int) -> Tensor:
+    return _backward(graph, region, interval_planes(graph, region), rows)
+
+
+def _crown(graph: Graph, region: Region, rows: Tensor, steps: int) -> Tensor:
+    # Slopes are chosen by the width of ranges, and tighter ranges now and then lead to worse ones.
+    return torch.fmax(_backward(graph, region, crown(graph, region), rows), _crown_ibp(graph, region, rows, steps))
+
+
 def _alpha(graph: Graph, region: Region, rows: Tensor, steps: int) -> Tensor:
     bounds = tightened(graph, region, crown(graph, region), steps)
     problem = Problem(graph, region, bounds, graph.output)
     example = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1])
-    return bound_domains(problem, Domains.whole(problem, example, rows.flatten(0, 1)), steps).bound.view(rows.shape[:2])
+    found = bound_domains(problem, Domains.whole(problem, example, rows.flatten(0, 1)), steps).bound
+    return torch.fmax(found.view(rows.shape[:2]).double(), _crown(graph, region, rows, steps).double())
 
 
 _BOUNDS: dict[str, Callable[[Graph, Region, Tensor, int], Tensor | None]] = {
     "ibp": lambda graph, region, rows, steps: None,
     "forward": _forward,
-    "crown-ibp": lambda graph, region, rows, steps: _backward(graph, region, interval_planes(graph, region), rows),
-    "crown": lambda graph, region, rows, steps: _backward(graph, region, crown(graph, region), rows),
+    "crown-ibp": _crown_ibp,
+    "crown": _crown,
     "alpha-crown": _alpha,
 }
