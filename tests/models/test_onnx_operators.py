@@ -460,6 +460,9 @@ def test_tile_expand_and_others(tmp_path):
     check(
         tmp_path, [node("AveragePool", kernel_shape=[2, 2], dilations=[2, 1], pads=[1, 0, 1, 0])], (3, 5, 5), opset=19
     )
+    check(tmp_path, [node("GatherND", "x i", batch_dims=1)], (3, 4), free=False, i=ints(2, -1, 0, 3).reshape(1, 2, 2))
+    check(tmp_path, [node("Transpose", "x", "t", perm=[1, 0, 2]), node("GatherND", "t i", "g"),
+        node("Transpose", "g", perm=[1, 0, 2])], (3, 4), i=ints(2, 0, 1, 2).reshape(4, 1))  # fmt: skip
     check(tmp_path, [node("GatherElements", "x i", axis=2)], (2, 3), free=False, i=ints(0, -1, 2, 1).reshape(1, 2, 2))
 
 

@@ -114,6 +114,18 @@ def _gather_elements(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     return torch.gather(x, axis, torch.where(indices < 0, indices + x.shape[axis], indices).long())
 
 
+def _gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+    batch, depth = node.get("batch_dims", 0), indices.shape[-1]
+    if not 0 <= batch < min(x.dim(), indices.dim()) or not 1 <= depth <= x.dim() - batch:
+        raise ModelError(f"its indices of shape {tuple(indices.shape)} do not fit values with {x.dim()} dimensions")
+    # Each batch dimension is an index that counts, beside those that are given: for one row, they are every row's.
+    counting = [
+        torch.arange(size, device=x.device).reshape(size, *[1] * (indices.dim() - 2 - dim))
+        for dim, size in enumerate(x.shape[:batch])
+    ]
+    return x[(*counting, *indices.long().unbind(-1))]
+
+
 def _slice(
     node: Node,
     x: Tensor,
@@ -279,6 +291,7 @@ MOVES: dict[str, Operator] = {
     "Flatten": operator(_flatten, "axis"),
     "Gather": operator(_gather, "axis", scalars=True),
     "GatherElements": operator(_gather_elements, "axis"),
+    "GatherND": operator(_gather_nd, "batch_dims"),
     "Pad": operator(_pad, "mode pads value", 1, 2, 3),
     "Range": operator(_range, "", 0, 1, 2),
     "Reshape": operator(reshape, "allowzero", 1),
