@@ -13,7 +13,8 @@ from helpers.onnx_graphs import node, save, truth
 from helpers.shared import SHARED, needs_shared
 from helpers.tiny import Fn, norm
 from helpers.zoo import Moody, convnet, seeded, uniform
-from holdfast import ModelError
+from holdfast import Linf, ModelError
+from holdfast.certify import output_bounds
 from holdfast.certify.capture import capture, tensors, trace
 from holdfast.certify.crown import crown
 from holdfast.certify.interval import interval_bounds
@@ -377,3 +378,67 @@ def test_shifts_that_cancel_are_captured_one_by_one(large):
     assert torch.equal(graph(x), net(x))
     for end, sign in zip(interval_bounds(graph, Region.box(x, x))[-1], (1, -1), strict=True):
         assert bool((sign * end <= sign * net(x)).all())
+
+
+PADDED = {
+    "uneven": ((2, 7, 7), lambda x: functional.max_pool2d(functional.pad(x, (0, 1, 1, 0), value=-torch.inf), 3, 2)),
+    "twice": ((2, 7, 7), lambda x: functional.max_pool2d(functional.pad(x, (1, 0, 1, 0), value=-torch.inf), 3, 2, 1)),
+    "ceil": (
+        (2, 6, 7),
+        lambda x: functional.max_pool2d(
+            functional.pad(x, (1, 0, 0, 1), value=-torch.inf), (3, 2), 2, dilation=(2, 1), ceil_mode=True
+        ),
+    ),
+    "1d": ((2, 7), lambda x: functional.max_pool1d(functional.pad(x, (2, 1), value=-torch.inf), 3, 2)),
+    "viewed": (
+        (3, 7),
+        lambda x: functional.max_pool2d(functional.pad(x, (1, 0), value=-torch.inf).unsqueeze(1), (3, 2), 1, (1, 0)),
+    ),
+    "3d": ((1, 3, 4, 3), lambda x: functional.max_pool3d(functional.pad(x, (1, 0) * 3, value=-torch.inf), 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_maxima_beside_minus_infinity_are_bounded_by_what_is_inside(name):
+    shape, function = PADDED[name]
+    model = nn.Sequential(Fn(function), nn.Flatten())
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    # A maximum moves by what moves its terms.
+    for method in ("ibp", "crown"):
+        found = output_bounds(model, x, Linf(0.01, box=None), method=method)
+        torch.testing.assert_close(found.lower, model(x) - 0.01, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.upper, model(x) + 0.01, atol=1e-5, rtol=0)
+
+
+def test_a_window_of_padding_alone_is_refused():
+    model = nn.Sequential(
+        Fn(lambda x: functional.max_pool1d(functional.pad(x, (2, 0), value=-torch.inf), 2)), nn.Flatten()
+    )
+    with pytest.raises(ModelError, match="outside of the map"):
+        capture(model, torch.rand(1, 1, 4))
+
+
+def test_padding_may_name_the_batch_and_leave_it_alone():
+    model = nn.Sequential(Fn(lambda x: functional.pad(x, (1, 0, 0, 2, 0, 0))), nn.Flatten())
+    x = torch.rand(2, 3, 4)
+    torch.testing.assert_close(capture(model, x)(x), model(x))
+    with pytest.raises(ModelError, match="pads the batch"):
+        capture(nn.Sequential(Fn(lambda x: functional.pad(x, (1, 0, 0, 2, 0, 1))[:-1]), nn.Flatten()), x)
+
+
+@pytest.mark.parametrize("mixed", ["product", "log-sum-exp"])
+def test_sums_of_many_terms_are_bounded(mixed):
+    """So many that they are summed by blocks."""
+    function = {
+        "product": lambda x: (x @ x.transpose(1, 2) @ x).flatten(1),
+        "log-sum-exp": lambda x: x.logsumexp(2),
+    }[mixed]
+    x = torch.rand(2, 12, 15, generator=torch.Generator().manual_seed(0))
+    shape = function(x).shape[1]
+    model = nn.Sequential(Fn(function), nn.Linear(shape, 3))
+    found = output_bounds(model, x, Linf(1e-3, box=None))
+    noise = torch.rand(200, *x.shape, generator=torch.Generator().manual_seed(1)) * 2e-3 - 1e-3
+    for offset in noise:
+        value = model(x + offset)
+        assert (found.lower <= value).all()
+        assert (value <= found.upper).all()

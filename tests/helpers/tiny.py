@@ -88,7 +88,13 @@ CHOICES: list[Callable[[Tensor], Tensor]] = [
     lambda x: (x > 0.2) * x + (x >= 0) * torch.full_like(x, 0.5),
     lambda x: torch.where(torch.arange(x.shape[-1]) % 2 == 0, x, x.abs() - 0.3),
     lambda x: x.masked_fill(torch.arange(x.shape[-1]) % 2 == 0, 0.4).clamp(torch.tensor(-0.3), torch.tensor(0.6)),
+    lambda x: put(x.clone(), x < 0.1, 0.3),
 ]
+
+
+def put(x: Tensor, mask: Tensor, value: float) -> Tensor:
+    x[mask] = value
+    return x
 
 
 STEPS: list[Callable[[Tensor], Tensor]] = [

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -784,6 +784,8 @@ def _max_pool(
     kernel, stride, padding, dilation = (
         _sizes(value, dimensions) for value in (kernel, stride or kernel, padding, dilation)
     )
+    if _inside(builder, x) is not None:
+        return _max_inside(builder, x, kernel, stride, padding, dilation)
     if dimensions == 2:
         return builder.add(MaxPool(_pair(kernel), _pair(stride), _pair(padding), _pair(dilation), ceil_mode), x)
     pool = MaxPool((1, *kernel), (1, *stride), (0, *padding), (1, *dilation), ceil_mode)
@@ -831,15 +833,58 @@ def _max_pool_3d(
     builder: Builder, x: Any, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, *_: Any
 ) -> Symbol:
     _maps(x, 3)
-    settings = zip(*(_sizes(value, 3) for value in (kernel, stride or kernel, padding, dilation)), strict=True)
-    axes = [
-        [
-            [place for i in range(size) if 0 <= (place := start * step - room + i * spread) < length]
-            for start in range(count)
-        ]
-        for (size, step, room, spread), length, count in zip(settings, x.shape[-3:], builder.shape[-3:], strict=True)
-    ]
-    return _max_windows(builder, x, axes)
+    return _max_inside(builder, x, *(_sizes(value, 3) for value in (kernel, stride or kernel, padding, dilation)))
+
+
+def _inside(builder: Builder, x: Symbol) -> tuple[Symbol, Callable[[Tensor], Tensor]] | None:
+    """The map that has minus infinity around it, and what puts it there; None for any other value.
+
+    It is never the largest number of a window, and no linear bound could hold it.
+    """
+    moves: list[Monotone] = []
+    number = x.node
+    while True:
+        node = builder.nodes[number]
+        if not isinstance(node.operation, Monotone) or len(node.inputs) != 1:
+            return None
+        moves.insert(0, node.operation)
+        (number,) = node.inputs
+        shape = builder.nodes[number].shape
+        placed = partial(reduce, lambda value, move: move.apply(value), moves)
+        zero, one, numbers, squares = (placed(value) for value in _probes(shape))
+        outside = zero.isneginf()
+        if bool(outside.any()):
+            # Coefficients that are not negative and sum to 1 have no spread only where there is one of them.
+            picks = (zero == 0) & (one == 1) & (squares == numbers.square())
+            return (Symbol(number, (1, *shape)), placed) if bool((outside | picks).all()) else None
+
+
+def _probes(shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    numbers = torch.arange(math.prod(shape), dtype=torch.float64).reshape(1, *shape)
+    return torch.zeros_like(numbers), torch.ones_like(numbers), numbers, numbers.square()
+
+
+def _max_inside(builder: Builder, x: Symbol, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Symbol:
+    """The maxima over windows, of which only what lies inside the map is looked at."""
+    shape = example_shape(x.shape)
+    source, placed = _inside(builder, x) or (Symbol(x.node, (1, *shape)), torch.clone)
+    places = placed(_probes(source.shape[1:])[2]).reshape(shape)
+    for axis, (size, step, room, spread) in enumerate(zip(kernel, stride, padding, dilation, strict=True), 1):
+        length, count = shape[axis], example_shape(builder.shape)[axis]
+        window = torch.arange(count)[:, None] * step - room + torch.arange(size) * spread
+        outside = (window < 0) | (window >= length)
+        places = places.index_select(axis, window.masked_fill(outside, 0).flatten()).unflatten(axis, (count, size))
+        places = places.movedim(axis + 1, -1).masked_fill(
+            outside.reshape(count, *[1] * (places.dim() - axis - 2), size), -torch.inf
+        )
+    places = places.flatten(len(shape))
+    last = places.amax(-1, keepdim=True)
+    if bool(last.isneginf().any()):
+        raise ModelError("a window lies outside of the map; take less padding")
+    index = torch.where(places.isneginf(), last, places).long().flatten(0, -2)
+    flat = builder.reshaped(source, (1, math.prod(source.shape)))
+    picked = builder.move(partial(_picked, places=index), flat, shape=(1, *index.shape))
+    return _max_of(1, builder, picked, index.shape[1])
 
 
 def _adaptive_max_pool(dimensions: int, builder: Builder, x: Any, *_: Any) -> Symbol:
@@ -1306,7 +1351,7 @@ def _pool_average(dimensions: int, builder: Builder, x: Any, *settings: Any) -> 
 
 
 def _pad(builder: Builder, x: Any, amounts: Any, *settings: Any) -> Symbol:
-    if len(amounts) > 2 * (len(x.shape) - 1):
+    if any(amounts[2 * (len(x.shape) - 1) :]):
         raise ModelError("it pads the batch")
     values = [value for value in settings if isinstance(value, int | float)]
     function = partial(_with, function=builder.target, settings=(amounts, *settings), more={})
@@ -1535,6 +1580,8 @@ def _slice_scatter(builder: Builder, x: Any, y: Any, *settings: Any) -> Any:
 
 
 def _index_put(builder: Builder, x: Any, indices: Any, y: Any, accumulate: bool = False) -> Symbol:
+    if isinstance(indices[0], Symbol) and indices[0].shape == builder.shape and y.numel() == 1 and not accumulate:
+        return _where(builder, indices[0], y, x)
     if accumulate or any(isinstance(index, Symbol) for index in indices):
         raise ModelError("values are put only where constants say, and not added there")
     _within(Symbol(0, builder.shape), [dim for dim, index in enumerate(indices) if index is not None])

@@ -69,5 +69,6 @@ class LogSumExp:
         positive = values.relu()
         negative = values - positive
         before = positive * lower_slope + negative * upper_slope
-        total = dot((positive * lower_intercept + negative * upper_intercept).flatten(2), upper_intercept.new_ones(()))
+        intercept = (positive * lower_intercept + negative * upper_intercept).flatten(2)
+        total = dot(intercept, intercept.new_ones(intercept.shape[-1]))
         return (Rows.whole(before.flatten(0, 1)),), total.flatten()

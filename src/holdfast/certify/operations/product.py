@@ -133,8 +133,8 @@ class MatrixProduct:
         values = rows.full((*shapes[0][:-1], shapes[1][-1])).unflatten(0, (len(planes.lower_x), -1)).unsqueeze(-1)
         positive = values.relu()
         negative = values - positive
-        shift = positive * cut.lower_shift + negative * cut.upper_shift
-        total = dot(shift.flatten(2), shift.new_ones(()))
+        shift = (positive * cut.lower_shift + negative * cut.upper_shift).flatten(2)
+        total = dot(shift, shift.new_ones(shift.shape[-1]))
         by_x = (positive * cut.lower_x + negative * cut.upper_x).sum(-2)
         by_y = (positive * cut.lower_y + negative * cut.upper_y).sum(-3).transpose(-1, -2)
         return (Rows.whole(by_x.flatten(0, 1)), Rows.whole(by_y.flatten(0, 1))), total.flatten()
