@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from helpers.onnx_graphs import check_gradient, node, save, truth
 from helpers.shared import SHARED, needs_shared
 from holdfast import Linf
-from holdfast.certify import output_bounds
+from holdfast.certify import certify, output_bounds
 from holdfast.errors import ModelError, SettingError
 from holdfast.models import OnnxModule, load_model, load_onnx
 
@@ -514,3 +514,29 @@ def test_without_the_onnx_package(tmp_path, monkeypatch):
     path = save(tmp_path / "net.onnx", [node("Relu")], (1, 2))
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert "pip install 'holdfast[onnx]'" in message(path)
+
+
+def test_a_network_of_half_numbers_is_bounded(tmp_path):
+    rng = np.random.default_rng(0)
+    w, c = rng.normal(size=(6, 3)).astype(np.float16), rng.normal(size=3).astype(np.float16)
+    nodes = [node("Gemm", "x w c")]
+    path = save(tmp_path / "half.onnx", nodes, ("N", 6), kind=TensorProto.FLOAT16, w=w, c=c)
+    module, x = load_onnx(path), torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    y = module(x.half()).argmax(1)
+    top = module(x.half()).float().topk(2).values
+    for certificate, margin in zip(
+        certify(module, x, y, Linf(1e-3), method="crown"), top[:, 0] - top[:, 1], strict=True
+    ):
+        assert margin - 0.1 < certificate.bound < margin
+
+
+@pytest.mark.parametrize("attributes", [{"auto_pad": "SAME_UPPER"}, {"pads": [1, 1, 1, 1], "ceil_mode": 1}])
+def test_pooling_with_uneven_padding_is_bounded(tmp_path, attributes):
+    nodes = [node("MaxPool", "x", "p", kernel_shape=[3, 3], strides=[2, 2], **attributes), node("Flatten", "p")]
+    module = load_onnx(save(tmp_path / "pool.onnx", nodes, ("N", 1, 6, 6)))
+    x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    top = module(x).topk(2).values
+    for certificate, margin in zip(
+        certify(module, x, module(x).argmax(1), Linf(1e-3), method="ibp"), top[:, 0] - top[:, 1], strict=True
+    ):
+        assert abs(certificate.bound - (margin - 2e-3)) < 1e-5 or certificate.bound == 0

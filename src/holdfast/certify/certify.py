@@ -226,7 +226,7 @@ class Certifier:
         Its graph is compared with it near and far from the inputs, and inside the threat's sets around the first of
         them.
         """
-        dtype = next((t.dtype for t in model.parameters() if t.is_floating_point()), x.dtype)
+        dtype = next((t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), x.dtype)
         if arithmetic == "executed":
             check_precision(x.device)
         try:

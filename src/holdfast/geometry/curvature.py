@@ -80,7 +80,7 @@ def curvature(model: nn.Module, x: Tensor, y: Tensor, threat: Ball, *, loss: Los
     x, threat = inputs(x), ball_of(threat)
     y = labels(y, len(x))
     with borrowed(module_of(model)), torch.enable_grad():
-        precise = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+        precise = next((t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), x.dtype)
         center = x.to(precise, copy=True).requires_grad_()
         try:
             logits = model(center.clone())
