@@ -19,9 +19,7 @@ from holdfast import PGD
 from holdfast.attacks.annealed import AnnealedPGD
 from holdfast.attacks.apgd import APGD
 from holdfast.attacks.apgd_l1 import APGDL1
-from holdfast.attacks.attack import Attack
 from holdfast.attacks.bim import BIM
-from holdfast.attacks.craft import craft
 from holdfast.attacks.cw import CW
 from holdfast.attacks.ddn import DDN
 from holdfast.attacks.deepfool import DeepFool
@@ -39,6 +37,8 @@ from holdfast.attacks.spsa import SPSA
 from holdfast.attacks.square import Square
 from holdfast.attacks.transfer import Diversity, Transfer, TranslationKernel, VarianceTuning
 from holdfast.attacks.universal import universal_perturbation
+from holdfast.engine.attack import Attack
+from holdfast.engine.craft import craft
 from holdfast.threats import L0, L1, L2, Ball, Linf
 
 NORMS: dict[str, Callable[[float], Ball]] = {"linf": Linf, "l2": L2, "l1": L1, "l0": L0}

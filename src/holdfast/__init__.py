@@ -5,10 +5,11 @@ What ``__all__`` names, and the documentation, is the public interface.
 
 from importlib.metadata import version
 
-from holdfast.attacks import APGD, FGSM, PGD, AttackResult
+from holdfast.attacks import APGD, FGSM, PGD
 from holdfast.audit import AuditResult, Certification, audit
 from holdfast.certify import Certificate, certify
 from holdfast.data import Batch, Source, load_data
+from holdfast.engine import AttackResult
 from holdfast.errors import DataError, HoldfastError, ModelError, ProofError, RunError, SettingError
 from holdfast.models import BPDA, Model, Query, load_model
 from holdfast.processes import Processes

@@ -1,17 +1,14 @@
-"""Attacks, one file each, and the engine that drives them all."""
+"""Attacks, one file each; what drives them is :mod:`holdfast.engine`, whose names are here as well."""
 
 from holdfast.attacks.annealed import AnnealedPGD
 from holdfast.attacks.apgd import APGD
 from holdfast.attacks.apgd_l1 import APGDL1
 from holdfast.attacks.ascent import climb
-from holdfast.attacks.attack import Attack, AttackResult, Knowledge
 from holdfast.attacks.bim import BIM
-from holdfast.attacks.craft import craft
 from holdfast.attacks.cw import CW
 from holdfast.attacks.ddn import DDN
 from holdfast.attacks.deepfool import DeepFool
 from holdfast.attacks.ead import EAD
-from holdfast.attacks.engine import Outcome, Stage, drive, maximize
 from holdfast.attacks.fab import FAB
 from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.fmn import FMN
@@ -19,9 +16,7 @@ from holdfast.attacks.hopskipjump import HopSkipJump
 from holdfast.attacks.mifgsm import MIFGSM
 from holdfast.attacks.nes import NES
 from holdfast.attacks.pgd import PGD
-from holdfast.attacks.problem import Problem
 from holdfast.attacks.ray import Ray
-from holdfast.attacks.rows import Rows
 from holdfast.attacks.shrinking import ShrinkingBall
 from holdfast.attacks.sigma_zero import SigmaZero
 from holdfast.attacks.sparse_rs import SparseRS
@@ -29,6 +24,7 @@ from holdfast.attacks.spsa import SPSA
 from holdfast.attacks.square import Square
 from holdfast.attacks.transfer import Diversity, Transfer, TranslationKernel, VarianceTuning
 from holdfast.attacks.universal import UniversalResult, universal_perturbation
+from holdfast.engine import Attack, AttackResult, Knowledge, Outcome, Problem, Rows, Stage, craft, drive, maximize
 
 __all__ = [
     "APGD",

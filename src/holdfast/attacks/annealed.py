@@ -6,11 +6,11 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from holdfast.attacks.attack import Knowledge
-from holdfast.attacks.craft import craft
-from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import Rows
 from holdfast.attacks.targets import pick_target, runs_of
+from holdfast.engine.attack import Knowledge
+from holdfast.engine.craft import craft
+from holdfast.engine.problem import Problem
+from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.settings import check

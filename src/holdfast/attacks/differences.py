@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import overlay
 from holdfast.draws import Draws
+from holdfast.engine.problem import Problem
+from holdfast.engine.rows import overlay
 from holdfast.objectives import ObjectiveName
 from holdfast.threats.norm import column
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.attack import Knowledge
-from holdfast.attacks.craft import craft
-from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import Rows, overlay
 from holdfast.draws import Draws
+from holdfast.engine.attack import Knowledge
+from holdfast.engine.craft import craft
+from holdfast.engine.problem import Problem
+from holdfast.engine.rows import Rows, overlay
 from holdfast.errors import SettingError
 from holdfast.settings import check
 from holdfast.threats import Ball

@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import overlay
+from holdfast.engine.problem import Problem
+from holdfast.engine.rows import overlay
 from holdfast.errors import SettingError
 from holdfast.models.query import Answer
 from holdfast.threats import Ball, Threat

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import Rows
+from holdfast.engine.problem import Problem
+from holdfast.engine.rows import Rows
 from holdfast.models.query import Answer
 
 __all__ = ["nearest_boundary", "pick_target", "runs_of"]

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from holdfast.attacks.attack import Knowledge
-from holdfast.attacks.craft import craft
 from holdfast.attacks.mifgsm import gathered
-from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import Rows
 from holdfast.draws import Draws
+from holdfast.engine.attack import Knowledge
+from holdfast.engine.craft import craft
+from holdfast.engine.problem import Problem
+from holdfast.engine.rows import Rows
 from holdfast.errors import ModelError, SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import ObjectiveName

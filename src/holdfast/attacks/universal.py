@@ -92,7 +92,7 @@ def universal_perturbation(
     ceiling : float
         Above which an example's objective no longer counts; ``math.inf`` for none.
     seed, batch_size, mean, std
-        See :class:`holdfast.attacks.craft.Options`.
+        See :func:`holdfast.attacks.craft`.
 
     Returns
     -------

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from holdfast.arguments import function_of, path_of, seed_of, threat_of, whole, yes_or_no
-from holdfast.attacks import Attack, Knowledge, Stage, drive
 from holdfast.audit.agreement import agreeing
 from holdfast.audit.certification import Certification, CertificationPlan
 from holdfast.audit.custom import find_protocol
@@ -31,6 +30,7 @@ from holdfast.certify.certify import normalised
 from holdfast.certify.doubt import Doubt
 from holdfast.certify.smoothing import Smoothed
 from holdfast.data import Batch, Source, load_data
+from holdfast.engine import Attack, Knowledge, Stage, drive
 from holdfast.errors import ModelError, SettingError
 from holdfast.files import write_whole
 from holdfast.models import Model, OneLogit

@@ -23,7 +23,6 @@ from holdfast.attacks import (
     PGD,
     SPSA,
     AnnealedPGD,
-    Attack,
     DeepFool,
     HopSkipJump,
     Ray,
@@ -31,9 +30,9 @@ from holdfast.attacks import (
     SigmaZero,
     SparseRS,
     Square,
-    Stage,
 )
 from holdfast.audit.protocols import PROTOCOLS, EvaluationProtocol
+from holdfast.engine import Attack, Stage
 from holdfast.errors import SettingError
 from holdfast.files import read_text
 from holdfast.settings import build

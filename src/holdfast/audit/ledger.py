@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from holdfast.attacks import Outcome
 from holdfast.audit.store import NO_CERTIFICATES, RunStore
 from holdfast.certify.certificate import Certificate
+from holdfast.engine import Outcome
 from holdfast.models.query import Query
 
 __all__ = ["Ledger", "Progress"]

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from holdfast.attacks import Outcome, Rows, drive
-from holdfast.attacks.rows import join, take
 from holdfast.audit.ledger import Ledger
 from holdfast.audit.store import contradiction
 from holdfast.certify.certificate import SEARCH, Certificate
 from holdfast.certify.certify import Certifier
 from holdfast.certify.doubt import CHECK, Doubt
 from holdfast.data import Batch
+from holdfast.engine import Outcome, Rows, drive
+from holdfast.engine.rows import join, take
 from holdfast.models.query import Query
 from holdfast.threats import Ball
 

@@ -16,16 +16,14 @@ from holdfast.attacks import (
     FMN,
     PGD,
     AnnealedPGD,
-    Attack,
     HopSkipJump,
-    Knowledge,
     ShrinkingBall,
     SigmaZero,
     SparseRS,
     Square,
-    Stage,
 )
 from holdfast.audit.digest import digest_module
+from holdfast.engine import Attack, Knowledge, Stage
 from holdfast.errors import SettingError
 from holdfast.threats import Ball, Threat
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from holdfast.attacks import Outcome
 from holdfast.audit.tables import (
     REFUTED,
     REFUTED_BEFORE,
@@ -23,6 +22,7 @@ from holdfast.audit.tables import (
     fault_of_rows,
 )
 from holdfast.certify.certificate import Certificate
+from holdfast.engine import Outcome
 from holdfast.errors import ProofError, RunError
 from holdfast.processes import ALONE, Processes
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from holdfast.attacks import Knowledge
 from holdfast.audit.certification import CertificationPlan
 from holdfast.audit.diagnostics import examine_proofs, examine_stages, examine_verdicts
 from holdfast.audit.interval import clopper_pearson
@@ -26,6 +25,7 @@ from holdfast.audit.store import RunStore
 from holdfast.certify.certificate import QUICK, SEARCH
 from holdfast.certify.doubt import CHECK, chosen
 from holdfast.data import Source
+from holdfast.engine import Knowledge
 from holdfast.threats import Ball, Threat
 
 __all__ = ["summarise"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.arguments import ball_of, choice, inputs, labels, real, whole
-from holdfast.attacks import AnnealedPGD, Stage, drive
+from holdfast.attacks import AnnealedPGD
 from holdfast.certify.branch import branch_and_bound
 from holdfast.certify.capture import capture
 from holdfast.certify.certificate import (
@@ -40,6 +40,7 @@ from holdfast.certify.operations.linear import Scale
 from holdfast.certify.region import Region
 from holdfast.certify.rounding import REAL, check_precision
 from holdfast.data import Batch
+from holdfast.engine import Stage, drive
 from holdfast.errors import DataError, ModelError
 from holdfast.models.query import Query
 from holdfast.threats import Ball

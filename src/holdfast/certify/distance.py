@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from holdfast import objectives
 from holdfast.arguments import ball_of, choice, inputs, labels, real
-from holdfast.attacks import FMN, craft
+from holdfast.attacks import FMN
 from holdfast.certify.branch import branch_and_bound
 from holdfast.certify.certificate import RUNS
 from holdfast.certify.certify import Certifier
@@ -34,6 +34,7 @@ from holdfast.certify.operations.kink import Kink
 from holdfast.certify.region import Region
 from holdfast.certify.rounding import Arithmetic, check_precision
 from holdfast.certify.rows import Rows
+from holdfast.engine import craft
 from holdfast.errors import ModelError
 from holdfast.models.query import Query
 

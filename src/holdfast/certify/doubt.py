@@ -16,12 +16,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks import AnnealedPGD, Attack, Knowledge, Outcome, Problem, Stage, drive
-from holdfast.attacks.rows import Rows, take
+from holdfast.attacks import AnnealedPGD
 from holdfast.certify.certificate import SEARCH, Certificate
 from holdfast.certify.graph import Graph
 from holdfast.data import Batch
 from holdfast.draws import Draws
+from holdfast.engine import Attack, Knowledge, Outcome, Problem, Rows, Stage, drive
+from holdfast.engine.rows import take
 from holdfast.errors import ModelError, ProofError
 from holdfast.models.query import Query
 from holdfast.objectives import margin

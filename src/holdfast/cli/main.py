@@ -22,8 +22,8 @@ from holdfast.processes import ALONE, Processes
 from holdfast.words import plain
 
 if TYPE_CHECKING:
-    from holdfast.attacks import Knowledge
     from holdfast.audit import Certification
+    from holdfast.engine import Knowledge
     from holdfast.models import Model
     from holdfast.threats import Ball
 

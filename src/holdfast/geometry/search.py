@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from holdfast.arguments import ball_of, one_input, whole
-from holdfast.attacks import FMN, craft
+from holdfast.attacks import FMN
+from holdfast.engine import craft
 from holdfast.errors import DataError, SettingError
 from holdfast.geometry.distance import class_walls
 from holdfast.geometry.network import Network, push, take

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from holdfast.attacks import APGD, craft
+from holdfast.attacks import APGD
 from holdfast.audit import audit
 from holdfast.data import Batch, load_data
+from holdfast.engine import craft
 from holdfast.lab.canvas import BLUE, GREY, INK, PURPLE, RED, canvas, label
 from holdfast.lab.claim import Claim, between, near
 from holdfast.lab.experiment import Finding

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from holdfast.attacks import FGSM, FMN, PGD, Attack, Transfer, craft
+from holdfast.attacks import FGSM, FMN, PGD, Transfer
 from holdfast.data import Batch, load_data
+from holdfast.engine import Attack, craft
 from holdfast.geometry import gradient_saturation
 from holdfast.lab.canvas import BLUE, GOLD, GREEN, GREY, INK, PURPLE, RED, canvas, label
 from holdfast.lab.claim import Claim, between, near

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from holdfast.attacks.rows import Rows, overlay, take
+from holdfast.engine.rows import Rows, overlay, take
 from holdfast.models.query import Query
 from holdfast.threats import Threat
 

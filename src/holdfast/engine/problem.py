@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from holdfast.attacks.rows import Rows, overlay
 from holdfast.draws import Draws
+from holdfast.engine.rows import Rows, overlay
 from holdfast.models.query import Answer, Query
 from holdfast.objectives import ObjectiveName, objective
 from holdfast.threats import Threat

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.attacks.attack import Attack
-from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import Rows, join, take
+from holdfast.engine.attack import Attack
+from holdfast.engine.problem import Problem
+from holdfast.engine.rows import Rows, join, take
 
 __all__ = ["Lane", "Run"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.attacks import FGSM, PGD, Outcome, Rows, Stage, drive
-from holdfast.attacks.verification import verify
 from holdfast.data import Batch
+from holdfast.engine.verification import verify
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import margin

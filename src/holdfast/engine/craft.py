@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.arguments import inputs, labels, threat_of
-from holdfast.attacks.attack import Attack, AttackResult
-from holdfast.attacks.engine import Outcome, Stage, drive
 from holdfast.data.source import Batch
+from holdfast.engine.attack import Attack, AttackResult
+from holdfast.engine.engine import Outcome, Stage, drive
 from holdfast.models.query import CPU_BATCH, Query
 from holdfast.threats import Threat
 

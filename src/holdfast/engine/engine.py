@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from holdfast.arguments import whole
-from holdfast.attacks.attack import Attack, roams
-from holdfast.attacks.lane import Lane, Run
-from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import Rows, join, take
-from holdfast.attacks.verification import verify
 from holdfast.data.source import Batch
+from holdfast.engine.attack import Attack, roams
+from holdfast.engine.lane import Lane, Run
+from holdfast.engine.problem import Problem
+from holdfast.engine.rows import Rows, join, take
+from holdfast.engine.verification import verify
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.query import Query
 from holdfast.threats import Threat

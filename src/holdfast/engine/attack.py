@@ -6,8 +6,8 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import Rows
+from holdfast.engine.problem import Problem
+from holdfast.engine.rows import Rows
 
 __all__ = ["Attack", "AttackResult", "Knowledge", "roams"]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from helpers.attacks import predict
 from helpers.zoo import Answering, Counting, constant, convnet, uniform
 from holdfast.attacks import Rows
-from holdfast.attacks.problem import Problem
-from holdfast.attacks.rows import join, take
+from holdfast.engine.problem import Problem
+from holdfast.engine.rows import join, take
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy, margin, targeted_margin
 from holdfast.threats import L2, Linf
