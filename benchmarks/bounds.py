@@ -86,12 +86,12 @@ def timed(run: Any, rounds: int) -> tuple[Tensor, list[float]]:
 
 
 def ours(model: nn.Module, lower: Tensor, upper: Tensor, rows: Tensor, steps: int, rounds: int) -> dict[str, Any]:
-    from holdfast.certify.capture import capture
-    from holdfast.certify.crown import crown, lower_bounds
-    from holdfast.certify.domains import Domains, Problem, bound_domains
-    from holdfast.certify.hidden import tightened
-    from holdfast.certify.region import Region
-    from holdfast.certify.rows import Rows
+    from holdfast.certify.bounds.capture import capture
+    from holdfast.certify.bounds.crown import crown, lower_bounds
+    from holdfast.certify.bounds.region import Region
+    from holdfast.certify.bounds.rows import Rows
+    from holdfast.certify.search.domains import Domains, Problem, bound_domains
+    from holdfast.certify.search.hidden import tightened
 
     graph, region = capture(model, (lower + upper) / 2), Region.box(lower, upper)
     functions = rows.flatten(0, 1)

@@ -20,10 +20,10 @@ from scipy.special import betainc
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from holdfast.certify.noise import Gaussian
-from holdfast.certify.sequential import plan
-from holdfast.certify.smoothing import Smoothed
-from holdfast.certify.smoothing_log import SmoothingLog, read_log
+from holdfast.certify.smoothing.log import SmoothingLog, read_log
+from holdfast.certify.smoothing.noise import Gaussian
+from holdfast.certify.smoothing.sequential import plan
+from holdfast.certify.smoothing.smoothing import Smoothed
 
 HERE = Path(__file__).resolve().parent
 

@@ -15,12 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from helpers.orders import bound_of, drawn, exactly, graph_of, in_some_order, mlp, traced
 from helpers.tiny import KINDS, random_region, tiny
-from holdfast.certify.capture import capture
-from holdfast.certify.crown import crown
-from holdfast.certify.forward import forward_bounds
-from holdfast.certify.interval import interval_bounds
-from holdfast.certify.region import Region
-from holdfast.certify.rounding import REAL, Arithmetic
+from holdfast.certify.bounds.capture import capture
+from holdfast.certify.bounds.crown import crown
+from holdfast.certify.bounds.forward import forward_bounds
+from holdfast.certify.bounds.interval import interval_bounds
+from holdfast.certify.bounds.region import Region
+from holdfast.certify.bounds.rounding import REAL, Arithmetic
 from holdfast.errors import ModelError
 
 

@@ -39,9 +39,9 @@ from holdfast.audit import AuditResult, diagnostics
 from holdfast.audit.custom import ATTACKS
 from holdfast.audit.protocols import PROTOCOLS
 from holdfast.certify import Certificate, Distance, SmoothingResult, Verification
+from holdfast.certify.bounds.rules import CASTS, RULES
 from holdfast.certify.certificate import METHODS
 from holdfast.certify.output import BoundMethod
-from holdfast.certify.rules import CASTS, RULES
 from holdfast.cli.main import INTERRUPTED, app
 from holdfast.lab import EXPERIMENTS, write_page
 from holdfast.train import Recipe

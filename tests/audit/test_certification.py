@@ -28,7 +28,7 @@ from holdfast.audit.store import RunStore
 from holdfast.audit.tables import Expected
 from holdfast.certify import Certificate
 from holdfast.certify.certify import Certifier
-from holdfast.certify.smoothing import Smoothed
+from holdfast.certify.smoothing.smoothing import Smoothed
 from holdfast.data import load_data
 
 COLUMNS = "idx, verdict, stage, certified, bound, note"

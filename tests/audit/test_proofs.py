@@ -14,9 +14,9 @@ from helpers.networks import ordinary_digits
 from helpers.processes import together
 from holdfast import Linf, ProofError
 from holdfast.certify import Certificate, certify
+from holdfast.certify.bounds.margins import Margins, crown_margins
 from holdfast.certify.certify import BOUNDS, Certifier
 from holdfast.certify.doubt import CHECK, Doubt
-from holdfast.certify.margins import Margins, crown_margins
 from holdfast.cli.main import app
 from holdfast.data import load_data
 

@@ -11,12 +11,12 @@ from torch import nn
 from helpers.zoo import convnet, linear, mlp, random_linear, uniform
 from holdfast import L1, L2, DataError, Linf, ModelError, SettingError
 from holdfast.certify import certify
-from holdfast.certify.capture import capture
+from holdfast.certify.bounds.capture import capture
+from holdfast.certify.bounds.interval import interval_bounds
+from holdfast.certify.bounds.margins import Margins, crown_margins, interval_margins
+from holdfast.certify.bounds.region import Region
 from holdfast.certify.certificate import LOOSE
 from holdfast.certify.certify import BOUNDS, proven
-from holdfast.certify.interval import interval_bounds
-from holdfast.certify.margins import Margins, crown_margins, interval_margins
-from holdfast.certify.region import Region
 
 
 def worst(model: nn.Module, x: torch.Tensor, y: torch.Tensor, threat) -> torch.Tensor:
@@ -302,7 +302,7 @@ def test_memory_bounds_what_is_bounded_together(monkeypatch):
     """The coefficients of one layer take no more bytes than allowed, and certificates stay the same."""
     model, x = mlp(), uniform(9, 6)
     y = model(x).argmax(1)
-    module, held = importlib.import_module("holdfast.certify.crown"), []  # the name is also that of a function
+    module, held = importlib.import_module("holdfast.certify.bounds.crown"), []  # the name is also that of a function
     honest = module.lower_lines
 
     def counting(graph, start, rows, planes, errors, *_, until=0):
@@ -310,7 +310,7 @@ def test_memory_bounds_what_is_bounded_together(monkeypatch):
         return honest(graph, start, rows, planes, errors, watch, until)
 
     for name in ("crown", "margins"):
-        monkeypatch.setattr(importlib.import_module(f"holdfast.certify.{name}"), "lower_lines", counting)
+        monkeypatch.setattr(importlib.import_module(f"holdfast.certify.bounds.{name}"), "lower_lines", counting)
     found = []
     for memory in (1 << 29, 4 * 2 * 3 * 16):  # the second: two examples, three rivals, sixteen neurons
         held.clear()

@@ -13,11 +13,11 @@ from helpers.networks import ordinary_digits
 from helpers.zoo import Standardised, mlp, no_gradient, random_linear, uniform
 from holdfast import L0, L1, L2, HoldfastError, Linf, ProofError, SettingError
 from holdfast.certify import Certificate, certify
-from holdfast.certify.capture import capture
+from holdfast.certify.bounds.capture import capture
+from holdfast.certify.bounds.margins import Margins
+from holdfast.certify.bounds.rounding import REAL
 from holdfast.certify.certify import BOUNDS
 from holdfast.certify.doubt import CHECK, Doubt, chosen
-from holdfast.certify.margins import Margins
-from holdfast.certify.rounding import REAL
 from holdfast.data import Batch
 from holdfast.models.query import Query
 
@@ -122,7 +122,7 @@ def test_linear_models_at_the_very_edge(eps):
 
 
 def test_a_lying_capture_is_named(monkeypatch):
-    monkeypatch.setattr(importlib.import_module("holdfast.certify.agreement"), "check", lambda *_: None)
+    monkeypatch.setattr(importlib.import_module("holdfast.certify.bounds.agreement"), "check", lambda *_: None)
     model = Turncoat()
     with pytest.raises(ProofError, match="distrust the capture of the model, whose graph has a margin of"):
         certify(model, 0.9 * X, mlp()(X).argmax(1), Linf(0.2), method="crown")

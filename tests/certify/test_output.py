@@ -10,8 +10,8 @@ from torch import nn
 
 from helpers.tiny import CLASSES, KINDS, Fn, points_of, random_region, tiny
 from holdfast import L1, L2, DataError, Linf, SettingError
+from holdfast.certify.bounds.region import Region
 from holdfast.certify.output import BoundMethod, output_bounds
-from holdfast.certify.region import Region
 
 METHODS = get_args(BoundMethod)
 

@@ -16,10 +16,10 @@ from helpers.shared import SHARED, needs_shared
 from helpers.vnnlib import least_excess, relu_network, text
 from holdfast import DataError, ModelError, RunError, SettingError
 from holdfast.certify.provers import prove, prove_by_neurons
-from holdfast.certify.split import Outcome
+from holdfast.certify.search.split import Outcome
+from holdfast.certify.search.witness import is_counterexample
 from holdfast.certify.verify import verify
 from holdfast.certify.vnnlib import parse_vnnlib, read_vnnlib
-from holdfast.certify.witness import is_counterexample
 from holdfast.cli.verify import decide
 
 BROKEN = "(<= Y_0 -1)"

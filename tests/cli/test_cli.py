@@ -149,7 +149,7 @@ def test_certify_completely_decides_every_example(folder, tmp_path):
 
 
 def test_certify_by_smoothing_writes_a_log_that_can_be_checked(folder, tmp_path):
-    from holdfast.certify.smoothing_log import check_log, read_log
+    from holdfast.certify.smoothing.log import check_log, read_log
 
     options = {"method": "smoothing", "sigma": 0.25, "samples": 1000, "out": tmp_path / "run"}
     result = certify(folder, **options)

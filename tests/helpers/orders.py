@@ -6,12 +6,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from holdfast.certify.capture import Program, tensors, trace
-from holdfast.certify.crown import Bounds, crown, lower_bounds
-from holdfast.certify.graph import Graph
-from holdfast.certify.region import Region
-from holdfast.certify.rounding import Arithmetic
-from holdfast.certify.rows import Rows
+from holdfast.certify.bounds.capture import Program, tensors, trace
+from holdfast.certify.bounds.crown import Bounds, crown, lower_bounds
+from holdfast.certify.bounds.graph import Graph
+from holdfast.certify.bounds.region import Region
+from holdfast.certify.bounds.rounding import Arithmetic
+from holdfast.certify.bounds.rows import Rows
 
 MARGIN = torch.tensor([[1.0, -1.0]])
 

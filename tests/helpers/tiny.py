@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from holdfast import L0, L1, L2, Linf
-from holdfast.certify.capture import capture
-from holdfast.certify.crown import Bounds, crown, interval_planes, lower_bounds
-from holdfast.certify.domains import Domains, Problem, bound_domains
-from holdfast.certify.graph import Graph, Interval
-from holdfast.certify.hidden import tightened
-from holdfast.certify.interval import interval_bounds, least_of
-from holdfast.certify.region import Region
-from holdfast.certify.rows import Rows
+from holdfast.certify.bounds.capture import capture
+from holdfast.certify.bounds.crown import Bounds, crown, interval_planes, lower_bounds
+from holdfast.certify.bounds.graph import Graph, Interval
+from holdfast.certify.bounds.interval import interval_bounds, least_of
+from holdfast.certify.bounds.region import Region
+from holdfast.certify.bounds.rows import Rows
+from holdfast.certify.search.domains import Domains, Problem, bound_domains
+from holdfast.certify.search.hidden import tightened
 
 CLASSES = 3
 

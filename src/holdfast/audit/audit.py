@@ -28,7 +28,7 @@ from holdfast.audit.summary import summarise
 from holdfast.audit.tables import Expected
 from holdfast.certify.certify import normalised
 from holdfast.certify.doubt import Doubt
-from holdfast.certify.smoothing import Smoothed
+from holdfast.certify.smoothing.smoothing import Smoothed
 from holdfast.data import Batch, Source, load_data
 from holdfast.engine import Attack, Knowledge, Stage, drive
 from holdfast.errors import ModelError, SettingError

@@ -15,7 +15,7 @@ from holdfast.arguments import is_number
 from holdfast.audit.interval import clopper_pearson
 from holdfast.audit.result import SmoothedResult
 from holdfast.audit.store import RunStore
-from holdfast.certify.smoothing import Smoothed
+from holdfast.certify.smoothing.smoothing import Smoothed
 from holdfast.data import Batch
 from holdfast.errors import SettingError
 from holdfast.threats import Ball, Threat

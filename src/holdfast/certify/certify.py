@@ -2,7 +2,8 @@
 
 Each method sees only what the cheaper ones left open. A certificate is about the network as it runs, in floating-point
 arithmetic, in whatever order its sums are taken, and bounds give away what their own arithmetic may have got wrong
-(:mod:`holdfast.certify.rounding`). They are computed in the model's precision, and in float64 where that might decide.
+(:mod:`holdfast.certify.bounds.rounding`). They are computed in the model's precision, and in float64 where that might
+decide.
 """
 
 import math
@@ -17,8 +18,13 @@ from torch import Tensor, nn
 
 from holdfast.arguments import ball_of, choice, inputs, labels, real, whole
 from holdfast.attacks import AnnealedPGD
-from holdfast.certify.branch import branch_and_bound
-from holdfast.certify.capture import capture
+from holdfast.certify.bounds.capture import capture
+from holdfast.certify.bounds.crown import MEMORY, crown
+from holdfast.certify.bounds.graph import Graph, Interval, Node
+from holdfast.certify.bounds.margins import Margins, crown_margins, each_margin, interval_margins, specification
+from holdfast.certify.bounds.operations.linear import Scale
+from holdfast.certify.bounds.region import Region
+from holdfast.certify.bounds.rounding import REAL, check_precision
 from holdfast.certify.certificate import (
     LOOSE,
     METHODS,
@@ -31,14 +37,9 @@ from holdfast.certify.certificate import (
     Runs,
     better,
 )
-from holdfast.certify.crown import MEMORY, crown
-from holdfast.certify.domains import Problem
 from holdfast.certify.doubt import CHECKS, Doubt
-from holdfast.certify.graph import Graph, Interval, Node
-from holdfast.certify.margins import Margins, crown_margins, each_margin, interval_margins, specification
-from holdfast.certify.operations.linear import Scale
-from holdfast.certify.region import Region
-from holdfast.certify.rounding import REAL, check_precision
+from holdfast.certify.search.branch import branch_and_bound
+from holdfast.certify.search.domains import Problem
 from holdfast.data import Batch
 from holdfast.engine import Stage, drive
 from holdfast.errors import DataError, ModelError

@@ -22,18 +22,18 @@ from torch import Tensor, nn
 from holdfast import objectives
 from holdfast.arguments import ball_of, choice, inputs, labels, real
 from holdfast.attacks import FMN
-from holdfast.certify.branch import branch_and_bound
+from holdfast.certify.bounds.crown import crown, lower_bounds
+from holdfast.certify.bounds.margins import each_margin, specification
+from holdfast.certify.bounds.operations.kink import Kink
+from holdfast.certify.bounds.region import Region
+from holdfast.certify.bounds.rounding import Arithmetic, check_precision
+from holdfast.certify.bounds.rows import Rows
 from holdfast.certify.certificate import RUNS
 from holdfast.certify.certify import Certifier
-from holdfast.certify.crown import crown, lower_bounds
-from holdfast.certify.domains import Problem
-from holdfast.certify.encoding import constant, encode, largest_change
-from holdfast.certify.margins import each_margin, specification
-from holdfast.certify.milp import TOLERANCE, margin, proved, solve
-from holdfast.certify.operations.kink import Kink
-from holdfast.certify.region import Region
-from holdfast.certify.rounding import Arithmetic, check_precision
-from holdfast.certify.rows import Rows
+from holdfast.certify.milp.encoding import constant, encode, largest_change
+from holdfast.certify.milp.solver import TOLERANCE, margin, proved, solve
+from holdfast.certify.search.branch import branch_and_bound
+from holdfast.certify.search.domains import Problem
 from holdfast.engine import craft
 from holdfast.errors import ModelError
 from holdfast.models.query import Query
@@ -41,10 +41,10 @@ from holdfast.models.query import Query
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from holdfast.certify.branch import Proof
+    from holdfast.certify.bounds.graph import Graph
     from holdfast.certify.certificate import Runs
-    from holdfast.certify.encoding import Encoding
-    from holdfast.certify.graph import Graph
+    from holdfast.certify.milp.encoding import Encoding
+    from holdfast.certify.search.branch import Proof
     from holdfast.threats import Ball
 
 __all__ = ["Distance", "exact_distance"]

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks import AnnealedPGD
+from holdfast.certify.bounds.graph import Graph
 from holdfast.certify.certificate import SEARCH, Certificate
-from holdfast.certify.graph import Graph
 from holdfast.data import Batch
 from holdfast.draws import Draws
 from holdfast.engine import Attack, Knowledge, Outcome, Problem, Rows, Stage, drive

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.arguments import ball_of, choice, inputs, module_of, one_input, whole
-from holdfast.certify.capture import capture
-from holdfast.certify.crown import Bounds, crown, interval_planes, lower_bounds
-from holdfast.certify.domains import Domains, Problem, bound_domains
-from holdfast.certify.forward import forward_bounds
-from holdfast.certify.graph import Interval
-from holdfast.certify.hidden import tightened
-from holdfast.certify.interval import interval_bounds, least_of
-from holdfast.certify.region import Region
-from holdfast.certify.rounding import check_precision, down
-from holdfast.certify.rows import Rows
+from holdfast.certify.bounds.capture import capture
+from holdfast.certify.bounds.crown import Bounds, crown, interval_planes, lower_bounds
+from holdfast.certify.bounds.forward import forward_bounds
+from holdfast.certify.bounds.graph import Interval
+from holdfast.certify.bounds.interval import interval_bounds, least_of
+from holdfast.certify.bounds.region import Region
+from holdfast.certify.bounds.rounding import check_precision, down
+from holdfast.certify.bounds.rows import Rows
+from holdfast.certify.search.domains import Domains, Problem, bound_domains
+from holdfast.certify.search.hidden import tightened
 from holdfast.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from holdfast.certify.graph import Graph
+    from holdfast.certify.bounds.graph import Graph
     from holdfast.threats import Ball
 
 __all__ = ["BoundMethod", "OutputBounds", "output_bounds"]

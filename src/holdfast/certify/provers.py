@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from holdfast.certify.branch import branch_and_bound
-from holdfast.certify.capture import capture
-from holdfast.certify.crown import crown
-from holdfast.certify.domains import Problem
-from holdfast.certify.graph import Graph, Interval, Node
-from holdfast.certify.operations.kink import relu
-from holdfast.certify.operations.linear import Dense, Sum
-from holdfast.certify.region import Region
-from holdfast.certify.rounding import check_precision
-from holdfast.certify.split import Outcome, split_inputs
-from holdfast.certify.witness import inward, outward
+from holdfast.certify.bounds.capture import capture
+from holdfast.certify.bounds.crown import crown
+from holdfast.certify.bounds.graph import Graph, Interval, Node
+from holdfast.certify.bounds.operations.kink import relu
+from holdfast.certify.bounds.operations.linear import Dense, Sum
+from holdfast.certify.bounds.region import Region
+from holdfast.certify.bounds.rounding import check_precision
+from holdfast.certify.search.branch import branch_and_bound
+from holdfast.certify.search.domains import Problem
+from holdfast.certify.search.split import Outcome, split_inputs
+from holdfast.certify.search.witness import inward, outward
 
 if TYPE_CHECKING:
-    from holdfast.certify.graph import Operation
+    from holdfast.certify.bounds.graph import Operation
     from holdfast.certify.questions import Questions
 
 __all__ = ["Prover", "Task", "prove", "prove_by_inputs", "prove_by_neurons"]

@@ -3,7 +3,7 @@
 The verdicts are the competition's: ``unsat`` where the unsafe set is empty and the property holds, ``sat`` with a
 counterexample, ``timeout``, and ``unknown`` where neither can be found. A counterexample counts when a replay of the
 network, by onnxruntime where that is possible, agrees without any tolerance. A proof is about the
-network as it runs, whatever the order in which its sums are taken (:mod:`holdfast.certify.rounding`).
+network as it runs, whatever the order in which its sums are taken (:mod:`holdfast.certify.bounds.rounding`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from holdfast.certify.falsify import falsify
 from holdfast.certify.properties import Declared, Property
 from holdfast.certify.provers import Prover, Task, prove
 from holdfast.certify.questions import Questions, WithInputs
-from holdfast.certify.split import Outcome
+from holdfast.certify.search.falsify import falsify
+from holdfast.certify.search.split import Outcome
+from holdfast.certify.search.witness import admitting, is_counterexample, remark, replayer, written
 from holdfast.certify.vnnlib import read_vnnlib
-from holdfast.certify.witness import admitting, is_counterexample, remark, replayer, written
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models import OnnxModule, load_model
 from holdfast.models.borrow import borrowed

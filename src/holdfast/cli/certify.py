@@ -20,9 +20,9 @@ from holdfast.audit import AuditResult, Certification, EvaluationProtocol, audit
 from holdfast.audit.diagnostics import examine_outputs
 from holdfast.audit.digest import digest_module
 from holdfast.certify.certificate import METHODS
-from holdfast.certify.smoothing import Smoothed
-from holdfast.certify.smoothing_log import LARGEST_LOG, SmoothingLog, check_log, read_log
-from holdfast.certify.smoothing_result import SmoothingResult
+from holdfast.certify.smoothing.log import LARGEST_LOG, SmoothingLog, check_log, read_log
+from holdfast.certify.smoothing.result import SmoothingResult
+from holdfast.certify.smoothing.smoothing import Smoothed
 from holdfast.cli.progress import watching
 from holdfast.data import Source, load_data
 from holdfast.errors import RunError, SettingError

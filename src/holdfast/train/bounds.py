@@ -6,12 +6,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from holdfast.certify.capture import Program, tensors, trace
-from holdfast.certify.crown import interval_planes
-from holdfast.certify.graph import Graph
-from holdfast.certify.interval import interval_bounds
-from holdfast.certify.margins import each_interval_margin, each_margin
-from holdfast.certify.region import Region
+from holdfast.certify.bounds.capture import Program, tensors, trace
+from holdfast.certify.bounds.crown import interval_planes
+from holdfast.certify.bounds.graph import Graph
+from holdfast.certify.bounds.interval import interval_bounds
+from holdfast.certify.bounds.margins import each_interval_margin, each_margin
+from holdfast.certify.bounds.region import Region
 from holdfast.errors import ModelError, SettingError
 from holdfast.processes import ALONE, Processes
 from holdfast.threats import Ball, Threat

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.certify import Region
-from holdfast.certify.crown import interval_planes
-from holdfast.certify.margins import each_interval_margin, each_margin
+from holdfast.certify.bounds.crown import interval_planes
+from holdfast.certify.bounds.margins import each_interval_margin, each_margin
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.threats import Ball

@@ -11,7 +11,7 @@ from torch.special import ndtri
 
 from holdfast.attacks import PGD
 from holdfast.certify import Smoothed
-from holdfast.certify.confidence import lower_bound, upper_bound
+from holdfast.certify.smoothing.confidence import lower_bound, upper_bound
 from holdfast.data import load_data
 from holdfast.draws import Draws
 from holdfast.lab.canvas import BLUE, GREEN, INK, RED, canvas, label
