@@ -39,7 +39,7 @@ from holdfast.audit import AuditResult, diagnostics
 from holdfast.audit.custom import ATTACKS
 from holdfast.audit.protocols import PROTOCOLS
 from holdfast.certify import Certificate, Distance, SmoothingResult, Verification
-from holdfast.certify.bounds.rules import CASTS, RULES
+from holdfast.certify.bounds.rules.table import CASTS, RULES
 from holdfast.certify.certificate import METHODS
 from holdfast.certify.output import BoundMethod
 from holdfast.cli.main import INTERRUPTED, app

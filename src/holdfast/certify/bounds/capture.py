@@ -16,7 +16,9 @@ from holdfast.certify.bounds import agreement
 from holdfast.certify.bounds.exported import export, needed, result, rewritten, unwritten
 from holdfast.certify.bounds.graph import Graph, Interval, Node
 from holdfast.certify.bounds.rounding import Arithmetic
-from holdfast.certify.bounds.rules import CASTS, LOGIC, RULES, Builder, Symbol, cast
+from holdfast.certify.bounds.rules.builder import Builder, Symbol
+from holdfast.certify.bounds.rules.elementwise import cast
+from holdfast.certify.bounds.rules.table import CASTS, LOGIC, RULES
 from holdfast.errors import ModelError
 from holdfast.models.borrow import borrowed, given_copies
 
