@@ -14,7 +14,7 @@ from rich.text import Text
 from helpers.words import HOSTILE, obeyed
 from holdfast.cli.terminal import Terminal
 from holdfast.errors import DataError, HoldfastError
-from holdfast.words import plain
+from holdfast.words import plain, reason
 
 
 @pytest.mark.parametrize("words", HOSTILE)
@@ -78,3 +78,9 @@ def test_what_cannot_be_encoded_is_escaped(monkeypatch):
     console.print("0.5 ≤ x")
     console.file.flush()
     assert console.file.buffer.getvalue() == b"0.5 \\u2264 x\n"
+
+
+def test_what_an_exception_says_in_a_line():
+    assert reason(ValueError("two\n  lines,\tand a tab")) == "ValueError: two lines, and a tab"
+    assert reason(KeyError()) == "KeyError:"
+    assert len(reason(RuntimeError("word " * 1000))) <= 300

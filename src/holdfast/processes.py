@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 
 from holdfast.arguments import shown, whole
 from holdfast.errors import HoldfastError, RunError, SettingError
-from holdfast.words import plain
+from holdfast.words import one_line, plain, reason
 
 __all__ = ["ALONE", "Processes", "processes_of"]
 
@@ -77,7 +77,7 @@ class Processes:
         try:
             state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
         except Exception as error:  # of torch, accelerate and what else the environment sets
-            raise RunError(f"the {count} processes do not find each other: {_line(error)}") from error
+            raise RunError(f"the {count} processes do not find each other: {one_line(error)[:200]}") from error
         if state.num_processes != count:
             raise RunError(f"{count} processes were started, but {state.num_processes} can work together here")
         # What accelerate calls cpu:0 and cpu:1 is the same to everything here.
@@ -187,7 +187,7 @@ class Processes:
         """An error as the other processes can read it."""
         if error is None or isinstance(error, HoldfastError):
             return error
-        return RunError(f"process {self.rank} of {self.count} failed: {type(error).__name__}: {_line(error)}")
+        return RunError(f"process {self.rank} of {self.count} failed: {reason(error)}")
 
     def _gathered(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.count
@@ -199,8 +199,10 @@ class Processes:
             operation(*arguments, **options)
         except ValueError as error:  # there is no group of processes, or one of others
             self._over = True
-            raise RunError(f"process {self.rank} of {self.count} has no others: {_line(error)}; start them together, "
-                           "by torchrun or accelerate launch, and take Processes.launched()") from error  # fmt: skip
+            raise RunError(
+                f"process {self.rank} of {self.count} has no others: {one_line(error)[:200]}; start them together, by "
+                "torchrun or accelerate launch, and take Processes.launched()"
+            ) from error
         except RuntimeError as error:
             self._over = True
             raise RunError(
@@ -231,12 +233,8 @@ def _working(device: Any) -> torch.device:
         found = torch.device(device)
         torch.zeros(1, device=found).item()
     except Exception as error:  # each kind of device has its own
-        raise SettingError(f"device: nothing can be computed on {shown(device)}: {_line(error)}") from error
+        raise SettingError(f"device: nothing can be computed on {shown(device)}: {one_line(error)[:200]}") from error
     return found
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _leave() -> None:

@@ -4,7 +4,7 @@ A terminal obeys control characters: they move its cursor, write over what stand
 that turn the direction of writing make a line read as another one. None of them reaches a reader from here.
 """
 
-__all__ = ["plain"]
+__all__ = ["one_line", "plain", "reason"]
 
 
 def plain(text: object) -> str:
@@ -23,3 +23,13 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def one_line(text: object) -> str:
+    """Foreign words with line breaks and runs of spaces folded into single spaces."""
+    return " ".join(str(text).split())
+
+
+def reason(error: BaseException) -> str:
+    """An exception of somebody else's in one short line: its kind and what it says."""
+    return one_line(f"{type(error).__name__}: {error}")[:300]

@@ -27,7 +27,7 @@ from holdfast.certify.vnnlib import read_vnnlib
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models import OnnxModule, load_model
 from holdfast.models.borrow import borrowed
-from holdfast.models.files import one_line
+from holdfast.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,6 +12,7 @@ import numpy as np
 from holdfast.data.rows import RowSource
 from holdfast.errors import DataError
 from holdfast.files import check_file, is_folder, writable_name
+from holdfast.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,8 +124,9 @@ def _open(path: Path, mode: str | None, size: tuple[int, int] | None) -> NDArray
     except Image.DecompressionBombError as error:  # Pillow's own limit, which its decoders check on their own
         raise DataError(f"{path}: more than the {_PIXELS} pixels that an example may have; resize it") from error
     except Exception as error:  # the decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: not a readable image ({reason}); mend or remove it") from error
+        raise DataError(
+            f"{path}: not a readable image ({one_line(error) or type(error).__name__}); mend or remove it"
+        ) from error
 
 
 def _unfit(image: Image.Image, size: tuple[int, int] | None) -> str | None:

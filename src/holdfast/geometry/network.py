@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from holdfast.arguments import module_of
 from holdfast.errors import DataError, ModelError
+from holdfast.words import one_line
 
 __all__ = ["Network", "Rectifier", "Stage", "Units", "Windows", "push", "take"]
 
@@ -210,8 +211,7 @@ def _applied(affine: nn.Module, values: Tensor, name: str, layer: nn.Module) -> 
     try:
         out: Tensor = affine(values)
     except (RuntimeError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"inputs do not fit {name}, {layer}: {reason}") from error
+        raise DataError(f"inputs do not fit {name}, {layer}: {one_line(error)[:200]}") from error
     return out
 
 

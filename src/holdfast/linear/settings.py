@@ -17,7 +17,8 @@ from holdfast.linear.solver import Solution
 from holdfast.threats import L1, L2, Ball, Linf
 from holdfast.threats.box import Bound, Box
 from holdfast.threats.budget import parse_budget
-from holdfast.threats.numbers import plain_tensor, reason
+from holdfast.threats.numbers import plain_tensor
+from holdfast.words import reason
 
 __all__ = [
     "ball",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import ModelError
 from holdfast.models.networks import NETWORKS, Shape
+from holdfast.words import reason
 
 __all__ = ["is_network", "make_network"]
 
@@ -47,7 +48,7 @@ def make_network(name: str, shape: Shape, classes: int) -> nn.Module:
     except ImportError as error:
         raise ModelError(f"{name}: needs the library {package} ({error}); install it") from error
     except Exception as error:  # a library's factory may raise anything
-        raise ModelError(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise ModelError(f"{name}: {reason(error)}") from error
 
 
 def _from_timm(timm: Any, name: str, shape: Shape, classes: int) -> nn.Module:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from holdfast.errors import ModelError
 from holdfast.limits import check_bytes
-from holdfast.models.files import existing_file, one_line
+from holdfast.models.files import existing_file
+from holdfast.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from holdfast.errors import ModelError
-from holdfast.models.files import existing_file, one_line
+from holdfast.models.files import existing_file
+from holdfast.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -35,8 +35,3 @@ def existing_file(path: str | Path) -> Path:
     if head.startswith(_HTML):
         raise ModelError(f"{path}: an HTML page, not a model; the download was answered by a web page, so get it again")
     return path
-
-
-def one_line(error: BaseException | str) -> str:
-    """Return the message of an error with its line breaks and runs of spaces folded into single spaces."""
-    return " ".join(str(error).split())

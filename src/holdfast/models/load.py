@@ -18,11 +18,11 @@ from holdfast.limits import check_bytes
 from holdfast.models.architectures import is_network, make_network
 from holdfast.models.exported import load_exported
 from holdfast.models.factory import call_factory
-from holdfast.models.files import one_line
 from holdfast.models.networks import NETWORKS, Shape
 from holdfast.models.onnx import load_onnx
 from holdfast.models.states import renamed
 from holdfast.models.weights import fit_weights, load_weights
+from holdfast.words import one_line, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,7 +237,7 @@ def _misfit(error: Exception, state: Mapping[str, Tensor]) -> str:
     if shapes:
         parts.append(_first("of another shape", [f"{key} is {theirs}, not {ours}" for key, theirs, ours in shapes]))
     if not parts:
-        return f"{type(error).__name__}: {one_line(error)[:300]}"
+        return reason(error)
     return "; ".join(parts) + f" (of {len(state)} in the file); build the network that these weights were trained in"
 
 

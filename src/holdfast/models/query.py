@@ -21,6 +21,7 @@ from holdfast.models.layout import is_channels_last, lay_out
 from holdfast.models.one_logit import OneLogit, is_one_logit
 from holdfast.models.overwritten import differentiated
 from holdfast.models.probabilities import final_squashing
+from holdfast.words import reason
 
 __all__ = ["Answer", "Query"]
 
@@ -315,10 +316,8 @@ class Query:
         except (ModelError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"the model failed on an input batch of shape {tuple(x.shape)}: {type(error).__name__}: "
-                f"{reason}{_channels_cure(x)}"
+                f"the model failed on an input batch of shape {tuple(x.shape)}: {reason(error)}{_channels_cure(x)}"
             ) from error
         if self._classes is None and is_one_logit(logits, len(x)):
             self.model = OneLogit(self.model)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from holdfast.errors import ModelError
-from holdfast.models.files import one_line
+from holdfast.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -15,9 +15,10 @@ from torch import Tensor
 from holdfast.errors import ModelError
 from holdfast.files import writable_name
 from holdfast.limits import check_bytes
-from holdfast.models.files import existing_file, one_line
+from holdfast.models.files import existing_file
 from holdfast.models.pickles import ZIP, check_pickles
 from holdfast.models.states import at_key, entries, find_states, fitting, the_only
+from holdfast.words import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import DataError, HoldfastError
+from holdfast.words import reason
 
-__all__ = ["plain_tensor", "reason", "type_of"]
+__all__ = ["plain_tensor", "type_of"]
 
 
 def plain_tensor(values: Any, name: str, fault: type[HoldfastError] = DataError) -> Tensor:
@@ -49,8 +50,3 @@ def plain_tensor(values: Any, name: str, fault: type[HoldfastError] = DataError)
 def type_of(value: object) -> str:
     """What a value is, in a word."""
     return value.__name__ if isinstance(value, type) else type(value).__name__
-
-
-def reason(error: Exception) -> str:
-    """An exception of somebody else's in one short line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from holdfast.errors import RunError
 from holdfast.files import check_file, writable_name, write_whole
+from holdfast.words import one_line
 
 __all__ = ["KEPT", "has_checkpoint", "load_checkpoint", "save_checkpoint", "write_tensors"]
 
@@ -72,8 +73,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
             group, _, name = key.partition("/")
             groups.setdefault(group, {})[name] = tensor
     except Exception as error:  # of the two readers, and what torch says of a shape or a type that it does not know
-        reason = " ".join(str(error).split())[:120]
-        raise RunError(f"{path} is no checkpoint of a training run ({reason}): delete it to begin anew") from error
+        raise RunError(
+            f"{path} is no checkpoint of a training run ({one_line(error)[:120]}): delete it to begin anew"
+        ) from error
     return groups, notes
 
 

@@ -28,6 +28,7 @@ from holdfast.train.recipe import Recipe
 from holdfast.train.result import Epoch, Progress, TrainingResult
 from holdfast.train.state import Groups, State
 from holdfast.train.step import Step
+from holdfast.words import reason
 
 __all__ = ["fit"]
 
@@ -258,9 +259,8 @@ class _Training:
         except (HoldfastError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"the model failed in training on a batch of shape {tuple(x.shape)}: {type(error).__name__}: {reason}"
+                f"the model failed in training on a batch of shape {tuple(x.shape)}: {reason(error)}"
             ) from error
 
     def look(self) -> Event | None:
@@ -321,9 +321,8 @@ class _Training:
         try:
             self._take_up(path, *kept)
         except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-            what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise RunError(
-                f"{path} was damaged or changed ({what}): give another folder, or delete it to begin anew"
+                f"{path} was damaged or changed ({reason(error)}): give another folder, or delete it to begin anew"
             ) from error
 
     def _take_up(self, path: Path, groups: Groups, notes: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from holdfast.certify.bounds.graph import Interval
 from holdfast.certify.bounds.operations.activation import Elementwise
 from holdfast.certify.bounds.relaxations import Steps
 from holdfast.errors import ModelError
+from holdfast.words import reason
 
 if TYPE_CHECKING:
     from holdfast.certify.bounds.graph import Graph
@@ -142,9 +143,8 @@ def _answer(model: nn.Module, rows: Tensor) -> Tensor:
     try:
         answer = model(rows.clone())
     except Exception as error:  # the model's own code may raise anything
-        reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"the network takes one input, but fails on a batch of {len(rows)}: {type(error).__name__}: {reason}"
+            f"the network takes one input, but fails on a batch of {len(rows)}: {reason(error)}"
         ) from error
     if not isinstance(answer, Tensor):
         raise ModelError(f"the network returns a {type(answer).__name__}; bounds need one tensor (N, K)")

@@ -21,6 +21,7 @@ from holdfast.certify.bounds.rules.elementwise import cast
 from holdfast.certify.bounds.rules.table import CASTS, LOGIC, RULES
 from holdfast.errors import ModelError
 from holdfast.models.borrow import borrowed, given_copies
+from holdfast.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -190,8 +191,8 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder, dtype: to
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
     except Exception as error:  # a rule that was not written for such arguments, whatever it trips over
-        reason = " ".join(str(error).split())[:100]
-        raise ModelError(f"no bound is known for {where} with these arguments ({reason}); replace it") from error
+        said = one_line(error)[:100]
+        raise ModelError(f"no bound is known for {where} with these arguments ({said}); replace it") from error
 
 
 def _held(node: fx.Node, args: Any, kwargs: Any, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from torch._ops import OpOverload
 from torch.export.graph_signature import OutputKind
 
 from holdfast.errors import ModelError
+from holdfast.words import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,15 +46,13 @@ def export(model: nn.Module, x: Tensor) -> ExportedProgram:
         with _quiet(), torch.no_grad():
             return torch.export.export(model, (x,), strict=False)
     except Exception as error:  # tracing runs the model's own code, and raises whatever that raises
-        reason = " ".join(str(error).split())[:200]
-        if "more than 1 value per channel" in reason:
+        if "more than 1 value per channel" in str(error):
             raise ModelError(
                 "the network normalises by the statistics of the batch, which ties the rows together; let its batch "
                 "normalisation track running statistics"
             ) from error
         raise ModelError(
-            f"the network cannot be captured: {type(error).__name__}: {reason}; its control flow and shapes must not "
-            "depend on values"
+            f"the network cannot be captured: {reason(error)}; its control flow and shapes must not depend on values"
         ) from error
 
 
@@ -98,8 +97,7 @@ def rewritten(program: ExportedProgram, operations: set[str]) -> ExportedProgram
             simpler: ExportedProgram = program.run_decompositions(table)
             return simpler
     except Exception as error:  # whatever its passes raise
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"the network cannot be captured: {type(error).__name__}: {reason}") from error
+        raise ModelError(f"the network cannot be captured: {reason(error)}") from error
 
 
 def unwritten(program: ExportedProgram) -> ExportedProgram:

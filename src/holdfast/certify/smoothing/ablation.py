@@ -30,7 +30,8 @@ from holdfast.certify.smoothing.votes import checked_index, count_votes
 from holdfast.draws import Draws
 from holdfast.errors import DataError, SettingError
 from holdfast.models import Query
-from holdfast.threats.numbers import reason, type_of
+from holdfast.threats.numbers import type_of
+from holdfast.words import reason
 
 __all__ = ["Ablated", "BlockAblation", "ColumnAblation", "Deletion", "FeatureAblation", "Fill", "Hide", "mark"]
 

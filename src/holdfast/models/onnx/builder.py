@@ -11,7 +11,6 @@ from torch import Tensor
 
 from holdfast.errors import ModelError
 from holdfast.limits import check_bytes
-from holdfast.models.files import one_line
 from holdfast.models.onnx.integers import INTEGER_OPERATORS
 from holdfast.models.onnx.module import Key, Name, Step
 from holdfast.models.onnx.moves import reshape
@@ -20,6 +19,7 @@ from holdfast.models.onnx.operators import OPERATORS
 from holdfast.models.onnx.read import MAX_NODES, read_attributes, renamed
 from holdfast.models.onnx.schema import check_attributes, check_inputs, schema_of
 from holdfast.models.onnx.tensors import read_sparse, read_tensor, torch_type
+from holdfast.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,14 +16,13 @@ import torch
 
 from holdfast.errors import HoldfastError, ModelError, SettingError
 from holdfast.limits import check_bytes
-from holdfast.models.files import one_line
 from holdfast.models.onnx.builder import Builder
 from holdfast.models.onnx.fuse import fused
 from holdfast.models.onnx.module import OnnxModule
 from holdfast.models.onnx.node import quoted
 from holdfast.models.onnx.read import needed_nodes, opsets, read_model
 from holdfast.models.onnx.tensors import torch_type
-from holdfast.words import plain
+from holdfast.words import one_line, plain, reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +76,7 @@ def load_onnx(path: str | Path, sizes: Mapping[str, int] | None = None) -> OnnxM
         named = str(error).startswith(f"{plain(path)}: ")
         raise ModelError(f"{error}" if named else f"{path}: {error}") from error.__cause__
     except Exception as error:  # a file can be wrong in more ways than are looked for
-        raise ModelError(f"{path}: cannot be read ({type(error).__name__}: {one_line(error)[:200]})") from error
+        raise ModelError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def _convert(model: Any, folder: Path | None, sizes: Mapping[str, int]) -> OnnxModule:

@@ -7,9 +7,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import ModelError
-from holdfast.models.files import existing_file, one_line
+from holdfast.models.files import existing_file
 from holdfast.models.onnx.node import quoted
 from holdfast.models.onnx.tensors import read_sparse, read_tensor
+from holdfast.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
