@@ -43,6 +43,7 @@ from holdfast.certify.search.domains import Problem
 from holdfast.data import Batch
 from holdfast.engine import Stage, drive
 from holdfast.errors import DataError, ModelError
+from holdfast.models.precision import first_float
 from holdfast.models.query import Query
 from holdfast.threats import Ball
 
@@ -228,7 +229,7 @@ class Certifier:
         Its graph is compared with it near and far from the inputs, and inside the threat's sets around the first of
         them.
         """
-        dtype = next((t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), x.dtype)
+        dtype = first_float(model, x).dtype
         if arithmetic == "executed":
             check_precision(x.device)
         try:

@@ -20,6 +20,7 @@ from holdfast.certify.bounds.rows import Rows
 from holdfast.certify.search.domains import Domains, Problem, bound_domains
 from holdfast.certify.search.hidden import tightened
 from holdfast.errors import DataError
+from holdfast.models.precision import first_float
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +96,7 @@ def output_bounds(
     """
     choice("method", method, get_args(BoundMethod))
     model, x, steps = module_of(model), inputs(x), whole("steps", steps, 0)
-    precision = next((t.dtype for t in model.state_dict().values() if t.is_floating_point()), x.dtype)
+    precision = first_float(model, x).dtype
     own = x.to(precision)
     # Bounds of half-precision networks are computed in float32.
     x = own if precision == torch.float64 else own.to(torch.float32)

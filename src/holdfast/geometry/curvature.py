@@ -11,6 +11,7 @@ import torch
 from holdfast.arguments import ball_of, inputs, labels, module_of, number, real, require_classes, whole
 from holdfast.errors import ModelError
 from holdfast.models.borrow import borrowed
+from holdfast.models.precision import first_float
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
 from holdfast.threats.norm import column
@@ -80,7 +81,7 @@ def curvature(model: nn.Module, x: Tensor, y: Tensor, threat: Ball, *, loss: Los
     x, threat = inputs(x), ball_of(threat)
     y = labels(y, len(x))
     with borrowed(module_of(model)), torch.enable_grad():
-        precise = next((t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), x.dtype)
+        precise = first_float(model, x).dtype
         center = x.to(precise, copy=True).requires_grad_()
         try:
             logits = model(center.clone())
@@ -141,11 +142,8 @@ def crossing(
     ModelError
         When the model fails, or no gradient reaches the input.
     """
-    reach, steps, threshold = (
-        number("reach", real("reach", reach)),
-        whole("steps", steps),
-        number("threshold", threshold),
-    )
+    reach, steps = number("reach", real("reach", reach)), whole("steps", steps)
+    threshold = number("threshold", threshold)
     x, threat = inputs(x), ball_of(threat)
     y = labels(y, len(x))
     with Query(model, batch_size=max(len(x), 1)) as query:

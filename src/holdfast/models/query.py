@@ -20,6 +20,7 @@ from holdfast.models.independence import refuse_dependence
 from holdfast.models.layout import is_channels_last, lay_out
 from holdfast.models.one_logit import OneLogit, is_one_logit
 from holdfast.models.overwritten import differentiated
+from holdfast.models.precision import first_float
 from holdfast.models.probabilities import final_squashing
 from holdfast.words import reason
 
@@ -124,7 +125,7 @@ class Query:
         self._stack = ExitStack()
         self._classes: int | None = None
         self._shapes: tuple[int, ...] = ()
-        first = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), torch.zeros(()))
+        first = first_float(model, torch.zeros(()))
         self.device = first.device
         self.batch_size = batch_size or (GPU_BATCH if self.device.type == "cuda" else CPU_BATCH)
         self.inner_dtype = first.dtype
