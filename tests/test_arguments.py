@@ -48,6 +48,10 @@ from holdfast.certify import (
     exact_distance,
     mark,
     output_bounds,
+    parse_vnnlib,
+    read_log,
+    read_vnnlib,
+    verify,
 )
 from holdfast.geometry import (
     activation_pattern,
@@ -69,6 +73,7 @@ from holdfast.geometry import (
     regions_on_segment,
 )
 from holdfast.linear import RobustLinearSVC, RobustLogisticRegression, RobustRidge
+from holdfast.models import load_weights
 from holdfast.train import Recipe
 
 torch.manual_seed(0)
@@ -419,6 +424,12 @@ ALL = {"model": NET, "x": X, "y": Y, "threat": Linf(0.1)}
 ONE = {"model": NET, "x": X[0], "threat": Linf(0.1)}
 INSIDE = {"region": region_at(NET, X[0]), "x": X[0], "y": int(Y[0]), "threat": Linf(0.3)}
 RUN = {"seed": 0, "batch_size": None, "mean": None, "std": None}
+NAMES = [*(f"X_{i}" for i in range(4)), *(f"Y_{i}" for i in range(3))]
+EASY = parse_vnnlib(
+    "".join(f"(declare-const {name} Real)" for name in NAMES)
+    + "".join(f"(assert (>= {name} 0)) (assert (<= {name} 1))" for name in NAMES[:4])
+    + "(assert (>= Y_0 1000))"
+)
 ESTIMATORS = (RobustLogisticRegression, RobustLinearSVC, RobustRidge)
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "attack": (FGSM(), ALL | RUN | {"target": None}),
@@ -429,6 +440,14 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         | RUN
         | {"method": "ibp", "seconds": 1.0, "memory": 2**20, "arithmetic": "exact", "checks": 1},
     ),
+    "verify": (
+        verify,
+        {"model": NET, "prop": EASY, "seconds": 1.0, "seed": 0, "sizes": None},
+    ),
+    "read_vnnlib": (read_vnnlib, {"path": "no-such.vnnlib"}),
+    "read_log": (read_log, {"path": "no-such.tsv"}),
+    "load_weights": (load_weights, {"path": "no-such.pt", "key": None}),
+    "load_data": (holdfast.load_data, {"spec": (X, Y), "split": "test", "examples": None}),
     "output_bounds": (output_bounds, ONE | {"x": X, "method": "ibp", "functions": None, "steps": 1}),
     "exact_distance": (exact_distance, {"threat": Linf(0.05), "seconds": 1.0, "seed": 0, "arithmetic": "exact"}),
     "smoothing": (
@@ -500,7 +519,7 @@ CALLS |= {
     ),
 }
 SLOW = {"certify", "exact_distance", "smoothing", "nearest_adversarial", "boundary_on_facets", "boundary_distance",
-        "facet_distance", "regions_in_slice", "lipschitz_above", "lipschitz_below", "predict", "universal",
+        "facet_distance", "regions_in_slice", "verify", "lipschitz_above", "lipschitz_below", "predict", "universal",
         "random attack", "path", "output_bounds", "attack", "L0", "L1", "L2", "Linf", "crossing", "Deletion",
         *(kind.__name__ for kind in ESTIMATORS), *(f"{kind.__name__}.worst_case" for kind in ESTIMATORS)}  # fmt: skip
 FIXED = {

@@ -249,7 +249,7 @@ def test_what_does_not_fit_is_refused():
         verify(onnx_like(), parse_vnnlib(text([0] * 3, [1] * 3, BROKEN, 1)))
     with pytest.raises(DataError, match="2 outputs, the network 1"):
         verify(shifted(), parse_vnnlib(text([0] * 2, [1] * 2, BROKEN, 2)))
-    with pytest.raises(SettingError, match="time limit"):
+    with pytest.raises(SettingError, match=r"^seconds: the time limit"):
         verify(shifted(), of(HOLDS), seconds=-1)
     with pytest.raises(ModelError, match=r"none\.onnx"):
         verify("none.onnx", of(HOLDS))

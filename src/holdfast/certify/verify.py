@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from holdfast.arguments import as_float, function_of, seed_of, shown
 from holdfast.certify.properties import Declared, Property
 from holdfast.certify.provers import Prover, Task, prove
 from holdfast.certify.questions import Questions, WithInputs
@@ -27,6 +28,7 @@ from holdfast.certify.vnnlib import read_vnnlib
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models import OnnxModule, load_model
 from holdfast.models.borrow import borrowed
+from holdfast.models.precision import first_float
 from holdfast.words import one_line
 
 if TYPE_CHECKING:
@@ -112,20 +114,24 @@ def verify(
     Raises
     ------
     SettingError
-        When the time limit is negative.
+        When the time limit, the seed or the prover is none.
     ModelError
         When the network cannot be loaded.
     DataError
         When the property cannot be read, or is one of a network with other inputs or outputs.
     """
     began = time.monotonic()
-    if not seconds >= 0:
-        raise SettingError(f"the time limit is {seconds} seconds; give a number of at least 0")
-    deadline = began + seconds
+    limit = as_float(seconds)
+    if not limit >= 0:
+        raise SettingError(f"seconds: the time limit is a number of at least 0, not {shown(seconds)}")
+    seed = seed_of(seed)
+    if prover is not None:
+        function_of("prover", prover)
+    deadline = began + limit
     prop = prop if isinstance(prop, Property) else read_vnnlib(prop)
-    module = model if isinstance(model, nn.Module) else load_model(model, sizes=sizes)
+    module = load_model(model, sizes=sizes)
     shape = module.input_shape if isinstance(module, OnnxModule) else (prop.inputs,)
-    dtype = next((t.dtype for t in module.state_dict().values() if t.is_floating_point()), _declared(prop))
+    dtype = first_float(module, torch.empty(0, dtype=_declared(prop))).dtype
     _check(module, prop, shape, dtype)
     replay = replayer(module, _onnx_file(model))
     asked = admitting(prop, dtype)
@@ -142,7 +148,7 @@ def verify(
         draws = itertools.islice(numbers, rounds)
         return falsify(module, questions, shape, dtype, accept, deadline=until, rounds=draws, seed=seed)
 
-    x = attack(min(deadline, began + min(_SHARE * seconds, _LONGEST)), _ROUNDS) if len(questions) else None
+    x = attack(min(deadline, began + min(_SHARE * limit, _LONGEST)), _ROUNDS) if len(questions) else None
     outcome = Outcome(x is None, x, float("inf"))
     if x is None and len(questions):
         task = Task(module, shape, dtype, questions, accept, deadline, attack)

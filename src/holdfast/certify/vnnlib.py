@@ -19,9 +19,9 @@ import math
 import re
 import zlib
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from holdfast.arguments import path_of
 from holdfast.certify.formulas import FALSE, TRUE, AllOf, AnyOf, Formula, Limit, Row, Terms, TooManyError
 from holdfast.certify.properties import Conjunction, Declared, Property, UnboundedError, UnsafeSet, property_of
 from holdfast.certify.sexpressions import Expression, FaultError, Group, commands, head_of, shown
@@ -29,6 +29,7 @@ from holdfast.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 __all__ = ["Conjunction", "Declared", "Property", "UnsafeSet", "parse_vnnlib", "read_vnnlib"]
 
@@ -66,10 +67,12 @@ def read_vnnlib(path: str | Path) -> Property:
 
     Raises
     ------
+    SettingError
+        If it is no path.
     DataError
         If the file cannot be read, or as :func:`parse_vnnlib`.
     """
-    path = Path(path)
+    path = path_of("property", path)
     try:
         # Opening a pipe would wait for a writer for ever.
         if path.exists() and not path.is_file():

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from holdfast.arguments import path_of
 from holdfast.certify.smoothing.noise import Gaussian
 from holdfast.certify.smoothing.result import ABSTAINED, average_certified_radius, certified_accuracy
 from holdfast.errors import DataError, SettingError
@@ -75,10 +76,12 @@ def read_log(path: str | Path) -> SmoothingLog:
 
     Raises
     ------
+    SettingError
+        When it is no path.
     DataError
         When the file cannot be read, has no rows or lacks a column, or a value is not the number it should be.
     """
-    lines = read_text(Path(path), DataError, LARGEST_LOG).splitlines()
+    lines = read_text(path_of("log", path), DataError, LARGEST_LOG).splitlines()
     header = lines[0].split("\t") if lines else []
     if missing := [name for name in _COLUMNS if name not in header]:
         raise DataError(
