@@ -59,7 +59,7 @@ def check_pickles(path: Path) -> None:
         for stream in _streams(file):
             try:
                 fault = _fault(stream)
-            except (_AmissError, ValueError, KeyError, IndexError):  # no pickle, or one cut short
+            except (_AmissError, ValueError, KeyError, IndexError, MemoryError):  # no pickle, or one cut short
                 return
             if fault is not None:
                 raise ModelError(f"{path}: {fault}; save only `model.state_dict()`")
@@ -134,6 +134,8 @@ def _taken(stack: list[Any], count: int | None) -> list[_Value]:
     else:
         parts = stack[-count:]
         del stack[-count:]
+        if len(parts) < count:
+            raise _AmissError
     if _MARK in parts:
         raise _AmissError
     return parts
