@@ -18,6 +18,7 @@ from holdfast.threats import Ball, Threat, parse_threat
 from holdfast.threats.numbers import plain_tensor, type_of
 
 __all__ = [
+    "LARGEST",
     "LARGEST_SEED",
     "as_float",
     "as_list",
@@ -42,10 +43,12 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+W = TypeVar("W", bound=str)
 
-# The largest seed that fits into the 64 bits of a generator.
 LARGEST_SEED = 2**64 - 1
-_LARGEST = torch.finfo(torch.float32).max
+"""The largest seed that fits into the 64 bits of a generator."""
+LARGEST = torch.finfo(torch.float32).max
+"""The largest number that float32 can hold."""
 _OF_A_THREAT = ("name", "apply", "project", "contains", "distance", "budget", "at")
 
 
@@ -170,11 +173,11 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise SettingError(f"{name}: a whole number is needed, not {shown(value)}")
-    number = int(value)
-    if number < least or (most is not None and number > most):
+    found = int(value)
+    if found < least or (most is not None and found > most):
         above = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise SettingError(f"{name}: a whole number {above} is needed, got {shown(number)}")
-    return number
+        raise SettingError(f"{name}: a whole number {above} is needed, got {shown(found)}")
+    return found
 
 
 def real(name: str, value: Any, *, positive: bool = True) -> float:
@@ -185,14 +188,14 @@ def real(name: str, value: Any, *, positive: bool = True) -> float:
     SettingError
         When it is none.
     """
-    number = as_float(value)
-    if not (0 < number < math.inf or (number == 0 and not positive)):
+    found = as_float(value)
+    if not (0 < found < math.inf or (found == 0 and not positive)):
         raise SettingError(f"{name}: a {'positive' if positive else 'non-negative'}, finite number is needed, "
                            f"got {shown(value)}")  # fmt: skip
-    return number
+    return found
 
 
-def choice(name: str, value: Any, choices: Collection[str]) -> str:
+def choice(name: str, value: Any, choices: Collection[W]) -> W:
     """One of some words.
 
     Raises
@@ -200,9 +203,10 @@ def choice(name: str, value: Any, choices: Collection[str]) -> str:
     SettingError
         When it is none of them.
     """
-    if not isinstance(value, str) or value not in choices:
+    found = next((word for word in choices if isinstance(value, str) and word == value), None)
+    if found is None:
         raise SettingError(f"unknown {name} {shown(value)}: choose one of {', '.join(choices)}")
-    return value
+    return found
 
 
 def yes_or_no(name: str, value: Any) -> bool:
@@ -251,8 +255,8 @@ def number(name: str, value: Any) -> float:
         When it is none.
     """
     found = as_float(value)
-    if not abs(found) <= _LARGEST:
-        raise SettingError(f"{name}: a number of at most {_LARGEST:.2g} in size is needed, got {shown(value)}")
+    if not abs(found) <= LARGEST:
+        raise SettingError(f"{name}: a number of at most {LARGEST:.2g} in size is needed, got {shown(value)}")
     return found
 
 

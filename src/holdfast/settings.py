@@ -8,15 +8,12 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-import torch
 from pydantic import TypeAdapter, ValidationError
 
-from holdfast.arguments import as_float, is_number, shown
+from holdfast.arguments import LARGEST, as_float, is_number, shown
 from holdfast.errors import SettingError
 
 __all__ = ["build", "check", "names", "read"]
-
-_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def _kinds(hint: Any) -> list[_Kind]:
 
 _PLAIN: dict[Any, list[_Kind]] = {
     int: [_Kind("a whole number of at most 9 digits", _is_whole, int)],
-    float: [_Kind("a number that single precision can hold", lambda v: abs(as_float(v)) <= _LARGEST, float)],
+    float: [_Kind("a number that single precision can hold", lambda v: abs(as_float(v)) <= LARGEST, float)],
     bool: [_Kind("True or False", lambda v: isinstance(v, bool | np.bool_), bool)],
     str: [_Kind("a word", lambda v: isinstance(v, str), str)],
     type(None): [_Kind("None", lambda v: v is None, lambda v: v)],

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from holdfast.arguments import as_list, real, shown, whole
+from holdfast.arguments import as_list, choice, real, shown, whole
 from holdfast.audit.protocols import endless
 from holdfast.certify.certificate import METHODS, RUNS, Method, Runs
 from holdfast.certify.certify import Certifier
@@ -15,9 +15,11 @@ from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.threats import Ball, Threat
 from holdfast.threats.budget import parse_budget
+from holdfast.threats.numbers import type_of
 
 __all__ = ["Certification", "CertificationPlan"]
 
+_CHOICES = f"choose none, {', '.join(METHODS)} or smoothing"
 _STATEMENTS: dict[Runs, str] = {
     "executed": "a deterministic proof about the network as executed, in the model's own floating-point precision and "
     "whatever the order in which its sums are taken",
@@ -66,10 +68,7 @@ class Certification:
             When it is neither, or smoothing's noise is given to another method.
         """
         if not isinstance(certify, str | Certification):
-            raise SettingError(
-                f"certify: a word or a Certification is needed, not a {type(certify).__name__}; "
-                f"choose {', '.join(METHODS)}"
-            )
+            raise SettingError(f"certify: a word or a Certification is needed, not a {type_of(certify)}; {_CHOICES}")
         asked = cls(certify) if isinstance(certify, str) else certify
         if asked.sigma is not None and asked.method != "smoothing":
             raise SettingError("sigma: noise belongs to smoothing; choose it with certify")
@@ -112,13 +111,11 @@ class CertificationPlan:
         SettingError
             When there is no such method, the threat has no finite budget, or a number makes no sense.
         """
-        method, budgets, arithmetic = asked.method, asked.budgets, asked.arithmetic
+        method, budgets = asked.method, asked.budgets
         if not isinstance(method, str):
-            raise SettingError(f"certify: a word is needed, not a {type(method).__name__}; choose {', '.join(METHODS)}")
+            raise SettingError(f"certify: a word is needed, not a {type_of(method)}; {_CHOICES}")
         seconds, checks = real("certify_seconds", asked.seconds), whole("certify_checks", asked.checks, 0)
-        if not isinstance(arithmetic, str) or arithmetic not in RUNS:
-            words = " or ".join(RUNS)
-            raise SettingError(f"certify_arithmetic: unknown arithmetic {shown(arithmetic)}; choose {words}")
+        arithmetic = choice("certify_arithmetic", asked.arithmetic, RUNS)
         if method in ("none", "smoothing"):
             if _listed(budgets):
                 raise SettingError(
@@ -126,7 +123,7 @@ class CertificationPlan:
                 )
             return None
         if method not in METHODS:
-            raise SettingError(f"certify: unknown method {method!r}; choose none, {', '.join(METHODS)} or smoothing")
+            raise SettingError(f"certify: unknown method {shown(method)}; {_CHOICES}")
         if not isinstance(threat, Ball):
             raise SettingError(f"certify: there are proofs for norm balls only, not for {threat.name}")
         if endless(threat):

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from holdfast.arguments import shown
+from holdfast.arguments import choice
 from holdfast.attacks import (
     APGD,
     APGDL1,
@@ -93,8 +93,7 @@ def restrict(protocol: EvaluationProtocol, knowledge: Knowledge) -> EvaluationPr
         When the knowledge is none of the three, or no stage is left.
     """
     order = get_args(Knowledge)
-    if not isinstance(knowledge, str) or knowledge not in order:
-        raise SettingError(f"unknown knowledge {shown(knowledge)}: choose one of {', '.join(order)}")
+    choice("knowledge", knowledge, order)
 
     def allowed(attack: Attack | None) -> bool:
         return attack is None or order.index(attack.knowledge) >= order.index(knowledge)

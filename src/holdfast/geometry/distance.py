@@ -105,7 +105,7 @@ def boundary_distance(region: LinearRegion, x: Tensor, y: int, threat: Ball) -> 
     threat = ball_of(threat)
     refuse_l0(threat)
     x = region_given(region).network.fits(one_input(x))
-    normals, slack = class_walls(region, x, whole("y", y, -(2**63), 2**63))
+    normals, slack = class_walls(region, x, y)
     if bool((slack >= 0).any()):
         return Nearest(0.0, x)
     inside = region.slack(x[None])[0]
@@ -133,7 +133,7 @@ def boundary_on_facets(region: LinearRegion, x: Tensor, y: int, threat: Ball) ->
     threat = ball_of(threat)
     refuse_l0(threat)
     x = region_given(region).network.fits(one_input(x))
-    normals, slack = class_walls(region, x, whole("y", y, -(2**63), 2**63))
+    normals, slack = class_walls(region, x, y)
     inside = region.slack(x[None])[0]
     to_facets, _ = _to_planes(x, -region.normals, inside, threat)
     to_classes, _ = _to_planes(x, normals * -slack.sign()[:, None], slack.abs(), threat)
@@ -159,9 +159,11 @@ def class_walls(region: LinearRegion, x: Tensor, y: int) -> tuple[Tensor, Tensor
     ------
     DataError
         When there is no class ``y``, or no other.
+    SettingError
+        When ``y`` is no whole number of at least 0.
     """
-    classes = len(region.bias)
-    if not 0 <= y < classes or classes < 2:
+    classes, y = len(region.bias), whole("y", y, 0)
+    if y >= classes or classes < 2:
         raise DataError(f"y: class {y} is none of the {classes} of a network that has to tell at least 2 apart")
     others = torch.arange(classes) != y
     logits = region.logits(x[None])[0]
