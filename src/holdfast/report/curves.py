@@ -5,7 +5,7 @@ from pathlib import Path
 
 from holdfast.files import write_whole
 from holdfast.train import Epoch
-from holdfast.train.checkpoint import KEPT
+from holdfast.train.checkpoint import CURE
 from holdfast.words import plain
 
 __all__ = ["draw_curves"]
@@ -45,5 +45,5 @@ def draw_curves(epochs: Sequence[Epoch], path: Path, title: str) -> bool:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    write_whole(path, lambda part: figure.savefig(part, format="png", dpi=150), KEPT)
+    write_whole(path, lambda part: figure.savefig(part, format="png", dpi=150), CURE)
     return True

@@ -14,9 +14,9 @@ from holdfast.errors import RunError
 from holdfast.files import check_file, writable_name, write_whole
 from holdfast.words import one_line
 
-__all__ = ["KEPT", "has_checkpoint", "load_checkpoint", "save_checkpoint", "write_tensors"]
+__all__ = ["CURE", "has_checkpoint", "load_checkpoint", "save_checkpoint", "write_tensors"]
 
-KEPT = "the last state that was saved is kept, free some room and resume"
+CURE = "the last state that was saved is kept, free some room and resume"
 """What to do when a file of a run cannot be written."""
 
 
@@ -34,7 +34,7 @@ def save_checkpoint(path: Path, groups: Mapping[str, Mapping[str, Tensor]], note
         for group, members in groups.items()
         for name, tensor in members.items()
     }
-    write_tensors(path, tensors, KEPT, {"notes": json.dumps(notes)})
+    write_tensors(path, tensors, CURE, {"notes": json.dumps(notes)})
 
 
 def has_checkpoint(path: Path) -> bool:

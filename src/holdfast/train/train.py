@@ -21,7 +21,7 @@ from holdfast.models.architectures import is_network, make_network
 from holdfast.processes import ALONE, Processes, processes_of
 from holdfast.settings import names, read
 from holdfast.threats import Threat
-from holdfast.train.checkpoint import KEPT, write_tensors
+from holdfast.train.checkpoint import CURE, write_tensors
 from holdfast.train.distillation import Distillation
 from holdfast.train.loop import fit
 from holdfast.train.methods import make_method
@@ -136,7 +136,7 @@ def train(
     )
     if folder is not None and processes.is_main:
         tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-        write_tensors(folder / "weights.safetensors", tensors, KEPT)
+        write_tensors(folder / "weights.safetensors", tensors, CURE)
         record = {
             "holdfast": metadata.version("holdfast"),
             "torch": torch.__version__,
@@ -150,7 +150,7 @@ def train(
             "seconds": round(time.monotonic() - began, 1),
             **result.to_dict(),
         }
-        write_whole(folder / "train.json", lambda part: part.write_text(json.dumps(record, indent=1) + "\n"), KEPT)
+        write_whole(folder / "train.json", lambda part: part.write_text(json.dumps(record, indent=1) + "\n"), CURE)
     # What the main one has written the others may read next.
     processes.wait()
     return result
