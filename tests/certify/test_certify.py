@@ -306,7 +306,9 @@ def test_memory_bounds_what_is_bounded_together(monkeypatch):
     honest = module.lower_lines
 
     def counting(graph, start, rows, planes, errors, *_, until=0):
-        watch = lambda number, rows: held.append(4 * rows.values.numel())  # noqa: E731
+        def watch(number, rows):
+            held.append(4 * rows.values.numel())
+
         return honest(graph, start, rows, planes, errors, watch, until)
 
     for name in ("crown", "margins"):

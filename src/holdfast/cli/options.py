@@ -236,13 +236,13 @@ def asking(**makers: Callable[..., Any]) -> Callable[[Callable[..., None]], Call
             made = {name: partial(makers[name], **{part: given.pop(part) for part in parts[name]}) for name in makers}
             command(**given, **made)
 
-        parameters = [
+        options = [
             part.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for name, parameter in inspect.signature(command).parameters.items()
             for part in (inspect.signature(makers[name]).parameters.values() if name in makers else [parameter])
         ]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {part.name: part.annotation for part in parameters}
+        vars(run)["__signature__"] = inspect.Signature(options)  # where Typer and help look
+        run.__annotations__ = {option.name: option.annotation for option in options}
         return run
 
     return decorate

@@ -1,6 +1,6 @@
 """``holdfast verify``: whether a network has a property, in the words of the verification competition."""
 
-import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from rich.console import Console
 
 from holdfast.certify.verify import verify
 from holdfast.errors import RunError
-from holdfast.files import is_file, is_folder, write_whole
+from holdfast.files import is_folder, write_whole
 from holdfast.models import load_model
 from holdfast.words import plain
 
@@ -75,4 +75,7 @@ def _write(file: Path, text: str) -> None:
 
 def _special(file: Path) -> bool:
     """Whether it is a device or a pipe, which nothing can be moved to."""
-    return os.path.exists(file) and not is_file(file)  # noqa: PTH110 - Path.exists raises on some names
+    try:
+        return not stat.S_ISREG(file.stat().st_mode)
+    except (OSError, ValueError):  # nothing, or no name that a file can have
+        return False

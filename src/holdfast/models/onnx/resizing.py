@@ -62,11 +62,11 @@ class _Step:
 
 
 def _resize(
-    node: Node, x: Tensor, roi: object = None, scales: Floats | None = None, sizes: Ints | None = None
+    node: Node, x: Tensor, roi: Floats | None = None, scales: Floats | None = None, sizes: Ints | None = None
 ) -> Tensor:
     if node.opset < 11:  # where the scales were the second input, and coordinates were not shifted
         manner = _manner(node, "asymmetric", "floor")
-        return _resized(node, x, _steps(x, range(x.dim()), roi, None, "stretch"), manner)  # type: ignore[arg-type]
+        return _resized(node, x, _steps(x, range(x.dim()), roi, None, "stretch"), manner)
     manner = _manner(node, node.get("coordinate_transformation_mode", "half_pixel"), None)
     axes = node.get("axes", tuple(range(x.dim())))
     policy = node.get("keep_aspect_ratio_policy", "stretch")
