@@ -135,6 +135,10 @@ def test_the_fewest_coordinates_of_a_linear_model():
         assert (one.status, one.lower) == (("none", torch.inf) if count > 6 else ("exact", count))
     possible = [count <= 6 for count in expected]
     assert any(possible)
+    for i, count in enumerate(expected):
+        if possible[i]:  # a budget that is just enough
+            (one,) = exact_distance(model, x[i : i + 1], y[i : i + 1], L0(count))
+            assert (one.status, one.lower, one.upper) == ("exact", count, count)
     check(model, x[possible], y[possible], threat, [one for one in found if one.status == "exact"])
 
 

@@ -39,6 +39,8 @@ from holdfast.errors import ModelError
 from holdfast.models.query import Query
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from holdfast.certify.bounds.graph import Graph
@@ -84,7 +86,8 @@ class Distance:
     lower, upper : float
         ``lower`` is the radius of the largest ball found in which it is proved that the network as executed
         misclassifies nothing, whatever the order of its sums; it falls short of the distance in exact arithmetic by
-        about what rounding may take from a margin, over how fast that falls with the radius. ``x_adv`` is at ``upper``,
+        about what rounding may take from a margin, over how fast that falls with the radius. In L0 it is a count: fewer
+        changes misclassify nothing, nor do so many where the status is ``"none"``. ``x_adv`` is at ``upper``,
         infinite if there is none: beyond the distance by what clearly misclassifying it asks in the model's precision.
     x_adv : Tensor or None
         ``(*shape)`` the nearest misclassified input found: a plain forward pass misclassifies it, and it lies in the
@@ -229,7 +232,8 @@ def _search(example: _Example, attacked: Tensor, seconds: float) -> Distance:
 
 def _concluded(example: _Example, bracket: _Bracket, method: str, seconds: float) -> Distance:
     status: Literal["exact", "bounded", "none", "unknown"]
-    lower = _held(example, min(bracket.lower, bracket.upper), seconds)
+    lower = min(bracket.lower, bracket.upper)
+    lower = _held(example, lower, bracket.witness is None and lower >= _budget(example), seconds)
     if bracket.witness is not None:
         status = "exact" if bracket.closed(example.threat.norm) else "bounded"
     else:
@@ -237,7 +241,7 @@ def _concluded(example: _Example, bracket: _Bracket, method: str, seconds: float
     return Distance(status, lower, bracket.upper, bracket.witness, method, seconds)
 
 
-def _held(example: _Example, lower: float, seconds: float) -> float:
+def _held(example: _Example, lower: float, whole: bool, seconds: float) -> float:
     """Of a distance that is proved in exact arithmetic, how much holds of the network as executed.
 
     It falls short by what rounding may take from a margin, over how fast the margin falls with the radius. Bounds
@@ -245,24 +249,43 @@ def _held(example: _Example, lower: float, seconds: float) -> float:
     """
     if example.executed is None or lower == 0:
         return lower
-    graph, began, patience = example.executed.to(torch.float64), time.perf_counter(), max(0.1 * seconds, 1.0)
-    whole = lower >= _budget(example)
+    graph, patience = example.executed.to(torch.float64), max(0.1 * seconds, 1.0)
+    until = time.perf_counter() + _MORE * seconds
+
+    def holds(short: float) -> bool:
+        return _proved(example, graph, lower - short, patience)
+
     if example.threat.norm == "l0" or lower == np.inf:
         # Nothing is misclassified at fewer changes than a distance in L0: the ball has one less.
-        return lower if _proved(example, graph, lower if whole else lower - 1, patience) else 0.0
-    short, failed, growth = _shortfall(example, graph, lower), 0.0, _GROWTH
+        return lower if holds(0.0 if whole else 1.0) else 0.0
+    short, finest = _shortfall(example, graph, lower), _FINE * lower
     # Where no input is misclassified, the boundary need not be near.
-    held = 0.0 if whole else short
-    while not _proved(example, graph, lower - held, patience):
-        held, failed, growth = growth * held if held else max(short, _FINE * lower), held, 2 * growth
-        if held > _MOST * lower:
-            return 0.0
-    while held > _NEAR * failed and time.perf_counter() - began < _MORE * seconds:
-        middle = (held * failed) ** 0.5 if failed else held / _GROWTH
-        if middle < _FINE * lower:
+    ends = _first_that_holds(holds, 0.0 if whole else short, max(short, finest), _MOST * lower)
+    return 0.0 if ends is None else lower - _least_that_holds(holds, *ends, finest, until)
+
+
+def _first_that_holds(
+    holds: Callable[[float], bool], start: float, least: float, most: float
+) -> tuple[float, float] | None:
+    """Of numbers that grow ever faster, the last that fails, or 0, and the first that holds; none above ``most``."""
+    failed, found, growth = 0.0, start, _GROWTH
+    while not holds(found):
+        failed, found, growth = found, growth * found if found else least, 2 * growth
+        if found > most:
+            return None
+    return failed, found
+
+
+def _least_that_holds(
+    holds: Callable[[float], bool], failed: float, found: float, finest: float, until: float
+) -> float:
+    """Between a number that fails and one that holds, the least that is found to hold in the time that there is."""
+    while found > _NEAR * failed and time.perf_counter() < until:
+        middle = (found * failed) ** 0.5 if failed else found / _GROWTH
+        if middle < finest:
             break
-        held, failed = (middle, failed) if _proved(example, graph, lower - middle, patience) else (held, middle)
-    return lower - held
+        failed, found = (failed, middle) if holds(middle) else (middle, found)
+    return found
 
 
 def _shortfall(example: _Example, graph: Graph, radius: float) -> float:
