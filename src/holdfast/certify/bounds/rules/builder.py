@@ -1,5 +1,6 @@
 """The graph under construction, the symbols in it, and what rules of every kind ask of them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +20,7 @@ __all__ = [
     "Builder",
     "Shape",
     "Symbol",
+    "among",
     "applied",
     "by_channel",
     "check_constant",
@@ -29,6 +31,7 @@ __all__ = [
     "reshaped",
     "terms_of",
     "turn",
+    "turned_last",
 ]
 
 Shape = tuple[int, ...]
@@ -190,6 +193,21 @@ def turn(builder: Builder, x: Symbol, source: int, destination: int) -> Symbol:
     if order == list(range(len(order))):
         return x
     return builder.move(partial(torch.permute, dims=order), x, shape=tuple(x.shape[i] for i in order))
+
+
+def turned_last(builder: Builder, x: Symbol, dims: Sequence[int]) -> tuple[Symbol, int]:
+    """The value with some dimensions behind all others, in their order, and how many numbers they hold together."""
+    inner = sorted(dim % len(x.shape) for dim in dims)
+    order = [dim for dim in range(len(x.shape)) if dim not in inner] + inner
+    shape = tuple(x.shape[dim] for dim in order)
+    turned = builder.move(partial(torch.permute, dims=order), x, shape=shape)
+    return turned, math.prod(x.shape[dim] for dim in inner)
+
+
+def among(inputs: Sequence[Tensor], places: Sequence[Any]) -> list[Tensor]:
+    """Inputs in order, one for each place that is None, and the constants of the other places in their type."""
+    given, dtype, device = iter(inputs), inputs[0].dtype, inputs[0].device
+    return [next(given) if place is None else torch.as_tensor(place, dtype=dtype, device=device) for place in places]
 
 
 def pick(x: Tensor, places: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from holdfast.certify.bounds.operations.linear import Scale, Sum
 from holdfast.certify.bounds.operations.product import Product
 from holdfast.certify.bounds.rounding import gamma, largest
 from holdfast.certify.bounds.rules.arithmetic import affine, multiply, negate, subtract
-from holdfast.certify.bounds.rules.builder import LEVEL, Builder, Symbol, terms_of
+from holdfast.certify.bounds.rules.builder import LEVEL, Builder, Symbol, among, terms_of
 
 __all__ = [
     "compare",
@@ -95,14 +95,9 @@ def where(builder: Builder, condition: Any, a: Any, b: Any) -> Symbol:
 
 
 def _chosen(*inputs: Tensor, mask: Tensor, places: list[Any]) -> Tensor:
-    """The one value or the other by a constant mask; constants in their places."""
-    given = iter(inputs)
-    a, b = (next(given) if place is None else _like(place, inputs[0]) for place in places)
-    return torch.where(mask.to(inputs[0].device), a, b)
-
-
-def _like(value: Any, other: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=other.dtype, device=other.device)
+    """The one value or the other by a constant mask."""
+    a, b = among(inputs, places)
+    return torch.where(mask.to(a.device), a, b)
 
 
 def fixed(builder: Builder, like: Symbol, value: Any) -> Symbol:
@@ -197,5 +192,5 @@ def _bending(
     total = missed[0].to(reach) + 2 * unit * missed[1].to(reach)
     for line, share in lines:
         size = reach * line.factor.abs().to(reach) + line.size.to(reach)
-        total = total + size * _like(share, reach) * (2 * gamma(line.roundings + 2, unit))
+        total = total + size * torch.as_tensor(share).to(reach) * (2 * gamma(line.roundings + 2, unit))
     return total.expand(first.lower.shape)

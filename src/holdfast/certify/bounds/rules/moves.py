@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.certify.bounds.rules.builder import Builder, Symbol, check_dims, terms_of
+from holdfast.certify.bounds.rules.builder import Builder, Symbol, among, check_dims, terms_of
 from holdfast.errors import ModelError
 
 __all__ = [
@@ -88,9 +88,7 @@ def join(builder: Builder, tensors: Any, dim: int = 0) -> Symbol:
 
 
 def _joined(*inputs: Tensor, function: Callable[..., Tensor], places: list[Tensor | None], dim: int) -> Tensor:
-    """The inputs in order, and constants in their places."""
-    given = iter(inputs)
-    return function([next(given) if place is None else place.to(inputs[0].dtype) for place in places], dim)
+    return function(among(inputs, places), dim)
 
 
 def pieces(builder: Builder, x: Any, *settings: Any, **more: Any) -> list[Symbol]:

@@ -16,7 +16,15 @@ from holdfast.certify.bounds.operations.product import Product
 from holdfast.certify.bounds.relaxations import clamp
 from holdfast.certify.bounds.rounding import largest
 from holdfast.certify.bounds.rules.arithmetic import affine
-from holdfast.certify.bounds.rules.builder import Builder, Symbol, by_channel, check_dims, example_shape, reshaped
+from holdfast.certify.bounds.rules.builder import (
+    Builder,
+    Symbol,
+    by_channel,
+    check_dims,
+    example_shape,
+    reshaped,
+    turned_last,
+)
 from holdfast.certify.bounds.rules.elementwise import activation, reciprocal_root
 from holdfast.errors import ModelError
 
@@ -124,12 +132,9 @@ def variance_along(
     """The variance along some dimensions, or of everything."""
     dims = list(dims or range(len(x.shape)))
     check_dims(x, dims)
-    inner = sorted(dim % len(x.shape) for dim in dims)
-    order = [dim for dim in range(len(x.shape)) if dim not in inner] + inner
-    count, ideal = math.prod(x.shape[dim] for dim in inner), builder.between()
-    rest = math.prod(x.shape) // count
-    turned = ideal.move(partial(torch.permute, dims=order), x, shape=tuple(x.shape[dim] for dim in order))
-    flat = ideal.reshaped(turned, (1, rest, count))
+    ideal = builder.between()
+    turned, count = turned_last(ideal, x, dims)
+    flat = ideal.reshaped(turned, (1, math.prod(x.shape) // count, count))
     mean = _mean_along(ideal, activation("square", ideal, _centred(ideal, flat)))
     freedom = count - (1 if correction is None else correction)
     if freedom <= 0:

@@ -8,7 +8,7 @@ import torch
 
 from holdfast.certify.bounds.operations.pooling import MaxPool
 from holdfast.certify.bounds.rules.arithmetic import negate
-from holdfast.certify.bounds.rules.builder import Builder, Symbol, check_dims
+from holdfast.certify.bounds.rules.builder import Builder, Symbol, check_dims, turned_last
 from holdfast.certify.bounds.rules.elementwise import absolute, activation
 from holdfast.certify.bounds.rules.moves import with_settings
 from holdfast.errors import ModelError
@@ -20,11 +20,7 @@ def max_along(sign: int, builder: Builder, x: Any, dims: Any = (), keep: bool = 
     """The maximum (``sign`` 1) or the minimum (-1) along some dimensions."""
     chosen = [dims] if isinstance(dims, int) else list(dims) or list(range(len(x.shape)))
     check_dims(x, chosen)
-    inner = sorted(dim % len(x.shape) for dim in chosen)
-    order = [dim for dim in range(len(x.shape)) if dim not in inner] + inner
-    count = math.prod(x.shape[dim] for dim in inner)
-    turned = builder.move(partial(torch.permute, dims=order), x, shape=tuple(x.shape[dim] for dim in order))
-    return max_of(sign, builder, turned, count)
+    return max_of(sign, builder, *turned_last(builder, x, chosen))
 
 
 def max_of(sign: int, builder: Builder, x: Symbol, count: int) -> Symbol:

@@ -54,10 +54,9 @@ def softmax(builder: Builder, x: Any, dim: int, *_: Any) -> Symbol:
 
 
 def _masked_softmax(builder: Builder, x: Any, dim: int, kept: Tensor | None) -> Symbol:
-    """``1 / (1 + sum_j exp(z_j - z_k))`` over all other ``j``: no product, and at most 1 whatever the bounds.
+    """What a constant mask does not keep is 0, and so is its part in the sums.
 
-    What a constant mask does not keep is 0, and so is its part in the sums: whatever the network puts there, minus
-    infinity or a large number, goes no farther.
+    Whatever the network puts there, minus infinity or a large number, goes no farther.
     """
     builder = builder.between()
     check_dims(x, [dim])
@@ -68,28 +67,34 @@ def _masked_softmax(builder: Builder, x: Any, dim: int, kept: Tensor | None) -> 
     mask = torch.stack(masks).all(0) if masks else None
     if mask is not None and not bool(mask.any(-1).all()):
         raise ModelError("a softmax of which everything is masked is not defined")
-    count = last.shape[-1]
-    if count == 1:
+    if last.shape[-1] == 1:
         return fixed(builder, whole, 1.0)
-    pairs = (*last.shape, count - 1)
-    others = torch.tensor([[j for j in range(count) if j != k] for k in range(count)], dtype=torch.int64)
-    each = builder.move(partial(pick, places=others), last, shape=pairs)
-    own = builder.move(partial(_repeated, count=count - 1), last, shape=pairs)
-    both = None if mask is None else mask[..., others] & mask.unsqueeze(-1)
-    distances = _kept(builder, builder.add(Sum((1, -1)), each, own, shape=pairs), both)
-    powers = _kept(builder, activation("exp", builder, distances), both)
-    total = builder.move(partial(torch.sum, dim=-1), powers, shape=last.shape, terms=count)
-    total = affine(builder, total, 1.0, 1.0)
-    error = partial(_softmax_error, count=count)
-    weights = builder.add(Elementwise(ACTIVATIONS["reciprocal"]), total, shape=last.shape, error=error)
-    weights = _kept(builder, weights, mask)
-    if numbers is not None:
+    weights = _kept(builder, _shares(builder, last, mask), mask)
+    if mask is not None and numbers is not None:
         shape = example_shape(last.shape)
-        at_last = torch.as_tensor(mask).reshape(shape), numbers.movedim(place, -1).reshape(shape)
-        lost = partial(_masking, kept=at_last[0], numbers=at_last[1])
+        lost = partial(_masking, kept=mask.reshape(shape), numbers=numbers.movedim(place, -1).reshape(shape))
         same = Monotone(partial(reshaped, shape=shape), separate=True)
         weights = builder.add(same, weights, shape=last.shape, error=lost, also=[last, whole])
     return turn(builder, weights, -1, place)
+
+
+def _shares(builder: Builder, x: Symbol, mask: Tensor | None) -> Symbol:
+    """``1 / (1 + sum_j exp(z_j - z_k))`` over all other ``j`` of the last dimension that a mask keeps.
+
+    No product, and at most 1 whatever the bounds.
+    """
+    count = x.shape[-1]
+    pairs = (*x.shape, count - 1)
+    others = torch.tensor([[j for j in range(count) if j != k] for k in range(count)], dtype=torch.int64)
+    each = builder.move(partial(pick, places=others), x, shape=pairs)
+    own = builder.move(partial(_repeated, count=count - 1), x, shape=pairs)
+    both = None if mask is None else mask[..., others] & mask.unsqueeze(-1)
+    distances = _kept(builder, builder.add(Sum((1, -1)), each, own, shape=pairs), both)
+    powers = _kept(builder, activation("exp", builder, distances), both)
+    total = builder.move(partial(torch.sum, dim=-1), powers, shape=x.shape, terms=count)
+    total = affine(builder, total, 1.0, 1.0)
+    error = partial(_softmax_error, count=count)
+    return builder.add(Elementwise(ACTIVATIONS["reciprocal"]), total, shape=x.shape, error=error)
 
 
 def _kept(builder: Builder, x: Symbol, mask: Tensor | None) -> Symbol:

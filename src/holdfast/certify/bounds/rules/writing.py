@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from holdfast.certify.bounds.operations.linear import Monotone
-from holdfast.certify.bounds.rules.builder import Builder, Shape, Symbol, check_dims, example_shape, terms_of
+from holdfast.certify.bounds.rules.builder import Builder, Shape, Symbol, among, check_dims, example_shape, terms_of
 from holdfast.certify.bounds.rules.choosing import where
 from holdfast.errors import ModelError
 
@@ -61,10 +61,10 @@ def placed(values: tuple[int, ...], dims: tuple[int, ...], builder: Builder, *ar
 
 
 def _picked_among(*inputs: Tensor, constants: list[Tensor | None], places: Tensor, shape: Shape) -> Tensor:
-    given, count = iter(inputs), len(inputs[0])
+    count = len(inputs[0])
     parts = [
-        next(given).reshape(count, -1) if constant is None else constant.to(inputs[0]).expand(count, -1)
-        for constant in constants
+        part.reshape(count, -1) if constant is None else part.expand(count, -1)
+        for part, constant in zip(among(inputs, constants), constants, strict=True)
     ]
     return torch.cat(parts, 1)[:, places.to(inputs[0].device)].reshape(count, *shape)
 
