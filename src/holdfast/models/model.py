@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -74,8 +74,8 @@ class Model:
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-        """The mean and the scale."""
-        mean, std = (None if numbers is None else tuple(as_list(numbers) or ()) for numbers in (self.mean, self.std))
+        """The mean and the scale as tuples; what is no list is left for :class:`Query` to refuse."""
+        mean, std = (_tuple(numbers) for numbers in (self.mean, self.std))
         return mean, std
 
     def load(self, shape: tuple[int, ...] | None = None) -> nn.Module:
@@ -95,3 +95,8 @@ class Model:
         """The door to the module that was loaded."""
         mean, std = self.normalisation
         return Query(module, mean=mean, std=std, batch_size=self.batch_size, seed=seed)
+
+
+def _tuple(numbers: Any) -> Any:
+    listed = as_list(numbers)
+    return numbers if listed is None else tuple(listed)
