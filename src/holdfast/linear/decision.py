@@ -54,18 +54,34 @@ class Decision:
         """``(N,)`` the same within ball and box."""
         return self._leading(x, y, ball, np.stack([most(ball, row - self.weight[y], x) for row in self.weight], 1))
 
-    def radius(self, x: Any, unit: Ball) -> Array:
-        """``(N,)`` how far the prediction is proved to stay as it is; infinite where it depends on no input."""
+    def radius(self, x: Any, ball: Ball) -> Array:
+        """``(N,)`` how far the prediction is proved to stay as it is, in the norm of a ball whose size is not used.
+
+        Infinite where it depends on no input.
+        """
         logits, sizes, rows = self.logits(x), self._sizes(x), np.arange(x.shape[0])
-        y, own = logits.argmax(1), dual_norm(unit, self.weight)
+        y, own = logits.argmax(1), dual_norm(ball, self.weight)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             leads = logits[rows, y][:, None] - logits - 2 * self._pairs(self._off(sizes), y)
             # For each unit of distance the lead falls by this much, and rounding may take so much more.
-            slopes = self._slopes(unit)[y] + self._pairs(np.where(own > 0, self._off(own), 0.0)[None], y)
+            slopes = self._slopes(ball)[y] + self._pairs(np.where(own > 0, self._off(own), 0.0)[None], y)
             radii = np.where(slopes > 0, leads * (1 - _FEW * _UNIT) / slopes, np.where(leads > 0, np.inf, 0.0))
             room = np.where(own > 0, (_LARGEST / 4 - sizes) / own, np.inf)
         radii[rows, y] = np.inf
         return np.asarray(np.fmax(np.minimum(radii.min(1), room.min(1)), 0.0))
+
+    def worst(self, x: Array, y: NDArray[np.intp], ball: Ball) -> Array:
+        """``(N, d)`` the worst inputs inside ball and box."""
+        inputs, logits = torch.from_numpy(x), self.logits(x)
+        rows = np.arange(len(y))
+        least, found = np.full(len(y), np.inf), np.zeros_like(x)
+        for k in range(len(self.bias)):
+            towards = self.weight[k] - self.weight[y]
+            move = ball.maximize(torch.from_numpy(towards), inputs).numpy()
+            lead = np.where(y == k, np.inf, logits[rows, y] - logits[:, k] - (towards * move).sum(1))
+            better = lead < least
+            least[better], found[better] = lead[better], move[better]
+        return ball.apply(inputs, torch.from_numpy(found)).numpy()
 
     def _leading(self, x: Any, y: NDArray[np.intp], ball: Ball, gains: Array) -> NDArray[np.bool_]:
         """Whether ``y`` leads every class by more than that can gain, ``(N, K)``, and than rounding may add to it."""
@@ -89,26 +105,13 @@ class Decision:
         # A sum that may overflow on the way may be anything.
         return np.where(sizes <= _LARGEST / 2, off, np.inf)
 
-    def _slopes(self, unit: Ball) -> Array:
+    def _slopes(self, ball: Ball) -> Array:
         """``(K, K)`` no less than the dual norms of the differences of weights."""
         share = 1 + gamma(self.weight.shape[1] + _FEW, _UNIT)
-        return np.stack([dual_norm(unit, self.weight - row) for row in self.weight]) * share
+        return np.stack([dual_norm(ball, self.weight - row) for row in self.weight]) * share
 
     @staticmethod
     def _pairs(values: Array, y: NDArray[np.intp]) -> Array:
         """``(N, K)`` what class ``y`` and every other one have together."""
         own = np.broadcast_to(values, (len(y), values.shape[1]))
         return own[np.arange(len(y)), y][:, None] + values
-
-    def worst(self, x: Array, y: NDArray[np.intp], ball: Ball) -> Array:
-        """``(N, d)`` the worst inputs inside ball and box."""
-        inputs, logits = torch.from_numpy(x), self.logits(x)
-        rows = np.arange(len(y))
-        least, found = np.full(len(y), np.inf), np.zeros_like(x)
-        for k in range(len(self.bias)):
-            towards = self.weight[k] - self.weight[y]
-            move = ball.maximize(torch.from_numpy(towards), inputs).numpy()
-            lead = np.where(y == k, np.inf, logits[rows, y] - logits[:, k] - (towards * move).sum(1))
-            better = lead < least
-            least[better], found[better] = lead[better], move[better]
-        return ball.apply(inputs, torch.from_numpy(found)).numpy()

@@ -63,9 +63,8 @@ def _multiple(ball: Ball, g: Array, x: Array, lower: Array, upper: Array) -> Arr
     """In L2 a multiple of the best change, which is the one that ``g`` itself is where the box leaves it free."""
     z = ball.maximize(torch.from_numpy(g), torch.from_numpy(x)).numpy()
     free = (lower < z) & (z < upper)
-    length = np.where(free, z, 0.0)
-    size = np.linalg.norm(length, axis=1)
-    share = np.divide(np.linalg.norm(np.where(free, g, 0.0), axis=1), size, out=np.zeros_like(size), where=size > 0)
+    length, slope = (np.linalg.norm(np.where(free, values, 0.0), axis=1) for values in (z, g))
+    share = np.divide(slope, length, out=np.zeros_like(length), where=length > 0)
     return np.where(free, g, np.clip(share[:, None] * z, np.minimum(g, 0), np.maximum(g, 0)))
 
 
