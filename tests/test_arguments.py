@@ -34,6 +34,7 @@ from holdfast import (
     SettingError,
     attacks,
 )
+from holdfast.audit import single
 from holdfast.certify import (
     Ablated,
     BlockAblation,
@@ -73,7 +74,7 @@ from holdfast.geometry import (
     regions_on_segment,
 )
 from holdfast.linear import RobustLinearSVC, RobustLogisticRegression, RobustRidge
-from holdfast.models import load_weights
+from holdfast.models import load_onnx, load_weights
 from holdfast.train import Recipe
 
 torch.manual_seed(0)
@@ -289,7 +290,8 @@ def test_audit_and_load_data():
 
 
 AUDIT = ("protocol", "knowledge", "weights", "examples", "seed", "batch_size", "mean", "std", "max_forwards",
-         "certify", "certify_seconds", "certify_budgets", "sigma", "split")  # fmt: skip
+         "certify", "certify_seconds", "certify_arithmetic", "certify_budgets", "certify_checks", "sigma", "split",
+         "positive", "sizes", "trust")  # fmt: skip
 
 
 @pytest.mark.slow
@@ -444,7 +446,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         verify,
         {"model": NET, "prop": EASY, "seconds": 1.0, "seed": 0, "sizes": None},
     ),
+    "parse_vnnlib": (parse_vnnlib, {"text": "(declare-const X_0 Real)"}),
     "read_vnnlib": (read_vnnlib, {"path": "no-such.vnnlib"}),
+    "load_onnx": (load_onnx, {"path": "no-such.onnx", "sizes": None}),
+    "single": (single, {"name": "pgd", "settings": {"steps": 2}}),
     "read_log": (read_log, {"path": "no-such.tsv"}),
     "load_weights": (load_weights, {"path": "no-such.pt", "key": None}),
     "load_data": (holdfast.load_data, {"spec": (X, Y), "split": "test", "examples": None}),

@@ -114,7 +114,7 @@ class CertificationPlan:
         method, budgets = asked.method, asked.budgets
         if not isinstance(method, str):
             raise SettingError(f"certify: a word is needed, not a {type_of(method)}; {_CHOICES}")
-        seconds, checks = real("certify_seconds", asked.seconds), whole("certify_checks", asked.checks, 0)
+        seconds, checks = real("certify_seconds", asked.seconds), whole("certify_checks", asked.checks, 0, 2**50)
         arithmetic = choice("certify_arithmetic", asked.arithmetic, RUNS)
         if method in ("none", "smoothing"):
             if _listed(budgets):

@@ -1,13 +1,14 @@
 """Protocols by name, from a file, or from a list of attacks."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from holdfast.arguments import choice, shown
 from holdfast.attacks import (
     APGD,
     APGDL1,
@@ -91,7 +92,7 @@ def find_protocol(
     return _custom("custom", stages)
 
 
-def single(name: str, settings: dict[str, Any]) -> EvaluationProtocol:
+def single(name: str, settings: Mapping[str, Any]) -> EvaluationProtocol:
     """A protocol of one attack, its settings as numbers or text.
 
     Raises
@@ -99,15 +100,15 @@ def single(name: str, settings: dict[str, Any]) -> EvaluationProtocol:
     SettingError
         When there is no such attack or setting, or a value does not fit.
     """
+    if not isinstance(settings, Mapping):
+        raise SettingError(f"settings: give a dict from names to values, not {shown(settings)}")
     attack = _attack(name, settings)
     caveat = f"the work of {name} alone: what it did not break may fall to another attack"
     return EvaluationProtocol(name, (Stage(attack.name, attack),), caveat)
 
 
-def _attack(name: str, settings: dict[str, Any]) -> Attack:
-    if name not in ATTACKS:
-        raise SettingError(f"unknown attack {name!r}: choose one of {', '.join(ATTACKS)}")
-    attack: Attack = build(ATTACKS[name], name, settings)
+def _attack(name: str, settings: Mapping[str, Any]) -> Attack:
+    attack: Attack = build(ATTACKS[choice("attack", name, ATTACKS)], name, settings)
     return attack
 
 

@@ -26,6 +26,7 @@ from holdfast.certify.formulas import FALSE, TRUE, AllOf, AnyOf, Formula, Limit,
 from holdfast.certify.properties import Conjunction, Declared, Property, UnboundedError, UnsafeSet, property_of
 from holdfast.certify.sexpressions import Expression, FaultError, Group, commands, head_of, shown
 from holdfast.errors import DataError
+from holdfast.threats.numbers import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -112,6 +113,8 @@ def parse_vnnlib(text: str, name: str = "property") -> Property:
         If it is malformed, names an undeclared variable, is not linear, asks for what is not read, is too large, or
         leaves an input without a bound. The message names the line.
     """
+    if not isinstance(text, str):
+        raise DataError(f"{name}: a text is needed, not a {type_of(text)}")
     try:
         return _Reader().read(text)
     except FaultError as fault:

@@ -9,11 +9,11 @@ reported with its node's name, and what a node asks for is known before anything
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from holdfast.arguments import path_of
 from holdfast.errors import HoldfastError, ModelError, SettingError
 from holdfast.limits import check_bytes
 from holdfast.models.onnx.builder import Builder
@@ -26,6 +26,7 @@ from holdfast.words import one_line, plain, reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -65,7 +66,7 @@ def load_onnx(path: str | Path, sizes: Mapping[str, int] | None = None) -> OnnxM
         inputs or outputs, if a dimension other than the batch is free, if it asks for more memory than a file may, if
         its rows cannot be told apart, or if the package ``onnx`` is missing.
     """
-    path = Path(path)
+    path = path_of("model", path)
     try:
         model, folder = read_model(path)
         with torch.no_grad():
