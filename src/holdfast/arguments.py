@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from holdfast.errors import DataError, ModelError, SettingError
+from holdfast.errors import DataError, HoldfastError, ModelError, SettingError
 from holdfast.threats import Ball, Threat, parse_threat
 from holdfast.threats.numbers import plain_tensor, type_of
 
@@ -281,21 +281,21 @@ def as_list(values: Any) -> list[Any] | None:
     return list(values) if isinstance(values, list | tuple) else None
 
 
-def path_of(name: str, path: Any) -> Path:
+def path_of(name: str, path: Any, fault: type[HoldfastError] = SettingError) -> Path:
     """The path of a file or folder, as a name that the system can have.
 
     Raises
     ------
-    SettingError
-        When it is none.
+    HoldfastError
+        Of the class ``fault``, when it is none.
     """
     try:
         found = Path(path)
         os.fsencode(found)
     except (TypeError, ValueError):
-        raise SettingError(f"{name}: {shown(path)} is no path of a file or folder") from None
+        raise fault(f"{name}: {shown(path)} is no path of a file or folder") from None
     if "\0" in str(found):
-        raise SettingError(f"{name}: {shown(path)} is no path of a file or folder")
+        raise fault(f"{name}: {shown(path)} is no path of a file or folder")
     return found
 
 

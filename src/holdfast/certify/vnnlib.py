@@ -68,12 +68,10 @@ def read_vnnlib(path: str | Path) -> Property:
 
     Raises
     ------
-    SettingError
-        If it is no path.
     DataError
         If the file cannot be read, or as :func:`parse_vnnlib`.
     """
-    path = path_of("property", path)
+    path = path_of("property", path, DataError)
     try:
         # Opening a pipe would wait for a writer for ever.
         if path.exists() and not path.is_file():

@@ -76,12 +76,10 @@ def read_log(path: str | Path) -> SmoothingLog:
 
     Raises
     ------
-    SettingError
-        When it is no path.
     DataError
         When the file cannot be read, has no rows or lacks a column, or a value is not the number it should be.
     """
-    lines = read_text(path_of("log", path), DataError, LARGEST_LOG).splitlines()
+    lines = read_text(path_of("log", path, DataError), DataError, LARGEST_LOG).splitlines()
     header = lines[0].split("\t") if lines else []
     if missing := [name for name in _COLUMNS if name not in header]:
         raise DataError(

@@ -66,7 +66,7 @@ def load_onnx(path: str | Path, sizes: Mapping[str, int] | None = None) -> OnnxM
         inputs or outputs, if a dimension other than the batch is free, if it asks for more memory than a file may, if
         its rows cannot be told apart, or if the package ``onnx`` is missing.
     """
-    path = path_of("model", path)
+    path = path_of("model", path, ModelError)
     try:
         model, folder = read_model(path)
         with torch.no_grad():
