@@ -114,7 +114,7 @@ def test_a_threshold_already_passed_is_at_0_and_one_out_of_reach_nowhere():
     assert bool(passed.r.isnan().all())
     far = crossing(model, x, y, Linf(1.0, box=None), 1e6, reach=1.0)
     assert bool(far.t_act.isinf().all())
-    with pytest.raises(SettingError, match="positive reach"):
+    with pytest.raises(SettingError, match="reach: a positive, finite number"):
         crossing(model, x, y, Linf(1.0), 1.0, reach=0.0)
 
 
