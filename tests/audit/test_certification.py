@@ -227,9 +227,9 @@ def test_a_proof_against_a_counterexample_is_an_error(monkeypatch, tmp_path):
     ("options", "message"),
     [
         ({"certify": "magic"}, "unknown method 'magic'"),
-        ({"certify_checks": -1}, "certify_checks: a whole number from 0 to"),
-        ({"certify_seconds": 0}, "certify_seconds: a positive, finite number"),
-        ({"certify_seconds": math.nan}, "certify_seconds: a positive, finite number"),
+        ({"certify_checks": -1}, "certify checks: a whole number from 0 to"),
+        ({"certify_seconds": 0}, "certify seconds: a positive, finite number"),
+        ({"certify_seconds": math.nan}, "certify seconds: a positive, finite number"),
         ({"threat": "linf:inf"}, "finite budget"),
         ({"certify_budgets": (0.06,)}, "does not lie between 0 and the threat's budget"),
         ({"certify_budgets": ("0.5x",)}, "'0.5x' is not a number"),

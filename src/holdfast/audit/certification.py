@@ -114,12 +114,12 @@ class CertificationPlan:
         method, budgets = asked.method, asked.budgets
         if not isinstance(method, str):
             raise SettingError(f"certify: a word is needed, not a {type_of(method)}; {_CHOICES}")
-        seconds, checks = real("certify_seconds", asked.seconds), whole("certify_checks", asked.checks, 0, 2**50)
-        arithmetic = choice("certify_arithmetic", asked.arithmetic, RUNS)
+        seconds, checks = real("certify seconds", asked.seconds), whole("certify checks", asked.checks, 0, 2**50)
+        arithmetic = choice("certify arithmetic", asked.arithmetic, RUNS)
         if method in ("none", "smoothing"):
             if _listed(budgets):
                 raise SettingError(
-                    "certify_budgets: a certified curve needs proofs; choose ibp, crown or more with certify"
+                    "certify budgets: a certified curve needs proofs; choose ibp, crown or more with certify"
                 )
             return None
         if method not in METHODS:
@@ -167,14 +167,14 @@ def _smaller(budgets: Sequence[float | str], threat: Ball) -> tuple[float, ...]:
     for budget in _listed(budgets):
         eps = parse_budget(budget)
         if not isinstance(threat.eps, float) or not isinstance(eps, float):
-            raise SettingError("certify_budgets: a certified curve needs one budget for all examples")
+            raise SettingError("certify budgets: a certified curve needs one budget for all examples")
         if not 0 < eps < threat.eps:
             raise SettingError(
-                f"certify_budgets: {eps:g} does not lie between 0 and the threat's budget {threat.eps:g}; budgets of a "
+                f"certify budgets: {eps:g} does not lie between 0 and the threat's budget {threat.eps:g}; budgets of a "
                 "certified curve are smaller than that of the audit"
             )
         if threat.norm == "l0" and eps % 1:
-            raise SettingError(f"certify_budgets: an L0 budget counts coordinates, so {eps:g} must be a whole number")
+            raise SettingError(f"certify budgets: an L0 budget counts coordinates, so {eps:g} must be a whole number")
         found.append(eps)
     return tuple(sorted(set(found)))
 
@@ -182,5 +182,5 @@ def _smaller(budgets: Sequence[float | str], threat: Ball) -> tuple[float, ...]:
 def _listed(budgets: Any) -> list[Any]:
     listed = as_list(budgets)
     if listed is None:
-        raise SettingError("certify_budgets: a list of budgets is needed, such as (0.01, '2/255')")
+        raise SettingError("certify budgets: a list of budgets is needed, such as (0.01, '2/255')")
     return listed
