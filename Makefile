@@ -1,7 +1,7 @@
 # make quickstart   environment, installation, then two small networks trained and audited
 # make test         environment, installation with the test extra, the whole suite
 # make check        ruff and mypy --strict
-# make bench        the benchmarks, side by side with peers where those are installed
+# make bench        the benchmark of PGD, side by side with peers where those are installed
 
 PYTHON ?= python3
 VENV   ?= .venv
