@@ -82,7 +82,7 @@ class CertificationPlan:
     Parameters
     ----------
     method : str
-        One of :data:`holdfast.certify.METHODS`.
+        One of :data:`holdfast.certify.certificate.METHODS`.
     seconds : float
         How long branch and bound may take, an example.
     budgets : tuple of float
