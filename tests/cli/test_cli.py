@@ -175,6 +175,19 @@ def test_certify_by_smoothing_writes_a_log_that_can_be_checked(folder, tmp_path)
     assert "3,300 samples, 100.0% of the 3,300" in fixed.stdout
 
 
+def test_settings_and_log_of_smoothing_are_written_beside_their_places_first(folder, tmp_path):
+    options = {"method": "smoothing", "sigma": 0.25, "samples": 20, "examples": "0:2", "out": tmp_path}
+    for name in ("smoothing.json", "smoothing.tsv"):
+        (tmp_path / f"{name}.part").mkdir()
+        stopped = certify(folder, **options)
+        assert stopped.exit_code == 5
+        assert f"{name}.part: is no file" in stopped.stderr
+        (tmp_path / f"{name}.part").rmdir()
+        assert certify(folder, **options).exit_code == 0
+        log = tmp_path / "smoothing.tsv"
+        log.write_text(log.read_text()[:-1])  # which has to be cut on the next round
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -26,7 +26,7 @@ from holdfast.certify.smoothing.smoothing import Smoothed
 from holdfast.cli.progress import watching
 from holdfast.data import Source, load_data
 from holdfast.errors import RunError, SettingError
-from holdfast.files import read_text
+from holdfast.files import read_text, write_whole
 from holdfast.models import Model
 from holdfast.report.terminal import percent, show_diagnostics
 from holdfast.threats import Ball
@@ -39,6 +39,7 @@ PROCEDURES = ("sequential", "fixed")
 LOG, SETTINGS = "smoothing.tsv", "smoothing.json"
 _COLUMNS = ("idx", "label", "predict", "radius", "correct", "time", "samples")
 _SELECTION = 100
+_CURE = "give an --out folder that can be written"
 # Examples that are certified together: what a kill loses is no more than these.
 _TOGETHER = 16
 
@@ -223,14 +224,14 @@ def _writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{out}: {error.strerror or error}; give an --out folder that can be written") from error
+        raise RunError(f"{out}: {error.strerror or error}; {_CURE}") from error
 
 
 def _claim(path: Path, settings: _Settings) -> None:
     """Refuse the folder of a log with other settings, naming the first that differs."""
     now = asdict(settings)
     if not os.path.lexists(path):
-        path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        write_whole(path, lambda part: part.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8"), _CURE)
         return
     try:
         before = json.loads(read_text(path, RunError))
@@ -262,7 +263,7 @@ def _known(log: Path, settings: _Settings, positions: range) -> set[int]:
         raise RunError(f"{log} is no log of smoothing; give another --out folder, or delete it")
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        log.write_text(whole, encoding="utf-8")
+        write_whole(log, lambda part: part.write_text(whole, encoding="utf-8"), _CURE)
     if len(whole) <= len(header):
         return set()
     found = read_log(log)
