@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from holdfast.arguments import as_list
 from holdfast.files import writable_name
 from holdfast.models.load import load_model
 from holdfast.models.one_logit import OneLogit
-from holdfast.models.query import Query
+from holdfast.models.query import Query, channel_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,9 +73,14 @@ class Model:
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-        """The mean and the scale as tuples; what is no list is left for :class:`Query` to refuse."""
-        mean, std = (_tuple(numbers) for numbers in (self.mean, self.std))
-        return mean, std
+        """The mean and the scale.
+
+        Raises
+        ------
+        SettingError
+            When they are no lists of numbers.
+        """
+        return channel_numbers("mean", self.mean), channel_numbers("std", self.std)
 
     def load(self, shape: tuple[int, ...] | None = None) -> nn.Module:
         """The module, for inputs of a shape.
@@ -95,8 +99,3 @@ class Model:
         """The door to the module that was loaded."""
         mean, std = self.normalisation
         return Query(module, mean=mean, std=std, batch_size=self.batch_size, seed=seed)
-
-
-def _tuple(numbers: Any) -> Any:
-    listed = as_list(numbers)
-    return numbers if listed is None else tuple(listed)

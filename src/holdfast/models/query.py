@@ -24,7 +24,7 @@ from holdfast.models.precision import first_float
 from holdfast.models.probabilities import final_squashing
 from holdfast.words import reason
 
-__all__ = ["Answer", "Query"]
+__all__ = ["Answer", "Query", "channel_numbers"]
 
 # Small batches stay in a CPU's cache and waste little on the last, padded one; a GPU wants to be full.
 CPU_BATCH, GPU_BATCH = 64, 512
@@ -112,7 +112,7 @@ class Query:
             batch_size = whole("batch_size", batch_size, -_MOST_ROWS, _MOST_ROWS)
             if batch_size < 1:
                 raise SettingError(f"batch_size: a call of the model needs at least 1 row, got {batch_size}")
-        mean, std = (_numbers(name, given) for name, given in (("mean", mean), ("std", std)))
+        mean, std = (channel_numbers(name, given) for name, given in (("mean", mean), ("std", std)))
         if std is not None and not all(scale > 0 for scale in std):
             raise SettingError(f"std: the scale of a normalisation must be positive, got {std}")
         seed = seed_of(seed)
@@ -372,8 +372,14 @@ class Query:
         return logits.to(self.dtype)
 
 
-def _numbers(name: str, values: Iterable[float] | None) -> tuple[float, ...] | None:
-    """The numbers of a normalisation, one a channel."""
+def channel_numbers(name: str, values: Iterable[float] | None) -> tuple[float, ...] | None:
+    """The numbers of a normalisation, one a channel.
+
+    Raises
+    ------
+    SettingError
+        When they are none.
+    """
     if values is None:
         return None
     numbers = as_list(values)
