@@ -46,7 +46,7 @@ class DataError(HoldfastError):
 
 
 class RunError(HoldfastError):
-    """The run folder cannot be written, is full, or belongs to another audit."""
+    """The run's folder or a file cannot be written, is damaged or belongs to another run, or processes do not meet."""
 
     exit_code = 5
 
