@@ -15,6 +15,7 @@ from holdfast.certify.smoothing.ablation import (
     mark,
 )
 from holdfast.certify.smoothing.log import LogFault, SmoothingLog, check_log, read_log
+from holdfast.certify.smoothing.masking import DoublyMasked, Masks
 from holdfast.certify.smoothing.noise import Gaussian, Uniform
 from holdfast.certify.smoothing.result import SmoothingResult
 from holdfast.certify.smoothing.smoothing import Smoothed, SmoothedPrediction
@@ -28,10 +29,12 @@ __all__ = [
     "ColumnAblation",
     "Deletion",
     "Distance",
+    "DoublyMasked",
     "FeatureAblation",
     "Fill",
     "Gaussian",
     "LogFault",
+    "Masks",
     "OutputBounds",
     "Property",
     "Region",

@@ -4,6 +4,8 @@ An answer names the class of its largest logit, the first of equals. One whose l
 two equal infinities at the top, names none: it is counted beside the classes, as one against whatever is to be proved.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from holdfast.draws import Draws
 from holdfast.errors import DataError
 from holdfast.models import Query
 
-__all__ = ["checked_index", "count_votes"]
+__all__ = ["checked_index", "count_votes", "each_vote"]
 
 # The words that number examples and draws in the random generator.
 _WORDS = 2**32
@@ -57,19 +59,59 @@ def count_votes(
     ModelError
         When the model does not answer with logits.
     """
+    tally = torch.zeros(0, 0, dtype=torch.int64)
+    for who, _, classes, named in _asked(query, perturbation, x, rng, rows, start, stop):
+        if not len(tally):
+            tally = torch.zeros(len(rows), classes + 1, dtype=torch.int64)
+        tally.index_put_((who, named), torch.ones_like(who), accumulate=True)
+    return tally
+
+
+def each_vote(query: Query, perturbation: Perturbation, x: Tensor, outcomes: int) -> tuple[Tensor, int]:
+    """What the answer to each outcome of a perturbation without chance was, and how many classes there are.
+
+    Parameters
+    ----------
+    query : Query
+        The model, in use.
+    perturbation : Perturbation
+        Makes the inputs to ask about; the number of its draw is that of the outcome.
+    x : Tensor
+        ``(N, ...)`` inputs, at least one.
+    outcomes : int
+        How many there are.
+
+    Returns
+    -------
+    votes : Tensor
+        ``(N, outcomes)`` int64 on the CPU: classes, or their number for an answer that names none.
+    classes : int
+
+    Raises
+    ------
+    ModelError
+        When the model does not answer with logits.
+    """
+    votes, most = torch.zeros(len(x), outcomes, dtype=torch.int64), 0
+    rows = torch.arange(len(x))
+    for who, place, classes, named in _asked(query, perturbation, x, Draws(0, rows), rows, 0, outcomes):
+        votes[who, place], most = named, classes
+    return votes, most
+
+
+def _asked(
+    query: Query, perturbation: Perturbation, x: Tensor, rng: Draws, rows: Tensor, start: int, stop: int
+) -> Iterator[tuple[Tensor, Tensor, int, Tensor]]:
+    """By batches: places in ``rows`` and draws from ``start``, how many classes there are, and what was named."""
     width = stop - start
     total = len(rows) * width
-    tally = torch.zeros(0, 0, dtype=torch.int64)
     for first in range(0, total, query.batch_size):
         place = torch.arange(first, min(first + query.batch_size, total))
-        who = place // width
+        who, draw = place // width, place % width
         row = rows[who]
-        draws = Draws(rng.seed, rng.index[row].to(query.device), rng.stage, (start + place % width).to(query.device))
+        draws = Draws(rng.seed, rng.index[row].to(query.device), rng.stage, (start + draw).to(query.device))
         logits = query.bare_logits(perturbation.perturb(x[row].to(query.device, query.dtype), draws))
-        if first == 0:
-            tally = torch.zeros(len(rows), logits.shape[1] + 1, dtype=torch.int64)
-        tally.index_put_((who, _named(logits).cpu()), torch.ones_like(who), accumulate=True)
-    return tally
+        yield who, draw, logits.shape[1], _named(logits).cpu()
 
 
 def _named(logits: Tensor) -> Tensor:
