@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import holdfast
+from helpers.audits import audit
 from helpers.networks import ordinary_digits
 from helpers.processes import together
 from holdfast import AuditResult, Processes, RunError, SettingError
@@ -34,7 +34,7 @@ def run(processes: Processes, state: dict[str, Any], folder: Path | None, **opti
     model = digits_conv()
     model.load_state_dict(state)
     options = {"examples": "10:100", "batch_size": 16} | options
-    return holdfast.audit(model, "digits", "linf:0.06", run=folder, processes=processes, **options)
+    return audit(model, "digits", "linf:0.06", run=folder, processes=processes, **options)
 
 
 def run_all(processes: Processes, state: dict[str, Any], folder: Path) -> list[AuditResult]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-import holdfast
+from helpers.audits import audit
 from holdfast import FGSM, AuditResult, RunError
 
 X = np.random.default_rng(0).random((30, 6), dtype=np.float32)
@@ -35,7 +35,7 @@ def run(folder: Path, **options: Any) -> AuditResult:
     y[:3] = (y[:3] + 1) % 3
     settings: dict[str, Any] = {"protocol": [FGSM()], "save_inputs": True}
     settings |= {"certify": "ibp", "certify_budgets": (0.005,), "batch_size": 8} | options
-    return holdfast.audit(model(), (x, y), "linf:0.03", run=folder, **settings)
+    return audit(model(), (x, y), "linf:0.03", run=folder, **settings)
 
 
 @pytest.fixture(scope="module")

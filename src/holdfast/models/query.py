@@ -169,7 +169,6 @@ class Query:
         logits = torch.cat(rows)
         self.forwards += len(x)
         if first:
-            self._refuse_probabilities(logits, x)
             # Pooling in the default format is what costs most in small networks on a CPU, and nothing else tells the
             # formats apart as reliably. The rule looks at the network and not at a clock: a choice by timing would
             # round differently from one run to the next.
@@ -177,6 +176,7 @@ class Query:
             self._back = InputGradients() if watch.quickens or self.channels_last else nullcontext()
             self._shapes = self._equivalent_shapes(x[: self.batch_size])
             self._refuse_dependence(x)
+            self._refuse_probabilities(logits, x)
         return logits
 
     def logits(self, x: Tensor) -> Tensor:
