@@ -265,6 +265,11 @@ class TestIndependent:
         for seed in range(3):
             ask(HONEST[name](), uniform(30, 3, 6, 6, seed=seed), batch_size=batch_size)
 
+    def test_noise_whose_amount_depends_on_the_input_is_not_blamed(self):
+        for seed in range(100):
+            torch.manual_seed(seed)
+            refuse_dependence(RANDOM["poisson"], lambda asked, x: asked(x).detach(), images(), torch.float32)
+
     @pytest.mark.parametrize("name", ["noise", "poisson", "numpy", "python", "own torch", "own numpy", "own python"])
     def test_no_generator_is_moved(self, name):
         model = RANDOM[name]
