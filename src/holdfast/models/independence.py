@@ -40,13 +40,12 @@ _PLACES = (
     "make it work on each row by itself"
 )
 
+# How often a fault of a model that draws noise has to be seen again.
+_AGAIN = 5
+
 Ask = Callable[[nn.Module, Tensor], Tensor]
 # Logits in float64, and what has become of the generators.
 _Answer = tuple[Tensor, list[bytes]]
-
-
-# How often a fault of a model that draws noise has to be seen again.
-_AGAIN = 5
 
 
 def refuse_dependence(model: nn.Module, ask: Ask, x: Tensor, dtype: torch.dtype) -> None:
@@ -90,8 +89,7 @@ def refuse_dependence(model: nn.Module, ask: Ask, x: Tensor, dtype: torch.dtype)
         for _ in range(_AGAIN):
             if fault is None or call(model, x)[1] == _plain(start):
                 break
-            # Noise of which some inputs draw more than others may come out as long for others by chance: look once more,
-            # from where it got to.
+            # Noise of which some inputs draw more than others may be as long by chance: look again, from where it got to.
             start[:] = [read() for read, _ in sources]
             fault = found()
     finally:
