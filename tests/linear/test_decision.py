@@ -73,7 +73,7 @@ def test_a_tie_is_nobodys_and_a_hair_beyond_is_proved():
 def test_no_order_and_no_rational_contradicts_what_is_proved_by_a_hair(norm, boxed):
     rng, proved = np.random.default_rng(0), 0
     box = (-1.0, 1.0) if boxed else None
-    for trial in range(60):
+    for trial in range(24):
         d, classes, spread = rng.integers(1, 7), rng.integers(2, 5), [0, 5, 10][trial % 3]
         scale = 10 ** rng.uniform(-spread, spread, (1, d))
         weight, bias = rng.normal(size=(classes, d)) * scale, rng.normal(size=classes)
@@ -110,7 +110,7 @@ def test_no_order_and_no_rational_contradicts_what_is_proved_by_a_hair(norm, box
                 continue
             assert lead(weight, bias, moved, int(y[0])) > 0
             assert (orders(weight, bias, moved, rng).argmax(1) == y[0]).all()
-    assert proved > 20
+    assert proved > 8
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -89,7 +89,7 @@ def refuse_dependence(model: nn.Module, ask: Ask, x: Tensor, dtype: torch.dtype)
         for _ in range(_AGAIN):
             if fault is None or call(model, x)[1] == _plain(start):
                 break
-            # Noise of which some inputs draw more than others may be as long by chance: look again, from where it got to.
+            # Noise of which some inputs draw more may be as long for all by chance: look again, from where it got to.
             start[:] = [read() for read, _ in sources]
             fault = found()
     finally:
