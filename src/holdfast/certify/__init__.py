@@ -19,6 +19,7 @@ from holdfast.certify.smoothing.masking import DoublyMasked, Masks
 from holdfast.certify.smoothing.noise import Gaussian, Uniform
 from holdfast.certify.smoothing.result import SmoothingResult
 from holdfast.certify.smoothing.smoothing import Smoothed, SmoothedPrediction
+from holdfast.certify.trees import certify_trees
 from holdfast.certify.verify import Verification, verify
 from holdfast.certify.vnnlib import Property, parse_vnnlib, read_vnnlib
 
@@ -45,6 +46,7 @@ __all__ = [
     "Uniform",
     "Verification",
     "certify",
+    "certify_trees",
     "check_log",
     "exact_distance",
     "mark",

@@ -1,1 +1,1 @@
-"""Networks as mixed-integer linear programs: their encoding, and what a solver makes of it."""
+"""Networks and tree ensembles as mixed-integer linear programs: their encodings, and what a solver makes of them."""
