@@ -220,16 +220,16 @@ def _of_one_sign(a: Tensor, b: Tensor) -> Tensor:
 class Step(torch.autograd.Function):
     """One pass through the planes: coefficients above 0 take the lower one, those below 0 the upper one.
 
-    Besides, what a radius of the input may cost, if there is one. The gradient with respect to the slopes is the
-    coefficient times the value of the relaxed network's neuron, which autograd brings along; this keeps the
-    coefficients alone for it, and not the seven tensors between.
+    Besides, what a radius of the input may cost, if there is one, which is too little to be worth a gradient. That of
+    the rest with respect to the slopes is the coefficient times the value of the relaxed network's neuron, which
+    autograd brings along; this keeps the coefficients alone for it, and not the seven tensors between.
     """
 
     @staticmethod
     def forward(
         ctx: Any, values: Tensor, lower: Tensor, upper: Tensor, shift: Tensor, radius: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(values, lower, upper, shift, radius)
+        ctx.save_for_backward(values, lower, upper, shift)
         negative = values.clamp_max(0)
         total = _of_one_sign(negative, shift)
         # One of the two products is 0, so that each coefficient is rounded but once.
@@ -238,28 +238,24 @@ class Step(torch.autograd.Function):
             lost = torch.zeros_like(total)
         else:
             lost = _of_one_sign(before, radius) - _of_one_sign(negative, upper * radius)
+        ctx.mark_non_differentiable(lost)
         return before.addcmul_(negative, upper), total, lost
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        values, lower, upper, shift, radius = ctx.saved_tensors
-        grad, total, lost = grads
-        extra = [1] * (values.dim() - 2)
-        total = total.to(values.dtype).reshape(*total.shape, *extra)
-        over = under = grad
-        if radius is not None:
-            by_radius = lost.to(values.dtype).reshape(total.shape) * radius
-            over, under = grad + by_radius, grad - by_radius
+        values, lower, upper, shift = ctx.saved_tensors
+        grad, total, _ = grads
+        total = total.to(values.dtype).reshape(*total.shape, *[1] * (values.dim() - 2))
         need_values, need_lower, need_upper, need_shift, _ = ctx.needs_input_grad
         above = (values > 0).to(values.dtype)
         positive = values * above if need_lower or need_upper or need_shift else None
         by_values = by_lower = by_upper = by_shift = None
         if need_values:
-            below_slope = torch.addcmul(total * shift, under, upper)
-            by_values = torch.lerp(below_slope, over * lower, above)
+            below_slope = torch.addcmul(total * shift, grad, upper)
+            by_values = torch.lerp(below_slope, grad * lower, above)
         if positive is not None:
-            by_lower = (over * positive).sum_to_size(lower.shape) if need_lower else None
-            by_upper = (under * (values - positive)).sum_to_size(upper.shape) if need_upper else None
+            by_lower = (grad * positive).sum_to_size(lower.shape) if need_lower else None
+            by_upper = (grad * (values - positive)).sum_to_size(upper.shape) if need_upper else None
             by_shift = (total * (values - positive)).sum_to_size(shift.shape) if need_shift else None
         return by_values, by_lower, by_upper, by_shift, None
 
