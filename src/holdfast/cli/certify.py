@@ -108,6 +108,7 @@ def smooth(
     split: str,
     examples: str | None,
     seed: int,
+    batch_size: int | None,
 ) -> None:
     """Certify a data set by smoothing and show what came out; without a folder the log is not kept.
 
@@ -133,12 +134,12 @@ def smooth(
         seed=seed,
         normalisation=[[*(values or ())] for values in (mean, std)],
     )
-    smoothed = Smoothed(module, noise.sigma, mean=mean, std=std, batch_size=model.batch_size, seed=seed)
+    smoothed = Smoothed(module, noise.sigma, mean=mean, std=std, batch_size=batch_size, seed=seed)
     with TemporaryDirectory() as nowhere:
         folder = Path(nowhere) if out is None else out
         _write_log(smoothed, source, settings, folder, progress)
         _show_smoothing(read_log(folder / LOG), _spent(folder / LOG, noise.samples + _SELECTION), settings, console)
-    with model.query(module, seed) as query:
+    with model.query(module, seed, batch_size) as query:
         query.bare_logits(next(source.batches(1)).x)
         for diagnostic in examine_outputs(query):
             console.print(f"{diagnostic.level}: {plain(diagnostic.message)}", soft_wrap=True)

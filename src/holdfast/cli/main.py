@@ -136,6 +136,7 @@ def audit(
     split: options.Split = "test",
     examples: options.Examples = None,
     seed: options.Seed = 0,
+    batch_size: options.BatchSize = None,
     run: Annotated[
         Path | None, typer.Option("--run", help="folder for audit.json and run.sqlite; the same command resumes it")
     ] = None,
@@ -164,6 +165,7 @@ def audit(
                 split=split,
                 examples=examples,
                 seed=seed,
+                batch_size=batch_size,
                 run=run,
                 save_inputs=save_inputs,
                 processes=processes,
@@ -196,6 +198,7 @@ def certify(
     split: options.Split = "test",
     examples: options.Examples = None,
     seed: options.Seed = 0,
+    batch_size: options.BatchSize = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="folder for what is found; the same command resumes it")
     ] = None,
@@ -225,6 +228,7 @@ def certify(
         real("--certify-seconds", asked.seconds)
         if not 0 < alpha < 1:
             raise SettingError(f"--alpha: a chance of error lies between 0 and 1, got {alpha:g}")
+        part: dict[str, Any] = {"split": split, "examples": examples, "seed": seed, "batch_size": batch_size}
         if method == "smoothing":
             if processes.count > 1:
                 raise SettingError(
@@ -233,15 +237,14 @@ def certify(
             if threat is not None or asked.budgets:
                 raise SettingError("--threat, --certify-budgets: smoothing finds the radius itself; leave them out")
             noise = Noise(asked.sigma, alpha, samples, procedure)
-            smooth(model(), data, noise, out, _out, _err, split=split, examples=examples, seed=seed)
+            smooth(model(), data, noise, out, _out, _err, **part)
         else:
             if threat is None:
                 raise SettingError(f"--threat: {method} proves something about a threat; write linf:8/255")
             if asked.sigma is not None:
                 raise SettingError(f"--sigma: {method} proves without noise; leave it out, or choose smoothing")
             allowed = options.read_threat(threat, box)
-            part: dict[str, Any] = {"split": split, "examples": examples, "seed": seed, "processes": processes}
-            prove(model(), data, allowed, asked, out, _out, _err, **part)
+            prove(model(), data, allowed, asked, out, _out, _err, processes=processes, **part)
 
 
 @app.command()
@@ -265,6 +268,7 @@ def attack(
     split: options.Split = "test",
     examples: options.Examples = None,
     seed: options.Seed = 0,
+    batch_size: options.BatchSize = None,
 ) -> None:
     """Craft adversarial inputs with one attack and save them."""
     with _faults(f"every input so far is kept in {out}: the same command goes on from there") as processes:
@@ -283,6 +287,7 @@ def attack(
                 split=split,
                 examples=examples,
                 seed=seed,
+                batch_size=batch_size,
                 run=out,
                 save_inputs=True,
                 processes=processes,

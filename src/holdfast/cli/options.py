@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from holdfast.models import Model
 
 __all__ = [
+    "BatchSize",
     "BoxText",
     "Certify",
     "Data",
@@ -178,7 +179,6 @@ def model(
     weights_key: WeightsKey = None,
     trust: Trust = False,
     sizes: Sizes = None,
-    batch_size: BatchSize = None,
     mean: Mean = None,
     std: Std = None,
     positive: Positive = None,
@@ -195,7 +195,6 @@ def model(
         positive=positive,
         mean=parse_numbers(mean, "--mean"),
         std=parse_numbers(std, "--std"),
-        batch_size=batch_size,
     )
 
 

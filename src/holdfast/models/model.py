@@ -41,9 +41,6 @@ class Model:
         Of a model with one logit, the class where it is positive: 1 unless it is told otherwise.
     mean, std : sequence of float, optional
         A normalisation to put before the model, so that budgets mean raw inputs.
-    batch_size : int, optional
-        Rows a call of the model, 64 on a CPU and 512 on a GPU by default. Verdicts are bit for bit the same for any
-        order and any split of the examples as long as it is the same.
     """
 
     source: nn.Module | str | Path
@@ -54,7 +51,6 @@ class Model:
     positive: int | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
-    batch_size: int | None = None
 
     @classmethod
     def of(cls, model: Model | nn.Module | str | Path) -> Model:
@@ -95,7 +91,7 @@ class Model:
         )
         return module if self.positive is None else OneLogit(module, self.positive)
 
-    def query(self, module: nn.Module, seed: int) -> Query:
+    def query(self, module: nn.Module, seed: int, batch_size: int | None = None) -> Query:
         """The door to the module that was loaded."""
         mean, std = self.normalisation
-        return Query(module, mean=mean, std=std, batch_size=self.batch_size, seed=seed)
+        return Query(module, mean=mean, std=std, batch_size=batch_size, seed=seed)
