@@ -131,3 +131,31 @@ def test_slopes_of_channels(shape, method):
     assert bool((low <= values.amin(0) + 1e-12).all() and (high >= values.amax(0) - 1e-12).all())
     chord = (weight > 1).flatten().expand_as(low)
     torch.testing.assert_close(torch.where(chord, low, high), torch.where(chord, values.amin(0), values.amax(0)))
+
+
+@pytest.mark.parametrize("pushed", [False, True])
+@pytest.mark.parametrize(("below", "above"), [(0.0, 1.0), (0.01, 1.0), (0.3, 0.7)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_what_a_radius_of_the_input_costs(below, above, dtype, pushed):
+    """The sizes of the coefficients that come out, times the radius: never less, and hardly more."""
+    kink = Kink(below, above)
+    assert kink.carries
+    lower, upper = (end.to(dtype).reshape(2, 3, 50) for end in random_intervals(300))
+    planes = kink_planes(lower, upper, below, above)
+    if pushed:
+        planes = planes._replace(push=uniform(2, 3, 50, seed=1).to(dtype) - 0.5)
+    rows = Rows.whole(2 * uniform(8, 3, 50, seed=2).to(dtype) - 1)
+    radius = uniform(2, 3, 50, seed=3).to(dtype)
+    (before,), total, lost = kink.through(rows, planes, ((3, 50),), radius)
+    (plain,), same = kink.backward(rows, planes, ((3, 50),))
+    assert torch.equal(before.values, plain.values)
+    assert torch.equal(total, same)
+    exact = (before.values.double().abs().unflatten(0, (2, 4)) * radius.double().unsqueeze(1)).flatten(2).sum(2)
+    assert bool((lost >= exact).all())
+    if not pushed:  # else the two parts are bounded one by one
+        torch.testing.assert_close(lost, exact, rtol=1e-3, atol=0)
+
+
+def test_kinks_whose_slopes_change_signs_carry_no_radius():
+    assert not any(Kink(below, above).carries for below, above in SLOPES if min(below, above) < 0 or below > above)
+    assert not Kink(torch.zeros(3), 1.0).carries

@@ -63,7 +63,8 @@ def test_answers_and_certificates_are_those_of_the_algorithms(seed):
     found = defended.certify(x)
     assert defended.predict(x).tolist() == found.prediction.tolist() == expected
     assert found.radius.tolist() == [2.0 * one for one in certain]
-    assert 0 < sum(certain) < len(x) or seed  # both are there
+    if seed == 0:
+        assert 0 < sum(certain) < len(x)  # both are there
 
 
 @pytest.mark.parametrize("seed", range(3))
