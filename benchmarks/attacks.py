@@ -110,7 +110,7 @@ def judge(score: Score, model: nn.Module, task: Task, x: Tensor, y: Tensor, x_ad
     """By the bare model on what came back, inside the box and the ball; what is not found is infinitely far."""
     with torch.no_grad():
         fooled = model(x_adv).argmax(1) != y
-    distance = NORMS[task.norm](math.inf).distance(x_adv, x)
+    distance = NORMS[task.norm](math.inf).length(x_adv - x)
     inside = (x_adv.flatten(1).amin(1) >= -_SLACK) & (x_adv.flatten(1).amax(1) <= 1 + _SLACK)
     inside &= distance <= task.eps * (1 + _SLACK)
     found = fooled & inside

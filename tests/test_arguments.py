@@ -581,7 +581,7 @@ def test_settings_of_attacks_end_in_a_line_or_in_the_set(kind):
         attack = only_lines(lambda name=name, odd=odd: kind(**{**base, name: odd}))
         found = attack and only_lines(lambda attack=attack: attack(NET, X[:2], Y[:2], threat=threat or L2(0.3), seed=1))
         if found is not None:
-            assert (threat or L2(0.3)).contains(X[:2], found.x_adv)[found.success].all()
+            assert (threat or L2(0.3)).admits(X[:2], found.x_adv)[found.success].all()
             assert found.x_adv.isfinite().all()
 
 

@@ -49,7 +49,7 @@ LARGEST_SEED = 2**64 - 1
 """The largest seed that fits into the 64 bits of a generator."""
 LARGEST = torch.finfo(torch.float32).max
 """The largest number that float32 can hold."""
-_OF_A_THREAT = ("name", "apply", "project", "contains", "distance", "budget", "at")
+_OF_A_THREAT = ("name", "nothing", "apply", "contains", "distance", "sample", "budget", "at")
 
 
 def inputs(x: Any, name: str = "x") -> Tensor:

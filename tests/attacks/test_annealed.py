@@ -32,7 +32,7 @@ def test_moves_are_those_of_the_formula():
     x = uniform(5, 8, dtype=torch.float64)
     y = model(x).argmax(1)
     with Query(model, batch_size=8) as query:
-        rows = Rows.fresh(torch.arange(5), x, y, clean_logits=query.bare_logits(x))
+        rows = Rows.fresh(NORMS["linf"](0.1), torch.arange(5), x, y, clean_logits=query.bare_logits(x))
         problem = Problem(query, NORMS["linf"](eps), rows)
         attack = AnnealedPGD(steps=steps)
         state = attack.init(problem)
@@ -78,7 +78,7 @@ def test_the_best_start_goes_on_from_what_was_seen():
     x = uniform(4, 8, dtype=torch.float64)
     y = model(x).argmax(1)
     with Query(model, batch_size=4) as query:
-        rows = Rows.fresh(torch.arange(4), x, y, clean_logits=query.bare_logits(x))
+        rows = Rows.fresh(NORMS["linf"](0.1), torch.arange(4), x, y, clean_logits=query.bare_logits(x))
         problem = Problem(query, NORMS["linf"](0.01), rows)
         attack = AnnealedPGD(start="best")
         assert torch.equal(attack.init(problem).z, torch.zeros_like(x))

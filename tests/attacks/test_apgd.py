@@ -119,7 +119,7 @@ def ours(attack, model, x, y, threat, index, batch_size=4) -> list[Trace]:
     traces = [Trace() for _ in x]
     with Query(model, batch_size=batch_size) as query:
         clean = query.bare_logits(x)
-        problem = Problem(query, threat, Rows.fresh(index, x, y, clean_logits=clean))
+        problem = Problem(query, threat, Rows.fresh(threat, index, x, y, clean_logits=clean))
         state = attack.init(problem)
         while not attack.done(state).all():
             points = problem.threat.apply(problem.x, state.z)
@@ -165,7 +165,7 @@ def test_the_whole_trace_is_that_of_the_published_algorithm(norm, eps, steps, na
 def test_the_start_spends_the_whole_budget(norm):
     x = torch.full((3, 8), 0.5, dtype=torch.float64)
     (first, *_) = ours(APGD(steps=1), Wavy(), x, torch.tensor([0, 1, 2]), NORMS[norm](0.2), torch.arange(3))
-    assert float(NORMS[norm](0.2).distance(first.points[0][None], x[:1])) == pytest.approx(0.2, rel=1e-12)
+    assert float(NORMS[norm](0.2).length(first.points[0][None] - x[:1])) == pytest.approx(0.2, rel=1e-12)
 
 
 @dataclass(frozen=True)

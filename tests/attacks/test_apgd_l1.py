@@ -117,7 +117,7 @@ def ours(attack, model, x, y, threat, index) -> list[Trace]:
     """The same record of our attack, all rows at once, from its states."""
     traces = [Trace() for _ in x]
     with Query(model, batch_size=4) as query:
-        problem = Problem(query, threat, Rows.fresh(index, x, y, clean_logits=query.bare_logits(x)), roams=True)
+        problem = Problem(query, threat, Rows.fresh(threat, index, x, y, clean_logits=query.bare_logits(x)), roams=True)
         state = attack.init(problem)
         sizes, supports = [state.size], [state.support]
         while not attack.done(state).all():
@@ -270,7 +270,7 @@ def test_targets_are_the_classes_next_in_the_clean_logits():
 def test_other_norms_are_refused(norm):
     model = convnet()
     x, y = examples(model)
-    with pytest.raises(SettingError, match=f"works in L1, not under {norm}:2: use apgd"):
+    with pytest.raises(SettingError, match=f"works in l1 only, not under {norm}:2: use apgd"):
         APGDL1()(model, x, y, threat=NORMS[norm](2))
 
 

@@ -18,7 +18,7 @@ def test_it_ends_where_pgd_stands_before_its_last_look(norm):
     threat = NORMS[norm](10 * EPS[norm])
     attack = PGD(steps=4)
     with Query(net) as query:
-        problem = Problem(query, threat, Rows.fresh(torch.arange(6), x, y))
+        problem = Problem(query, threat, Rows.fresh(threat, torch.arange(6), x, y))
         state = attack.init(problem)
         start = state.z
         for _ in range(4):

@@ -80,7 +80,7 @@ def test_without_a_gradient_directions_are_random():
     x = uniform(3, 6)
     with Query(constant(), batch_size=4) as query:
         problem = Problem(
-            query, L2("inf"), Rows.fresh(torch.arange(3), x, torch.ones(3, dtype=torch.int64)), roams=True
+            query, L2("inf"), Rows.fresh(L2("inf"), torch.arange(3), x, torch.ones(3, dtype=torch.int64)), roams=True
         )
         attack = DDN(init_norm=0.1)
         state = attack.step(problem, attack.init(problem))

@@ -140,7 +140,7 @@ def test_the_points_are_those_of_the_published_algorithm(norm):
     with torch.no_grad():
         clean = model(x)
     y = clean.argmax(1)
-    rows = Rows.fresh(torch.arange(6), x, y, clean_logits=clean).entering(1)
+    rows = Rows.fresh(NORMS[norm](0.1), torch.arange(6), x, y, clean_logits=clean).entering(1)
     attack, points, fooled = FAB(steps=12, targets=3), [], []
     with Query(model, batch_size=8) as query:
         problem = Problem(query, NORMS[norm]("inf"), rows, roams=True)

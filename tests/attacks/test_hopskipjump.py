@@ -141,7 +141,7 @@ def test_the_whole_trace_is_that_of_the_paper(norm):
     y, index = model(x).argmax(1), torch.tensor([3, 0, 11, 5, 2, 8])
     attack, points, phases = HopSkipJump(queries=250, probes=6), [], set()
     with Query(model, batch_size=8) as query:
-        problem = Problem(query, NORMS[norm]("inf"), Rows.fresh(index, x, y), roams=True)
+        problem = Problem(query, NORMS[norm]("inf"), Rows.fresh(NORMS[norm]("inf"), index, x, y), roams=True)
         state = attack.init(problem)
         while not attack.done(state).all():
             points.append(state.z)

@@ -39,7 +39,7 @@ def climbed(probing, model, x, y, threat, looks, run=0):
     """The state after some looks, and what was looked at."""
     points = []
     with Query(model, batch_size=len(x)) as query:
-        problem = Problem(query, threat, Rows.fresh(torch.arange(len(x)), x, y).entering(run), roams=True)
+        problem = Problem(query, threat, Rows.fresh(threat, torch.arange(len(x)), x, y).entering(run), roams=True)
         evaluate = problem.evaluate
         problem.evaluate = lambda z, objective: points.append(z) or evaluate(z, objective)
         climb = Climb.start(problem, moments=False)
@@ -77,7 +77,7 @@ def test_no_noise_is_drawn_twice():
     for run in (0, 1):
         attack = NES(steps=3, samples=4, restarts=2)
         with Query(model, batch_size=2) as query:
-            rows = Rows.fresh(torch.arange(2), x, y).entering(run)
+            rows = Rows.fresh(NORMS["linf"](0.1), torch.arange(2), x, y).entering(run)
             problem = Problem(query, NORMS["linf"](0.1), rows, roams=True)
             state = attack.init(problem)
             while not attack.done(state).all():
@@ -100,7 +100,7 @@ def test_most_of_what_a_linear_model_allows_is_reached(norm, part):
     with Query(model, batch_size=8) as query:
         x_adv = maximize(NES(steps=20, samples=100, step_size=size), query, threat, x, y)
     got = margin(model(x_adv), y) - margin(model(x), y)
-    assert threat.contains(x_adv, x).all()
+    assert threat.admits(x_adv, x).all()
     assert (got >= part * most).all(), got / most
     assert (got <= most + 1e-12).all()
 
@@ -113,7 +113,7 @@ def test_a_run_by_hand():
     steps, samples, sigma, eps = 3, 4, 0.01, 0.05
     threat, attack = NORMS["linf"](eps), NES(steps=steps, samples=samples, sigma=sigma)
     with Query(model, batch_size=4) as query:
-        problem = Problem(query, threat, Rows.fresh(torch.arange(3), x, y), roams=True)
+        problem = Problem(query, threat, Rows.fresh(threat, torch.arange(3), x, y), roams=True)
         state, iterates = attack.init(problem), []
         while not attack.done(state).all():
             if int(state.looks[0]) % (samples + 1) == 0:

@@ -68,7 +68,7 @@ def reached(attack, model, norm, eps, box, x, y) -> torch.Tensor:
     threat = NORMS[norm](eps, box=(0, 1) if box else None)
     with Query(model, batch_size=len(x)) as query:
         x_adv = maximize(attack, query, threat, x, y)
-    assert threat.contains(x_adv, x).all()
+    assert threat.admits(x_adv, x).all()
     return x_adv
 
 
@@ -176,7 +176,7 @@ def test_the_best_of_a_tiny_network_by_brute_force(norm, seed):
         cross = torch.cat([torch.stack([side, 0 * side + x[i, 1]], 1), torch.stack([0 * side + x[i, 0], side], 1)])
         points = cross if norm == "l0" else plane
         values = margin(model(points), y[i].expand(len(points))).detach()
-        best[i] = values[threat.contains(points, x[i].expand_as(points))].amax()
+        best[i] = values[threat.admits(points, x[i].expand_as(points))].amax()
         values = values.reshape(-1, 201)
         rise = max(rise, float(values.diff(dim=-1).abs().max()), float(values.diff(dim=0).abs().max()) * (norm != "l0"))
     attacks = [PGD(steps=80, step_size=1.0 if norm == "l0" else eps / 32, objective="margin")]

@@ -49,7 +49,7 @@ def trace(attack, x, threat, looks=None):
     y = model(x).argmax(1)
     looked, best = [], []
     with Query(model, batch_size=len(x)) as query:
-        problem = Problem(query, threat, Rows.fresh(torch.arange(len(x)), x, y))
+        problem = Problem(query, threat, Rows.fresh(threat, torch.arange(len(x)), x, y))
         state = attack.init(problem)
         while not attack.done(state).all() and len(looked) != looks:
             looked.append(state.z)

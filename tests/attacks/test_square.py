@@ -179,7 +179,7 @@ def trace(attack, model, x, y, threat, index, run=0):
     """What ours looks at, and its best, all rows at once."""
     points = []
     with Query(model, batch_size=4) as query:
-        problem = Problem(query, threat, Rows.fresh(index, x, y).entering(run))
+        problem = Problem(query, threat, Rows.fresh(threat, index, x, y).entering(run))
         state = attack.init(problem)
         while not attack.done(state).all():
             points.append(state.z)
@@ -248,7 +248,9 @@ def test_windows_touch_every_edge(norm):
     attack = Square(queries=257)
     x = torch.full((400, 1, 5, 5), 0.5)
     with Query(random_linear(25, 2).float(), batch_size=400) as query:
-        problem = Problem(query, NORMS[norm](0.1), Rows.fresh(torch.arange(400), x, torch.zeros(400).long()))
+        problem = Problem(
+            query, NORMS[norm](0.1), Rows.fresh(NORMS[norm](0.1), torch.arange(400), x, torch.zeros(400).long())
+        )
         plan = attack.step(problem, attack.init(problem)).plan
     for axis in (0, 1):
         last = 5 - plan[:, 250, 2 + axis]

@@ -75,7 +75,7 @@ def last(attack, x, y, eps, index=None):
     object.__setattr__(attack, "surrogate", model)
     with Query(attack.surrogate, batch_size=len(x)) as query:
         index = torch.arange(len(x)) if index is None else index
-        problem = Problem(query, Linf(eps), Rows.fresh(index, x, y))
+        problem = Problem(query, Linf(eps), Rows.fresh(Linf(eps), index, x, y))
         attack.step(problem, attack.init(problem))
     return problem.rows.best, model
 

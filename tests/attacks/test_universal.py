@@ -78,7 +78,7 @@ def test_it_is_what_it_says(norm):
     assert result.distance == pytest.approx(float(lengths(norm, result.z[None])), rel=1e-5)
     moved = (x + result.z).clip(0, 1)
     assert torch.equal(threat.apply(x, result.z), moved)
-    assert threat.contains(moved, x).all()
+    assert threat.admits(moved, x).all()
     assert result.examples == 150
     assert result.clean_accuracy == pytest.approx(float((predict(model, x) == y).double().mean())) == 0.9
     assert result.robust_accuracy == pytest.approx(float((predict(model, moved) == y).double().mean()))

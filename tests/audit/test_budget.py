@@ -79,7 +79,7 @@ def test_the_whole_box_is_covered_exactly_when_every_corner_is_admissible(make):
     corners = torch.tensor([*itertools.product(*zip(box[0].tolist(), box[1].tolist(), strict=True))])
     for eps in (0, 1, 2, 3, 5, 6) if make is L0 else (0.5, 1, 1.5, 2, 2.5, 3.1, 5, 6):
         threat = make(eps, box=box)
-        whole = all(bool(threat.contains(corner[None], row[None])) for corner in corners for row in x)
+        whole = all(bool(threat.admits(corner[None], row[None])) for corner in corners for row in x)
         assert ("covers the whole box" in doubts_about_budget(threat, batch(x, y))) == whole
 
 
@@ -90,7 +90,7 @@ def test_classes_are_separated_exactly_as_far_as_no_midpoint_is_shared(make):
     for eps in torch.linspace(0.013, 0.397, 40).tolist():
         threat = make(eps)
         middle = (a + b)[None] / 2
-        shared = bool(threat.contains(middle, a[None]) & threat.contains(middle, b[None]))
+        shared = bool(threat.admits(middle, a[None]) & threat.admits(middle, b[None]))
         assert ("separates the classes" in doubts_about_budget(threat, batch(x, y))) == shared
         assert doubts_about_budget(threat, batch(x, torch.zeros(2).long())) == ""
 

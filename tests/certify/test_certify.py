@@ -258,7 +258,7 @@ def test_branch_and_bound_decides_what_a_grid_decides():
             else:
                 x_adv = certificate.x_adv[None]
                 assert model(x_adv).argmax(1) != y[i]
-                assert bool(threat.contains(x_adv, x[i : i + 1]))
+                assert bool(threat.admits(x_adv, x[i : i + 1]))
             assert alpha[i].bound is None or alpha[i].bound <= least + 1e-6
             assert alpha[i].verdict in ("undecided", certificate.verdict)
     assert min(seen.values()) > 5

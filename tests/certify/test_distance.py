@@ -120,7 +120,7 @@ def test_the_box_is_part_of_the_closed_form(norm):
     check(model, x[reachable], y[reachable], threat, [one for one, ok in zip(found, reachable, strict=True) if ok])
     for i, one in enumerate(found):
         if bool(reachable[i]):
-            assert one.upper == pytest.approx(float(threat.distance(x + move, x)[i]), rel=2e-4)
+            assert one.upper == pytest.approx(float(threat.length(x + move - x)[i]), rel=2e-4)
         else:
             assert (one.status, one.x_adv) == ("none", None)
 

@@ -176,7 +176,7 @@ def test_a_hair_outside_is_no_contradiction():
     assert {o.verdict for o in found.values()} == {"robust"}
     # Verdicts have a tolerance, and by that an input just outside would have counted.
     beyond = x + 0.1 + 5e-7
-    assert Linf(0.1).contains(beyond, x).all()
+    assert Linf(0.1).admits(beyond, x).all()
     assert (Cliff()(beyond).argmax(1) == 1).all()
 
 

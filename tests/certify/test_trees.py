@@ -102,7 +102,7 @@ def check(model: Any, x: NDArray[Any], y: NDArray[np.intp], eps: NDArray[np.floa
         assert x_adv is not None
         assert model.predict(x_adv.numpy()[None])[0] != model.classes_[y[row]]
         assert x_adv.dtype == torch.from_numpy(x).dtype
-        assert threat.at(torch.tensor([row])).contains(x_adv[None], torch.from_numpy(x[row : row + 1])).all()
+        assert threat.at(torch.tensor([row])).admits(x_adv[None], torch.from_numpy(x[row : row + 1])).all()
         low, high = ((x[row].astype(np.float64) + s * eps[row]).astype(x.dtype) for s in (-1, 1))
         assert (low <= x_adv.numpy()).all()
         assert (x_adv.numpy() <= high).all()

@@ -253,7 +253,7 @@ def test_a_claim_in_the_polish_is_the_stages():
 class TestMargins:
     def wants(self, margins, reached, run=0, clean=-1.0):
         logits = torch.tensor([[0.0, clean]])
-        rows = Rows.fresh(torch.tensor([0]), torch.zeros(1, 1), torch.tensor([0]), clean_logits=logits)
+        rows = Rows.fresh(Linf(0.1), torch.tensor([0]), torch.zeros(1, 1), torch.tensor([0]), clean_logits=logits)
         rows = replace(rows.entering(run), margin=torch.tensor([reached]))
         return Stage("a", PGD(), margins=margins).wants(rows).item()
 
@@ -304,7 +304,7 @@ class TestWithoutABudget:
         x, y = torch.full((12, 1), CLEAN, dtype=torch.float64), torch.zeros(12, dtype=torch.int64)
         eps = torch.tensor([INF] * 6 + [0.5] * 6, dtype=torch.float64)
         best = (GAP * (1 - short)).repeat(2).unsqueeze(1)
-        rows = replace(Rows.fresh(torch.arange(12), x, y), best=best, found=y == 0)
+        rows = replace(Rows.fresh(Linf(0.1), torch.arange(12), x, y), best=best, found=y == 0)
         model = Threshold()
         model.register_buffer("precision", torch.zeros((), dtype=torch.float64))
         with Query(model, batch_size=5) as query:

@@ -30,7 +30,7 @@ def ask(model: nn.Module, threat, look, target=None, **settings):
     y = predict(model, x)
     with Query(model, batch_size=N) as query:
         clean = query.bare_logits(x)
-        rows = Rows.fresh(torch.arange(N), x, y, target=target, clean_logits=clean)
+        rows = Rows.fresh(Linf(0.1), torch.arange(N), x, y, target=target, clean_logits=clean)
         problem = Problem(query, threat, rows, **settings)
         before = query.forwards, query.backwards
         answer = look(problem)
@@ -119,7 +119,9 @@ def looks(threat, *choices: float, objective=margin, model=None, clean: float = 
     """A problem of one row of one feature after some looks; the model changes its mind at one half."""
     y = torch.zeros(1, dtype=torch.int64)
     with Query(model or Line(), batch_size=1) as query:
-        rows = Rows.fresh(torch.tensor([0]), torch.full((1, 1), clean), y, clean_logits=torch.tensor([[0.25, -0.25]]))
+        rows = Rows.fresh(
+            Linf(0.1), torch.tensor([0]), torch.full((1, 1), clean), y, clean_logits=torch.tensor([[0.25, -0.25]])
+        )
         problem = Problem(query, threat, rows, **settings)
         for z in choices:
             problem.evaluate(torch.full((1, 1), z), lambda logits: objective(logits, y))
@@ -222,7 +224,7 @@ class TestFooled:
 
         x, y = uniform(6, 6), torch.zeros(6, dtype=torch.int64)
         with Query(Answering(votes), batch_size=6) as query:
-            problem = Problem(query, Linf(0.1), Rows.fresh(torch.arange(6), x, y), samples=5)
+            problem = Problem(query, Linf(0.1), Rows.fresh(Linf(0.1), torch.arange(6), x, y), samples=5)
             query.model.calls = 1
             told = problem.decide(torch.zeros_like(x))
         assert told.tolist() == [False, False, False, True, True, True]
@@ -233,7 +235,7 @@ class TestFooled:
 def test_a_flat_model_has_a_jacobian_of_zero():
     x, y = uniform(4, 6), torch.ones(4, dtype=torch.int64)
     with Query(constant(), batch_size=4) as query:
-        rows = Rows.fresh(torch.arange(4), x, y, clean_logits=query.bare_logits(x))
+        rows = Rows.fresh(Linf(0.1), torch.arange(4), x, y, clean_logits=query.bare_logits(x))
         answer = Problem(query, Linf(0.1), rows).jacobian(torch.zeros_like(x))
     assert answer.grad.shape == (4, 3, 6)
     assert not answer.grad.any()

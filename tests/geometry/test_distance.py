@@ -44,7 +44,7 @@ def test_no_ray_leaves_the_region_before_the_nearest_facet(norm):
     for x in points(seed=1):
         region = region_at(model, x)
         found = facet_distance(region, x, threat)
-        assert float(threat.distance(found.point[None], x[None])) == pytest.approx(found.distance, rel=1e-12)
+        assert float(threat.length(found.point[None] - x[None])) == pytest.approx(found.distance, rel=1e-12)
         assert abs(float(region.slack(found.point[None])[0, found.facet])) < 1e-12
         within = (x + 0.999 * found.distance * rays).clamp(*BOX)
         assert bool((activation_pattern(model, within) == region.pattern).all())
@@ -101,7 +101,7 @@ def test_the_search_finds_the_least_of_all_patterns(norm, seed):
         assert inside.distance == pytest.approx(expected["inside"], rel=1e-8)
         crossed += inside.distance > found.upper * (1 + 1e-9)
         if found.point is not None:
-            assert float(threat.distance(found.point[None], x[None])) == pytest.approx(found.upper, rel=1e-12)
+            assert float(threat.length(found.point[None] - x[None])) == pytest.approx(found.upper, rel=1e-12)
             top = model(found.point[None])[0].topk(2)
             assert float(top.values[0] - top.values[1]) < 1e-8
     assert crossed or seed != 0

@@ -238,7 +238,7 @@ def check_step(case: Case, threat: Ball) -> None:
         assert x_adv.dtype == x.dtype
         assert torch.equal(x, batch()[0])
         assert ((x_adv >= 0) & (x_adv <= 1)).all() or not case.admissible
-        assert threat.contains(x_adv, x).all() or not case.admissible
+        assert threat.admits(x_adv, x).all() or not case.admissible
         loss = run.loss(x_adv, number)
         assert loss.shape == ()
         assert loss.isfinite()

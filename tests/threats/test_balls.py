@@ -94,9 +94,9 @@ def test_what_is_admissible_stays_so_at_the_scale_of_pixels(ball, eps, box):
     g = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     rng = Draws(0, torch.arange(len(x)))
     for z in (threat.maximize(g, x), threat.project(30 * g, x), threat.sample_boundary(x, rng), threat.sample(x, rng)):
-        assert bool(threat.contains(threat.apply(x, z), x).all())
+        assert bool(threat.admits(threat.apply(x, z), x).all())
     beyond = replace(threat, eps=threat.eps + 1 if ball is L0 else threat.eps * 1.001).maximize(g, x)
-    assert not bool(threat.contains(threat.apply(x, beyond), x).any())
+    assert not bool(threat.admits(threat.apply(x, beyond), x).any())
 
 
 def test_rounding_never_excuses_another_coordinate():
@@ -104,16 +104,16 @@ def test_rounding_never_excuses_another_coordinate():
     for steps, within in ((5, True), (6, False)):
         x_adv = x.clone()
         x_adv[:, :steps] = torch.nextafter(x[:, :steps], torch.tensor(0.0))
-        assert bool(L0(5, (0, 255)).contains(x_adv, x)) is within
+        assert bool(L0(5, (0, 255)).admits(x_adv, x)) is within
 
 
 @pytest.mark.parametrize("norm", BALLS)
 def test_an_input_outside_the_box_is_never_admissible_and_is_not_pushed_further(norm):
     threat, x = make(norm), torch.tensor([[1.5, 0.5, -0.25]])
-    assert not bool(threat.contains(x, x))
+    assert not bool(threat.admits(x, x))
     z = threat.maximize(torch.tensor([[1.0, 0.0, -1.0]]), x)
     assert torch.equal(z, torch.zeros_like(x))
-    assert not bool(threat.contains(threat.apply(x, z), x)) or norm == "l0" or threat.eps >= 0.5
+    assert not bool(threat.admits(threat.apply(x, z), x)) or norm == "l0" or threat.eps >= 0.5
 
 
 @pytest.mark.parametrize("norm", BALLS)

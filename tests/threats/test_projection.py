@@ -135,7 +135,7 @@ def test_an_image_in_float32_uses_the_budget_and_keeps_to_it(norm, eps, size):
         spent = torch.minimum(norm_of(norm, y.clamp(-x, 1 - x)), torch.tensor(eps))
         assert bool((length >= spent * (1 - 1e-6)).all()) or size < 1
         assert bool(((-x <= z) & (z <= 1 - x)).all())
-        assert bool(threat.contains(threat.apply(x, z), x).all())
+        assert bool(threat.admits(threat.apply(x, z), x).all())
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -42,7 +42,7 @@ def test_boxes():
 @pytest.mark.parametrize(
     ("threat", "text"),
     [
-        (Linf("8/255"), "Linf(eps=0.0313725, box=[0, 1])"),
+        (Linf("8/255"), "Linf(eps=8/255, box=[0, 1])"),
         (L2(0.5, None), "L2(eps=0.5, box=no box)"),
         (L1(2, (0, INF)), "L1(eps=2, box=[0, inf])"),
         (L0(3, (torch.zeros(2), torch.tensor([1.0, 5.0]))), "L0(eps=3, box=[0 .. 0, 1 .. 5] per feature)"),
@@ -99,7 +99,7 @@ def test_one_number_however_it_is_written(ball, eps):
         (lambda: Linf(0.1, 7), "box"),
         (lambda: Linf(0.1, ("a", 1)), "box"),
         (lambda: L2(torch.ones(3)).project(torch.zeros(2, 4), torch.zeros(2, 4)), "3 budgets for 2 examples"),
-        (lambda: L2(torch.ones(3)).contains(torch.zeros(4, 4), torch.zeros(4, 4)), "3 budgets for 4 examples"),
+        (lambda: L2(torch.ones(3)).admits(torch.zeros(4, 4), torch.zeros(4, 4)), "3 budgets for 4 examples"),
         (lambda: L2(torch.ones(3)).at(torch.tensor([1, 7])), "example 7"),
     ],
 )

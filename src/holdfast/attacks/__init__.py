@@ -24,6 +24,7 @@ from holdfast.attacks.spsa import SPSA
 from holdfast.attacks.square import Square
 from holdfast.attacks.transfer import Diversity, Transfer, TranslationKernel, VarianceTuning
 from holdfast.attacks.universal import UniversalResult, universal_perturbation
+from holdfast.attacks.worst_of_k import WorstOfK
 from holdfast.engine import Attack, AttackResult, Knowledge, Outcome, Problem, Rows, Stage, craft, drive, maximize
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "TranslationKernel",
     "UniversalResult",
     "VarianceTuning",
+    "WorstOfK",
     "climb",
     "craft",
     "drive",

@@ -14,6 +14,7 @@ from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
+from holdfast.threats.needs import needs_climbing
 from holdfast.threats.norm import column
 
 __all__ = ["AnnealedPGD"]
@@ -93,6 +94,7 @@ class AnnealedPGD:
         return rows.run + 1 < self.restarts * runs_of(rows, self.targets)
 
     def init(self, problem: Problem) -> _State:
+        needs_climbing(self.name, problem.threat)
         z = self._start(problem)
         return _State(
             z=z,
@@ -104,24 +106,24 @@ class AnnealedPGD:
 
     def _start(self, problem: Problem) -> Tensor:
         rows, x = problem.rows, problem.x
-        first = torch.zeros_like(x)
+        first = problem.threat.nothing(x)
         if self.start == "best":
-            first = torch.where(column(rows.value == -torch.inf, x), first, rows.best)
+            first = torch.where(column(rows.value == -torch.inf, first), first, rows.best)
         restart = rows.run >= (runs_of(rows, self.targets) if len(rows) and rows.clean_logits is not None else 1)
         random = restart if self.start != "random" else torch.ones_like(restart)
         if not bool(random.any()):
             return first
-        return torch.where(column(random, x), problem.threat.sample(x, problem.draws(rows.run)), first)
+        return torch.where(column(random, first), problem.threat.sample(x, problem.draws(rows.run)), first)
 
     def step(self, problem: Problem, state: _State) -> _State:
         # The last iterate is only looked at.
         climbing = state.iteration < self.steps
         answer = problem.gradient(state.z, problem.objective(self.objective, state.target), needed=climbing)
-        threat, x = problem.threat, problem.x
+        threat, x = problem.climbable, problem.x
         share = (1 + torch.cos(torch.pi * state.iteration / self.steps)) / 2
         ahead = threat.ascend(state.z, x, answer.grad, state.size * share.to(state.size.dtype))
         moved = _MOMENTUM * ahead + (1 - _MOMENTUM) * (2 * state.z - state.last)
-        z = torch.where(column(state.iteration == 0, x), ahead, threat.retract(moved, x))
+        z = torch.where(column(state.iteration == 0, ahead), ahead, threat.retract(moved, x))
         return replace(state, z=z, last=state.z, iteration=state.iteration + 1)
 
     def done(self, state: _State) -> Tensor:

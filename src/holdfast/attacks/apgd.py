@@ -15,6 +15,7 @@ from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
 from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball, needs_climbing
 from holdfast.threats.norm import column
 
 __all__ = ["APGD"]
@@ -103,10 +104,11 @@ class APGD:
         return rows.run + 1 < self.restarts * runs_of(rows, self.targets)
 
     def init(self, problem: Problem) -> _State:
-        threat, x = problem.threat, problem.x
-        if not isinstance(threat, Ball) or threat.norm not in ("linf", "l2"):
-            raise SettingError(f"apgd works in L-infinity and L2, not under {threat.name}: use pgd there")
-        z = threat.sample_boundary(x, problem.draws(problem.rows.run))
+        threat, x, draws = problem.threat, problem.x, problem.draws(problem.rows.run)
+        if isinstance(threat, Ball):
+            z = needs_ball("apgd", threat, "pgd", ("linf", "l2")).sample_boundary(x, draws)
+        else:
+            z = needs_climbing("apgd", threat).sample(x, draws)
         zero, low = torch.zeros_like(problem.rows.index), x.new_full((len(x),), -torch.inf)
         first, _, _ = windows(self.steps)
         return _State(
@@ -172,7 +174,10 @@ class APGD:
         return state, halve
 
     def _move(self, problem: Problem, state: _State, base: Tensor, grad: Tensor) -> Tensor:
-        threat, x = problem.threat, problem.x
-        ahead = threat.retract(base + column(state.size, base) * threat.steepest(grad), x)
+        threat, x = problem.climbable, problem.x
+        if isinstance(threat, Ball):  # as published: onto the ball first, then the box
+            ahead = threat.retract(base + column(state.size, base) * threat.steepest(grad), x)
+        else:
+            ahead = threat.ascend(base, x, grad, state.size)
         share = column(torch.where(state.iteration == 0, 1.0, _MOMENTUM), base).to(base.dtype)
         return threat.retract(base + share * (ahead - base) + (1 - share) * (base - state.origin), x)

@@ -15,6 +15,7 @@ from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
 from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import column, each
 
 __all__ = ["APGDL1"]
@@ -104,9 +105,7 @@ class APGDL1:
         return rows.run + 1 < self.restarts * runs_of(rows, self.targets)
 
     def init(self, problem: Problem) -> _State:
-        threat, x = problem.threat, problem.x
-        if not isinstance(threat, Ball) or threat.norm != "l1":
-            raise SettingError(f"apgd-l1 works in L1, not under {threat.name}: use apgd in L-infinity and L2, or pgd")
+        threat, x = needs_ball("apgd-l1", problem.threat, "apgd or pgd", ("l1",)), problem.x
         noise = problem.draws(problem.rows.run).normal(x.shape[1:].numel()).to(x.dtype).reshape(x.shape)
         return _enter(threat, x, noise, torch.zeros_like(problem.rows.index), pick_target(problem, self.targets))
 
@@ -121,8 +120,7 @@ class APGDL1:
             best_grad=overlay(state.best_grad, answer.grad, improved),
             best_value=torch.where(improved, answer.values, state.best_value),
         )
-        assert isinstance(problem.threat, Ball)
-        threat = _widened(problem.threat, problem.x, state.phase)
+        threat = _widened(problem.ball, problem.x, state.phase)
         due = (state.iteration > 0) & (state.iteration % (moves // 25).clamp_min(1) == 0)
         state, back = _check(state, due, threat, problem.x)
         base, grad = overlay(state.z, state.best, back), overlay(answer.grad, state.best_grad, back)
@@ -132,7 +130,7 @@ class APGDL1:
         if not bool(turn.any()):
             return state
         following = (state.phase + 1).clamp_max(2)
-        fresh = _enter(problem.threat, problem.x, state.best, following, state.target)
+        fresh = _enter(problem.ball, problem.x, state.best, following, state.target)
         return _overlaid(state, fresh, turn)
 
     def done(self, state: _State) -> Tensor:

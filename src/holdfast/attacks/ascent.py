@@ -5,14 +5,14 @@ from collections.abc import Callable
 from torch import Tensor
 
 from holdfast.models.query import Query
-from holdfast.threats import Threat
+from holdfast.threats import Climbable
 
 __all__ = ["climb"]
 
 
 def climb(
     query: Query,
-    threat: Threat,
+    threat: Climbable,
     x: Tensor,
     z: Tensor,
     objective: Callable[[Tensor], Tensor],
@@ -29,10 +29,10 @@ def climb(
     ----------
     query : Query
         The model, entered as a context manager.
-    threat : Threat
+    threat : Climbable
         What may be done; its budgets are those of these rows.
     x, z : Tensor
-        ``(N, ...)`` clean inputs and where to start, at most a batch of the query.
+        ``(N, ...)`` clean inputs and ``(N, *choice)`` where to start, at most a batch of the query.
     objective : callable
         Maps logits ``(N, K)`` to values ``(N,)``, which are raised.
     steps : int
@@ -43,9 +43,9 @@ def climb(
     Returns
     -------
     Tensor
-        ``(N, ...)`` the admissible choice at which the ascent ends.
+        ``(N, *choice)`` the admissible choice at which the ascent ends.
     """
     for _ in range(steps):
-        grad = query.gradient(threat.apply(x, z), objective).grad
+        grad = threat.pull(x, z, query.gradient(threat.apply(x, z), objective).grad)
         z = threat.ascend(z, x, grad, step_size)
     return z

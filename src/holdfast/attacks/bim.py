@@ -13,6 +13,7 @@ from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
+from holdfast.threats.needs import needs_climbing
 
 __all__ = ["BIM"]
 
@@ -65,15 +66,16 @@ class BIM:
         return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
+        needs_climbing(self.name, problem.threat)
         budget = problem.threat.budget(problem.x)
         size = budget / self.steps if self.step_size is None else torch.full_like(budget, self.step_size)
-        return _State(torch.zeros_like(problem.x), size, torch.zeros_like(problem.rows.index))
+        return _State(problem.threat.nothing(problem.x), size, torch.zeros_like(problem.rows.index))
 
     def step(self, problem: Problem, state: _State) -> _State:
         # The last iterate is only looked at.
         climbing = state.iteration < self.steps
         answer = problem.gradient(state.z, problem.objective(self.objective), needed=climbing)
-        z = problem.threat.ascend(state.z, problem.x, answer.grad, state.size)
+        z = problem.climbable.ascend(state.z, problem.x, answer.grad, state.size)
         return _State(z, state.size, state.iteration + 1)
 
     def done(self, state: _State) -> Tensor:

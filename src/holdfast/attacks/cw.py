@@ -6,13 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.nearest import ball_of, keep, objective, refine, search_constant
+from holdfast.attacks.nearest import keep, objective, refine, search_constant
 from holdfast.engine.attack import Knowledge
 from holdfast.engine.craft import craft
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.settings import check
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import column, each, safe_divide
 
 __all__ = ["CW"]
@@ -94,7 +95,7 @@ class CW:
         return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
-        if not ball_of(problem.threat, "cw", ("l2",), "fmn").box.bounded:
+        if not needs_ball("cw", problem.threat, "fmn", ("l2",)).box.bounded:
             raise SettingError("cw: its tanh maps onto a box: set a finite box, or use ddn")
         zero, count = torch.zeros_like(problem.x), torch.zeros_like(problem.rows.index)
         low = problem.x.new_zeros(len(problem))
@@ -182,4 +183,4 @@ class CW:
 
 
 def _box(problem: Problem) -> tuple[Tensor, Tensor]:
-    return ball_of(problem.threat, "cw", ("l2",), "fmn").box.around(problem.x)
+    return needs_ball("cw", problem.threat, "fmn", ("l2",)).box.around(problem.x)

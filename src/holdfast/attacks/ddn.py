@@ -6,13 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.nearest import around, ball_of, keep, objective, refine, worst_length
+from holdfast.attacks.nearest import around, keep, objective, refine, worst_length
 from holdfast.engine.attack import Knowledge
 from holdfast.engine.craft import craft
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.settings import check
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import column
 
 __all__ = ["DDN"]
@@ -84,7 +85,7 @@ class DDN:
         return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
-        box = ball_of(problem.threat, "ddn", ("l2",), "fmn").box
+        box = needs_ball("ddn", problem.threat, "fmn", ("l2",)).box
         if self.levels is not None and not box.bounded:
             raise SettingError("ddn: levels lie between the bounds of a box: set a finite box, or levels=None")
         zero, none = torch.zeros_like(problem.x), problem.x.new_full((len(problem),), torch.inf)
@@ -124,12 +125,12 @@ class DDN:
         if bool(still.any()):
             noise = problem.draws(state.iteration).normal(grad.shape[1:].numel()).to(grad.dtype).reshape(grad.shape)
             grad = torch.where(column(still, grad), noise, grad)
-        return problem.threat.steepest(grad)
+        return problem.ball.steepest(grad)
 
     def _rounded(self, problem: Problem, z: Tensor) -> Tensor:
         if self.levels is None:
             return z
-        box = ball_of(problem.threat, "ddn", ("l2",), "fmn").box
+        box = needs_ball("ddn", problem.threat, "fmn", ("l2",)).box
         low, high = box.ends(z)
         share = (problem.x + z - low) / (high - low)
         return low + (share * (self.levels - 1)).round() / (self.levels - 1) * (high - low) - problem.x

@@ -13,7 +13,7 @@ from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows, overlay
 from holdfast.errors import SettingError
 from holdfast.settings import check
-from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import safe_divide
 
 __all__ = ["DeepFool"]
@@ -80,16 +80,13 @@ class DeepFool:
         return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
-        threat = problem.threat
-        if not isinstance(threat, Ball) or threat.norm not in ("linf", "l2", "l1"):
-            raise SettingError(f"deepfool works in L-infinity, L2 and L1, not under {threat.name}: use pgd there")
+        needs_ball(self.name, problem.threat, "pgd", ("linf", "l2", "l1"))
         rows = problem.rows
         zero = torch.zeros_like(rows.x)
         return _State(zero, zero, torch.zeros_like(rows.found), torch.zeros_like(rows.index))
 
     def step(self, problem: Problem, state: _State) -> _State:
-        threat, x = problem.threat, problem.x
-        assert isinstance(threat, Ball)
+        threat, x = problem.ball, problem.x
         moving = state.query < self.steps
         if problem.rows.target is None:
             rise, grad = nearest_boundary(problem, problem.jacobian(state.z, needed=moving))
@@ -98,7 +95,7 @@ class DeepFool:
             rise, grad = answer.values, answer.grad
         most = torch.finfo(x.dtype).max ** 0.5 / 2  # the way can still be added up and squared
         length = safe_divide(-rise, threat.dual_norm(grad)).nan_to_num(0.0).clamp(0, most)
-        length = length.maximum(_LEAST * threat.distance(state.way, torch.zeros_like(x)))
+        length = length.maximum(_LEAST * threat.length(state.way))
         way = replace(threat, eps=torch.inf).ascend(state.way, x, grad, length)
         leaping = state.query >= self.steps - self.steps // _LEAPS
         if bool(leaping.any()):

@@ -6,13 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.nearest import ball_of, keep, objective, refine, search_constant
+from holdfast.attacks.nearest import keep, objective, refine, search_constant
 from holdfast.engine.attack import Knowledge
 from holdfast.engine.craft import craft
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.settings import check
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import column, each
 
 __all__ = ["EAD"]
@@ -100,7 +101,7 @@ class EAD:
         return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
-        ball_of(problem.threat, "ead", ("l1",), "fmn")
+        needs_ball("ead", problem.threat, "fmn", ("l1",))
         zero, count = torch.zeros_like(problem.x), torch.zeros_like(problem.rows.index)
         no, low = torch.zeros_like(problem.rows.found), problem.x.new_zeros(len(problem))
         none = low + torch.inf
@@ -181,4 +182,4 @@ class EAD:
 
     @staticmethod
     def _boxed(problem: Problem, z: Tensor) -> Tensor:
-        return z.clamp(*ball_of(problem.threat, "ead", ("l1",), "fmn").box.around(problem.x))
+        return z.clamp(*needs_ball("ead", problem.threat, "fmn", ("l1",)).box.around(problem.x))

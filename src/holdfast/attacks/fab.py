@@ -15,6 +15,7 @@ from holdfast.engine.rows import Rows, overlay
 from holdfast.errors import SettingError
 from holdfast.settings import check
 from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import column, safe_divide
 
 __all__ = ["FAB"]
@@ -102,9 +103,7 @@ class FAB:
         return rows.run + 1 < self.restarts * self._lap(rows)
 
     def init(self, problem: Problem) -> _State:
-        threat, x = problem.threat, problem.x
-        if not isinstance(threat, Ball) or threat.norm not in ("linf", "l2", "l1"):
-            raise SettingError(f"fab works in L-infinity, L2 and L1, not under {threat.name}: use pgd there")
+        threat, x = needs_ball("fab", problem.threat, "pgd", ("linf", "l2", "l1")), problem.x
         zero, count = x.new_zeros(len(x)), torch.zeros_like(problem.rows.index)
         return _State(
             z=self._start(problem, threat),
@@ -127,7 +126,7 @@ class FAB:
             answer = problem.jacobian(state.z, needed=moving)
             rise, grad = nearest_boundary(problem, answer)
         margin = problem.objective("margin")(answer.logits)
-        length = problem.threat.distance(state.z, torch.zeros_like(state.z))
+        length = problem.ball.length(state.z)
         nearer = problem.fooled & (length < state.length)
         short = searching & ~problem.fooled
         state = replace(
@@ -172,13 +171,12 @@ class FAB:
 
     def _move(self, problem: Problem, z: Tensor, rise: Tensor, grad: Tensor) -> Tensor:
         """Beyond the linearised boundary, between the projections of the current point and of the clean input."""
-        threat, x = problem.threat, problem.x
-        assert isinstance(threat, Ball)
+        threat, x = problem.ball, problem.x
         origin = torch.zeros_like(z)
         along = (grad.double() * z).flatten(1).sum(1)
         here = threat.to_plane(z, x, grad, -rise)
         clean = threat.to_plane(origin, x, grad, (along - rise).to(rise.dtype))
-        near, far = (threat.distance(move, origin).clamp_min(_LEAST) for move in (here, clean))
+        near, far = (threat.length(move).clamp_min(_LEAST) for move in (here, clean))
         alpha = column((near / (near + far)).clamp_max(self.alpha_max), z)
         lower, upper = threat.box.around(x)
         return ((1 - alpha) * (z + self.eta * here) + alpha * self.eta * clean).clamp(lower, upper)

@@ -12,6 +12,7 @@ from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows, overlay
 from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
+from holdfast.threats.needs import needs_ball
 
 __all__ = ["FGSM"]
 
@@ -52,12 +53,13 @@ class FGSM:
         return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
+        needs_ball(self.name, problem.threat, "pgd")
         return _State(torch.zeros_like(problem.x), torch.zeros_like(problem.rows.index))
 
     def step(self, problem: Problem, state: _State) -> _State:
         looking = state.iteration == 0
         answer = problem.gradient(state.z, problem.objective(self.objective), needed=looking)
-        leap = problem.threat.maximize(answer.grad, problem.x)
+        leap = problem.ball.maximize(answer.grad, problem.x)
         return _State(overlay(state.z, leap, looking), state.iteration + 1)
 
     def done(self, state: _State) -> Tensor:

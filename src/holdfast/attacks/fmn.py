@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.nearest import around, ball_of, keep, objective, refine, worst_length
+from holdfast.attacks.nearest import around, keep, objective, refine, worst_length
 from holdfast.engine.attack import Knowledge
 from holdfast.engine.craft import craft
 from holdfast.engine.problem import Problem
@@ -14,6 +14,7 @@ from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.settings import check
 from holdfast.threats import l2
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import column, safe_divide
 
 __all__ = ["FMN"]
@@ -84,7 +85,7 @@ class FMN:
         return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
-        ball = ball_of(problem.threat, "fmn", _NORMS, "pgd")
+        ball = needs_ball("fmn", problem.threat, "pgd", _NORMS)
         zero, none = torch.zeros_like(problem.x), problem.x.new_full((len(problem),), torch.inf)
         radius = torch.ones_like(none) if ball.norm == "l0" else torch.zeros_like(none)
         return _State(zero, radius, zero, none, torch.full_like(zero, torch.inf), torch.zeros_like(problem.rows.index))
@@ -100,11 +101,11 @@ class FMN:
         cosine = (1 + (torch.pi * state.iteration.clamp_max(self.steps) / self.steps).cos()) / 2
         size = self.step_size * (0.01 + 0.99 * cosine)
         gamma = _LAST_GAMMA + (self.gamma - _LAST_GAMMA) * cosine
-        if ball_of(problem.threat, "fmn", _NORMS, "pgd").norm == "l0":
+        if needs_ball("fmn", problem.threat, "pgd", _NORMS).norm == "l0":
             radius = self._count(problem, state.radius, length, gamma)
         else:
-            distance = problem.threat.distance(problem.x + state.z, problem.x)
-            ahead = distance + safe_divide(answer.values.abs(), problem.threat.dual_norm(answer.grad))
+            distance = problem.ball.length(problem.x + state.z - problem.x)
+            ahead = distance + safe_divide(answer.values.abs(), problem.ball.dual_norm(answer.grad))
             # A little past the estimate: on its own boundary a linear model may never be fooled, for rounding.
             ahead = (ahead * (1 + _LAST_GAMMA)).maximum(state.radius * (1 + gamma))
             grown = torch.where(length.isinf(), ahead, state.radius * (1 + gamma))

@@ -13,7 +13,7 @@ from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows, overlay
 from holdfast.errors import SettingError
 from holdfast.settings import check
-from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import column
 
 __all__ = ["HopSkipJump"]
@@ -91,7 +91,7 @@ class HopSkipJump:
         return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
-        ball = _ball(problem)
+        ball = needs_ball(self.name, problem.threat, "square or sparse-rs", ("linf", "l2"))
         if not ball.box.bounded:
             raise SettingError("hopskipjump starts from random inputs of the box: give one that is bounded")
         still, none = torch.zeros_like(problem.x), problem.x.new_zeros(len(problem))
@@ -126,7 +126,7 @@ class HopSkipJump:
         """Rows at an adversarial input away from the boundary begin to bisect."""
         if not bool(which.any()):
             return state
-        reach = _ball(problem).distance(state.z, torch.zeros_like(state.z))
+        reach = problem.ball.length(state.z)
         return replace(
             state,
             base=overlay(state.base, state.z, which),
@@ -170,8 +170,8 @@ class HopSkipJump:
         share = state.hits.to(state.z.dtype) / state.probes.clamp_min(1)
         weight = torch.where((share == 0) | (share == 1), 1 - share, share)
         normal = state.agree - column(weight, state.z) * state.total
-        ball = _ball(problem)
-        distance = ball.distance(state.base, torch.zeros_like(state.base))
+        ball = problem.ball
+        distance = ball.length(state.base)
         return replace(
             state,
             agree=overlay(state.agree, ball.steepest(normal), which),
@@ -189,7 +189,7 @@ class HopSkipJump:
         stepping = state.phase == _STEP
         if bool(stepping.any()):
             z = overlay(z, state.base + column(state.size, z) * state.agree, stepping)
-        lower, upper = _ball(problem).box.around(problem.x)
+        lower, upper = problem.ball.box.around(problem.x)
         count = problem.x.shape[1:].numel()
         starting = (state.phase == _START).nonzero()[:, 0]
         if len(starting):
@@ -206,15 +206,8 @@ class HopSkipJump:
         return z.clamp(lower, upper)
 
 
-def _ball(problem: Problem) -> Ball:
-    threat = problem.threat
-    if not isinstance(threat, Ball) or threat.norm not in ("linf", "l2"):
-        raise SettingError(f"hopskipjump works in L-infinity and L2, not under {threat.name}: use square or sparse-rs")
-    return threat
-
-
 def _linf(problem: Problem) -> bool:
-    return _ball(problem).norm == "linf"
+    return problem.ball.norm == "linf"
 
 
 def _draws(problem: Problem, state: _State, rows: Tensor) -> Draws:

@@ -13,6 +13,7 @@ from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
+from holdfast.threats.needs import needs_climbing
 from holdfast.threats.norm import column, each, safe_divide
 
 __all__ = ["MIFGSM", "gathered"]
@@ -78,7 +79,8 @@ class MIFGSM:
         return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
-        budget, still = problem.threat.budget(problem.x), torch.zeros_like(problem.x)
+        needs_climbing(self.name, problem.threat)
+        budget, still = problem.threat.budget(problem.x), problem.threat.nothing(problem.x)
         size = budget / self.steps if self.step_size is None else torch.full_like(budget, self.step_size)
         return _State(still, still, size, torch.zeros_like(problem.rows.index))
 
@@ -87,7 +89,7 @@ class MIFGSM:
         climbing = state.iteration < self.steps
         answer = problem.gradient(state.z, problem.objective(self.objective), needed=climbing)
         velocity = gathered(state.velocity, answer.grad, self.decay)
-        z = problem.threat.ascend(state.z, problem.x, velocity, state.size)
+        z = problem.climbable.ascend(state.z, problem.x, velocity, state.size)
         return _State(z, velocity, state.size, state.iteration + 1)
 
     def done(self, state: _State) -> Tensor:

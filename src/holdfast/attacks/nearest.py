@@ -15,12 +15,11 @@ from torch import Tensor
 
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import overlay
-from holdfast.errors import SettingError
 from holdfast.models.query import Answer
-from holdfast.threats import Ball, Threat
+from holdfast.threats import Ball
 from holdfast.threats.norm import column
 
-__all__ = ["around", "ball_of", "keep", "objective", "ranking", "refine", "search_constant", "worst_length"]
+__all__ = ["around", "keep", "objective", "ranking", "refine", "search_constant", "worst_length"]
 
 # The margin aimed at, as a share of what the move gains and in units of the logits' rounding: aiming at the boundary
 # itself would leave it to rounding on which side the look falls.
@@ -30,35 +29,20 @@ _OVERSHOOT, _ROUNDINGS = 3e-5, 8
 _LARGEST = 1e10
 
 
-def ball_of(threat: Threat, name: str, norms: tuple[str, ...], instead: str) -> Ball:
-    """The threat, if it is a ball in one of the norms.
-
-    Raises
-    ------
-    SettingError
-        When it is not; ``instead`` names the attack to use then.
-    """
-    if not isinstance(threat, Ball) or threat.norm not in norms:
-        raise SettingError(f"{name} works in {', '.join(norms)} only, not under {threat.name}: use {instead} there")
-    return threat
-
-
 def around(problem: Problem, radius: Tensor) -> Ball:
     """The problem's ball with other radii, ``(N,)``."""
-    assert isinstance(problem.threat, Ball)
-    return replace(problem.threat, eps=radius)
+    return replace(problem.ball, eps=radius)
 
 
 def worst_length(problem: Problem) -> Tensor:
     """``(N,)`` the distance of the farthest corner of the box, infinite where there is none."""
-    assert isinstance(problem.threat, Ball)
-    lower, upper = problem.threat.box.around(problem.x)
-    return problem.threat.distance(problem.x + torch.maximum(-lower, upper), problem.x)
+    lower, upper = problem.ball.box.around(problem.x)
+    return problem.ball.length(problem.x + torch.maximum(-lower, upper) - problem.x)
 
 
 def keep(problem: Problem, z: Tensor, best: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
     """After a look at ``z``: the nearest adversarial choice seen and its ``(N,)`` distance, infinite where none was."""
-    distance = problem.threat.distance(problem.threat.apply(problem.x, z), problem.x)
+    distance = problem.threat.distance(problem.x, z)
     nearer = problem.fooled & (distance < length)
     return overlay(best, z, nearer), torch.where(nearer, distance, length)
 
@@ -144,7 +128,7 @@ def refine(
         rounding = _ROUNDINGS * torch.finfo(x.dtype).eps * answer.logits.abs().amax(1)
         beyond = (_OVERSHOOT * offset.abs()).maximum(rounding)
         touching = threat.to_plane(torch.zeros_like(x), x, answer.grad, (offset + beyond).clamp_min(0))
-        reach = [threat.distance(x + choice, x) for choice in (touching, candidate)]
+        reach = [threat.length(x + choice - x) for choice in (touching, candidate)]
         candidate = torch.where(column(refining & (age >= 0) & (reach[0] < reach[1]), z), touching, candidate)
         onward = torch.where(column(problem.fooled, z), touching, _between(threat, x, z, best))
         onward = torch.where(column(age == rivals - 1, z), candidate, onward)
@@ -175,5 +159,5 @@ def _between(threat: Ball, x: Tensor, z: Tensor, best: Tensor) -> Tensor:
     """Half-way from ``z`` back to ``best``; in L0 by the number of coordinates."""
     if threat.norm != "l0":
         return (z + best) / 2
-    count = ((threat.distance(x + z, x) + threat.budget(x)) / 2).floor()
+    count = ((threat.length(x + z - x) + threat.budget(x)) / 2).floor()
     return replace(threat, eps=count).project(torch.where(z != 0, z, best), x)

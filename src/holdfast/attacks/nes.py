@@ -13,6 +13,7 @@ from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
+from holdfast.threats.needs import needs_climbing
 
 __all__ = ["NES"]
 
@@ -80,6 +81,7 @@ class NES:
         return rows.run + 1 < self.restarts
 
     def init(self, problem: Problem) -> Climb:
+        needs_climbing(self.name, problem.threat)
         return Climb.start(problem, moments=False)
 
     def step(self, problem: Problem, state: Climb) -> Climb:
@@ -88,7 +90,7 @@ class NES:
             return state
         budget = problem.threat.budget(problem.x)
         size = 2.5 / self.steps * budget if self.step_size is None else budget.new_full((len(budget),), self.step_size)
-        z = problem.threat.ascend(state.z, problem.x, state.total, size)
+        z = problem.climbable.ascend(state.z, problem.x, state.total, size)
         return self._probing.moved(state, z, complete)
 
     def done(self, state: Climb) -> Tensor:

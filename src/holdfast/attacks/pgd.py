@@ -13,6 +13,7 @@ from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
+from holdfast.threats.needs import needs_climbing
 
 __all__ = ["PGD"]
 
@@ -76,10 +77,11 @@ class PGD:
         return rows.run + 1 < self.restarts
 
     def init(self, problem: Problem) -> _State:
+        needs_climbing(self.name, problem.threat)
         if self.random_start:
             z = problem.threat.sample(problem.x, problem.draws(problem.rows.run))
         else:
-            z = torch.zeros_like(problem.x)
+            z = problem.threat.nothing(problem.x)
         budget = problem.threat.budget(problem.x)
         size = 2.5 / self.steps * budget if self.step_size is None else torch.full_like(budget, self.step_size)
         return _State(z, size, torch.zeros_like(problem.rows.index))
@@ -88,7 +90,7 @@ class PGD:
         # The last iterate is only looked at.
         climbing = state.iteration < self.steps
         answer = problem.gradient(state.z, problem.objective(self.objective), needed=climbing)
-        z = problem.threat.ascend(state.z, problem.x, answer.grad, state.size)
+        z = problem.climbable.ascend(state.z, problem.x, answer.grad, state.size)
         return _State(z, state.size, state.iteration + 1)
 
     def done(self, state: _State) -> Tensor:

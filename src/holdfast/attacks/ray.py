@@ -13,7 +13,7 @@ from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
-from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import column, safe_divide
 
 __all__ = ["Ray"]
@@ -82,6 +82,7 @@ class Ray:
         return rows.run + 1 < self.restarts
 
     def init(self, problem: Problem) -> _State:
+        needs_ball(self.name, problem.threat, "pgd")
         zero = problem.x.new_zeros(len(problem))
         return _State(torch.zeros_like(problem.x), zero, zero, zero + torch.inf, torch.zeros_like(problem.rows.index))
 
@@ -91,7 +92,7 @@ class Ray:
         answer = problem.gradient(self._choice(problem, state, size), problem.objective(self.objective), needed=start)
         if bool(start.any()):
             slope = torch.where(column(start, problem.x), self._slope(problem, answer.grad), state.slope)
-            ahead = safe_divide(answer.values.abs(), problem.threat.dual_norm(answer.grad))
+            ahead = safe_divide(answer.values.abs(), problem.ball.dual_norm(answer.grad))
             reach = torch.where(start, self._reach(problem, slope, ahead), state.reach)
             state = replace(state, slope=slope, reach=reach)
         fooled = problem.fooled & ~start
@@ -115,10 +116,7 @@ class Ray:
 
     @staticmethod
     def _choice(problem: Problem, state: _State, size: Tensor) -> Tensor:
-        threat, x = problem.threat, problem.x
-        if isinstance(threat, Ball):
-            return replace(threat, eps=size).maximize(state.slope, x)
-        return threat.project(column(size, x) * threat.steepest(state.slope), x)
+        return replace(problem.ball, eps=size).maximize(state.slope, problem.x)
 
     @staticmethod
     def _slope(problem: Problem, grad: Tensor) -> Tensor:
@@ -131,10 +129,8 @@ class Ray:
 
     def _reach(self, problem: Problem, slope: Tensor, ahead: Tensor) -> Tensor:
         """How far the ray goes."""
-        threat, x = problem.threat, problem.x
-        reach = threat.budget(x)
-        if isinstance(threat, Ball):
-            lower, upper = threat.box.around(x)
-            corner = torch.where(slope > 0, upper, torch.where(slope < 0, lower, 0))
-            reach = reach.minimum(threat.distance(x + corner, x))
+        threat, x = problem.ball, problem.x
+        lower, upper = threat.box.around(x)
+        corner = torch.where(slope > 0, upper, torch.where(slope < 0, lower, 0))
+        reach = threat.budget(x).minimum(threat.length(x + corner - x))
         return torch.where(reach.isinf(), self.probes * ahead, reach)

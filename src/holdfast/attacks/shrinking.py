@@ -7,13 +7,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.nearest import around, ball_of, keep, objective, ranking, refine, worst_length
+from holdfast.attacks.nearest import around, keep, objective, ranking, refine, worst_length
 from holdfast.engine.attack import Knowledge
 from holdfast.engine.craft import craft
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.settings import check
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import column, safe_divide
 
 __all__ = ["ShrinkingBall"]
@@ -104,7 +105,7 @@ class ShrinkingBall:
         return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
-        ball_of(problem.threat, "shrinking-ball", _NORMS, "sigma-zero")
+        needs_ball("shrinking-ball", problem.threat, "sigma-zero", _NORMS)
         rows, zero = problem.rows, torch.zeros_like(problem.x)
         known = problem.nearest & rows.found
         length = torch.where(known, -rows.value, torch.inf)
@@ -156,8 +157,8 @@ class ShrinkingBall:
     @staticmethod
     def _grown(problem: Problem, state: _State, values: Tensor, grad: Tensor, blind: Tensor) -> Tensor:
         """The next radius of a ball in which nothing has been found."""
-        distance = problem.threat.distance(problem.x + state.z, problem.x)
-        ahead = _BEYOND * (distance + safe_divide(values.abs(), problem.threat.dual_norm(grad)))
+        distance = problem.ball.length(problem.x + state.z - problem.x)
+        ahead = _BEYOND * (distance + safe_divide(values.abs(), problem.ball.dual_norm(grad)))
         grown = (_GROWTH * state.radius).maximum(torch.where(blind, 0, ahead))
         return grown.minimum(worst_length(problem)).clamp_max(_FARTHEST).to(state.radius.dtype)
 

@@ -6,13 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.nearest import ball_of, keep, objective, refine
+from holdfast.attacks.nearest import keep, objective, refine
 from holdfast.engine.attack import Knowledge
 from holdfast.engine.craft import craft
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows
 from holdfast.errors import SettingError
 from holdfast.settings import check
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import column, safe_divide
 
 __all__ = ["SigmaZero"]
@@ -90,7 +91,7 @@ class SigmaZero:
         return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
-        ball_of(problem.threat, "sigma-zero", ("l0",), "fmn")
+        needs_ball("sigma-zero", problem.threat, "fmn", ("l0",))
         zero, none = torch.zeros_like(problem.x), problem.x.new_full((len(problem),), torch.inf)
         threshold = torch.full_like(none, self.threshold)
         return _State(zero, zero, zero, threshold, zero, none, zero + torch.inf, torch.zeros_like(problem.rows.index))
@@ -103,7 +104,7 @@ class SigmaZero:
             needed=age + 1 < self.refine,
         )
         best, length = keep(problem, state.z, state.best, state.length)
-        lower, upper = ball_of(problem.threat, "sigma-zero", ("l0",), "fmn").box.around(problem.x)
+        lower, upper = needs_ball("sigma-zero", problem.threat, "fmn", ("l0",)).box.around(problem.x)
         width = upper - lower
         change = safe_divide(state.z, width)
         count_slope = 2 * self.sigma * change / (change.square() + self.sigma).square() / change[0].numel()

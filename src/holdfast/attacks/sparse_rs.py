@@ -12,7 +12,7 @@ from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows, overlay
 from holdfast.errors import SettingError
 from holdfast.settings import check
-from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 
 __all__ = ["SparseRS"]
 
@@ -79,7 +79,7 @@ class SparseRS:
         return rows.run + 1 < self.restarts
 
     def init(self, problem: Problem) -> _State:
-        _ball(problem)
+        needs_ball("sparse-rs", problem.threat, "square", ("l0",))
         x, zero = problem.x, torch.zeros_like(problem.rows.index)
         draws = problem.draws(problem.rows.run * self.queries)
         order = draws.bits(x.shape[1:].numel()).argsort(dim=1, stable=True)
@@ -135,13 +135,6 @@ class SparseRS:
         return z.reshape(best.shape), order
 
 
-def _ball(problem: Problem) -> Ball:
-    threat = problem.threat
-    if not isinstance(threat, Ball) or threat.norm != "l0":
-        raise SettingError(f"sparse-rs works in L0, not under {threat.name}: use square there")
-    return threat
-
-
 def _budget(problem: Problem) -> Tensor:
     """``(N,)`` how many coordinates a row may change."""
     return problem.threat.budget(problem.x).clamp_max(problem.x.shape[1:].numel()).long()
@@ -150,7 +143,7 @@ def _budget(problem: Problem) -> Tensor:
 def _ends(problem: Problem, coordinates: Tensor, up: Tensor) -> Tensor:
     """``(N, k)`` the changes that take coordinates to an end of their box: where one is there already, to the other."""
     lower, upper = (
-        bound.expand_as(problem.x).flatten(1).gather(1, coordinates) for bound in _ball(problem).box.around(problem.x)
+        bound.expand_as(problem.x).flatten(1).gather(1, coordinates) for bound in problem.ball.box.around(problem.x)
     )
     return torch.where((up | (lower == 0)) & (upper != 0), upper, lower)
 

@@ -13,7 +13,7 @@ from holdfast.engine.rows import Rows, overlay
 from holdfast.errors import SettingError
 from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
-from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import column
 
 __all__ = ["SPSA"]
@@ -85,9 +85,7 @@ class SPSA:
         return rows.run + 1 < self.restarts
 
     def init(self, problem: Problem) -> Climb:
-        threat = problem.threat
-        if not isinstance(threat, Ball) or threat.norm not in ("linf", "l2"):
-            raise SettingError(f"spsa works in L-infinity and L2, not under {threat.name}: use nes there")
+        needs_ball(self.name, problem.threat, "nes", ("linf", "l2"))
         return Climb.start(problem, moments=True)
 
     def step(self, problem: Problem, state: Climb) -> Climb:
@@ -102,7 +100,7 @@ class SPSA:
         mean = first * state.mean + (1 - first) * state.total
         square = second * state.square + (1 - second) * state.total.square()
         step = mean / (1 - first**move) / ((square / (1 - second**move)).sqrt() + _FLOOR)
-        z = problem.threat.retract(state.z + self.learning_rate * step, problem.x)
+        z = problem.ball.retract(state.z + self.learning_rate * step, problem.x)
         state = replace(state, mean=overlay(state.mean, mean, complete), square=overlay(state.square, square, complete))
         return self._probing.moved(state, z, complete)
 

@@ -14,7 +14,8 @@ from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows, overlay
 from holdfast.errors import SettingError
 from holdfast.settings import check
-from holdfast.threats import Ball, Threat
+from holdfast.threats import Threat
+from holdfast.threats.needs import needs_ball
 from holdfast.threats.norm import column, safe_divide
 
 __all__ = ["Square"]
@@ -254,7 +255,7 @@ class Square:
         n, channels, height, width = _images(x).shape
         signs = self._signs(problem, channels * width).reshape(n, channels, 1, width)
         z = (column(problem.threat.budget(x), signs) * signs).expand(-1, -1, height, -1).reshape(x.shape)
-        return problem.threat.retract(z, x)
+        return problem.ball.retract(z, x)
 
     def _paint(self, problem: Problem, best: Tensor, place: Tensor) -> Tensor:
         """``best`` with a window moved to the ends of the budget."""
@@ -263,7 +264,7 @@ class Square:
         rows = _span(top, height, images.shape[2]) * (2 * problem.threat.budget(problem.x)).unsqueeze(1)
         columns = _span(left, width, images.shape[3]).unsqueeze(1) * place[:, 4:].unsqueeze(2)
         moved = torch.addcmul(images, rows[:, None, :, None], columns.unsqueeze(2))
-        return problem.threat.retract(moved.reshape(best.shape), problem.x)
+        return problem.ball.retract(moved.reshape(best.shape), problem.x)
 
     def _grid(self, problem: Problem, power: int) -> Tensor:
         """Bumps of random sign and direction on a grid of about 5 x 5 tiles."""
@@ -277,7 +278,7 @@ class Square:
         bottom, right = top + rows * tall, left + columns * wide
         field[:, :, top:bottom, left:right] = grid.reshape(n, channels, rows * tall, columns * wide)
         field = field.reshape(x.shape)
-        length = column(problem.threat.distance(field, torch.zeros_like(field)), field)
+        length = column(problem.ball.length(field), field)
         scale = column(problem.threat.budget(x), field) / length
         # In L1 the projection makes a field that is too long sparse, as scaling would not.
         return _inside(problem, field * (scale if power == 2 else scale.clamp_min(1)), power)
@@ -315,9 +316,8 @@ class Square:
 
 def _power(threat: Threat) -> int | None:
     """The power whose sum is the norm: 2 or 1, None for L-infinity."""
-    if not isinstance(threat, Ball) or threat.norm not in ("linf", "l2", "l1"):
-        raise SettingError(f"square works in L-infinity, L2 and L1, not under {threat.name}: use sparse-rs in L0")
-    return {"linf": None, "l2": 2, "l1": 1}[threat.norm]
+    ball = needs_ball("square", threat, "sparse-rs", ("linf", "l2", "l1"))
+    return {"linf": None, "l2": 2, "l1": 1}[ball.norm]
 
 
 def _tiles(side: int) -> tuple[int, int, int]:
@@ -335,5 +335,5 @@ def _mask(top: Tensor, left: Tensor, height: Tensor, width: Tensor, like: Tensor
 
 def _inside(problem: Problem, images: Tensor, power: int) -> Tensor:
     """Back into ball and box, as published: in L1 by the projection onto both."""
-    z, threat = images.reshape(problem.x.shape), problem.threat
+    z, threat = images.reshape(problem.x.shape), problem.ball
     return threat.retract(z, problem.x) if power == 2 else threat.project(z, problem.x)

@@ -35,7 +35,7 @@ def nearest_boundary(problem: Problem, answer: Answer) -> tuple[Tensor, Tensor]:
     rows, label = torch.arange(len(problem), device=answer.logits.device), problem.rows.y
     rise = answer.logits - answer.logits.gather(1, label.unsqueeze(1))
     grad = answer.grad - answer.grad[rows, label].unsqueeze(1)
-    slope = problem.threat.dual_norm(grad.flatten(0, 1)).reshape(rise.shape)
+    slope = problem.ball.dual_norm(grad.flatten(0, 1)).reshape(rise.shape)
     # A class whose difference to the label is flat has no boundary to go to.
     distance = torch.where(slope > 0, rise.abs() / slope, torch.inf)
     nearest = distance.argmin(1)

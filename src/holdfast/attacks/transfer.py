@@ -17,7 +17,7 @@ from holdfast.errors import ModelError, SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
-from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 
 __all__ = ["Diversity", "Transfer", "TranslationKernel", "VarianceTuning"]
 
@@ -195,8 +195,7 @@ class Transfer:
         return torch.zeros_like(rows.found)
 
     def init(self, problem: Problem) -> _State:
-        if not isinstance(problem.threat, Ball):
-            raise SettingError(f"transfer needs a norm ball, not {problem.threat.name}")
+        needs_ball(self.name, problem.threat, "pgd")
         if (self.diversity or self.kernel) and problem.x.dim() != 4:
             raise SettingError(
                 f"transfer: diversity and kernel are for images (C, H, W), not inputs of shape "
@@ -217,8 +216,7 @@ class Transfer:
         return state.tried
 
     def _craft(self, problem: Problem, query: Query) -> Tensor:
-        threat, x, clean = problem.threat, problem.x, problem.rows.clean_logits
-        assert isinstance(threat, Ball)
+        threat, x, clean = problem.ball, problem.x, problem.rows.clean_logits
         classes = query.bare_logits(x).shape[1]
         if clean is not None and clean.shape[1] != classes:
             raise ModelError(f"it returns {classes} logits, but the model under attack {clean.shape[1]}")

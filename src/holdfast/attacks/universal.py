@@ -133,7 +133,7 @@ def universal_perturbation(
                 best, predicted = z, now
     return UniversalResult(
         z=best[0],
-        distance=float(ball.distance(best, origin)),
+        distance=float(ball.length(best - origin)),
         examples=len(labels),
         clean_accuracy=float((clean == labels).double().mean()),
         robust_accuracy=float((predicted == labels).double().mean()),
@@ -167,7 +167,7 @@ def _clean(query: Query, source: Source, threat: Ball) -> tuple[Tensor, Tensor]:
     predicted, labels = [], []
     for x, y in _batches(query, source):
         logits = query.bare_logits(x)
-        if not bool(threat.contains(x, x).all()):
+        if not bool(threat.admits(x, x).all()):
             raise DataError(f"universal: inputs from {x.min():g} to {x.max():g} lie outside the box of {threat!r}")
         if bool((y < 0).any() or (y >= logits.shape[1]).any()):
             raise DataError(f"universal: labels must be classes of the model, 0 to {logits.shape[1] - 1}")

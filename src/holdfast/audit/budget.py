@@ -58,7 +58,7 @@ def _covers_box(threat: Ball, x: Tensor) -> bool:
     """Whether from every input the corner of the box that is farthest away is admissible."""
     lower, upper = threat.box.around(x)
     corner = torch.where(upper >= -lower, upper, lower)
-    return threat.box.bounded and bool(corner.any()) and bool(threat.contains(x + corner, x).all())
+    return threat.box.bounded and bool(corner.any()) and bool(threat.admits(x + corner, x).all())
 
 
 def _confusable(threat: Ball, x: Tensor, y: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def _confusable(threat: Ball, x: Tensor, y: Tensor) -> Tensor:
     budget = threat.budget(x)
     for shift in range(1, len(x)):
         others, labels, budgets = (part.roll(shift, 0) for part in (x, y, budget))
-        found |= (labels != y) & (threat.distance(others, x) <= budget + budgets)
+        found |= (labels != y) & (threat.length(others - x) <= budget + budgets)
     return found
 
 

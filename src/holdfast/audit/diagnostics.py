@@ -48,7 +48,7 @@ def _examine_model(query: Query, threat: Threat, protocol: EvaluationProtocol, b
         return
     known = y.clamp(0, classes - 1)
     grad = query.gradient(query.prepare(x), lambda logits: margin(logits, known)).grad
-    flat = int((threat.dual_norm(grad) == 0).sum())
+    flat = int((grad.flatten(1).abs().amax(1) == 0).sum())
     if flat:
         yield Diagnostic(
             name="zero gradient",

@@ -162,16 +162,15 @@ class Proofs:
     def _replayed(self, outcome: Outcome, example: Batch, certificate: Certificate) -> Outcome:
         """The outcome after the bare model and the threat have judged a counterexample."""
         assert certificate.x_adv is not None
-        rows = Rows.fresh(
-            example.index.to(self.query.device), self.query.prepare(example.x), example.y.to(self.query.device)
-        )
+        index = example.index.to(self.query.device)
+        threat = self.threat.at(index)
+        rows = Rows.fresh(threat, index, self.query.prepare(example.x), example.y.to(self.query.device))
         x_adv = self.query.prepare(certificate.x_adv.unsqueeze(0))
-        threat = self.threat.at(rows.index)
         votes = sum(int(rows.fooled(self.query.bare_logits(x_adv))) for _ in range(self.samples))
         outcome = replace(outcome, forwards=outcome.forwards + self.samples)
-        if 2 * votes <= self.samples or not bool(threat.contains(x_adv, rows.x)):
+        if 2 * votes <= self.samples or not bool(threat.admits(x_adv, rows.x)):
             return outcome
-        (distance,) = threat.distance(x_adv, rows.x).tolist()
+        (distance,) = threat.length(x_adv - rows.x).tolist()
         return replace(outcome, verdict="broken", stage=SEARCH, distance=distance, x_adv=x_adv[0])
 
     def _doubt_curve(

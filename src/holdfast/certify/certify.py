@@ -294,7 +294,7 @@ class Certifier:
         def judge(place: int, x_adv: Tensor) -> bool:
             one = torch.tensor([place], device=y.device)
             wrong = misclassified(self.logits(x_adv.unsqueeze(0)), y[one])
-            return bool(wrong & threat.at(one).contains(x_adv.unsqueeze(0), region.center[one]))
+            return bool(wrong & threat.at(one).admits(x_adv.unsqueeze(0), region.center[one]))
 
         bounds = crown(graph, region, memory=self.memory)
         margins = each_margin(graph, bounds, region, y)

@@ -348,7 +348,7 @@ def _verified(example: _Example, radius: float, seconds: float) -> Proof | None:
     (rows,) = specification(torch.tensor([example.y]), graph.nodes[graph.output].shape[0], torch.float64)
 
     def judge(place: int, point: Tensor) -> bool:
-        admissible = threat.contains(point[None], region.center)
+        admissible = threat.admits(point[None], region.center)
         return bool(admissible & (rows @ graph(point[None])[0] <= 0).any())
 
     (proof,) = branch_and_bound(problem, [rows], [rows.new_zeros(len(rows))], judge, seconds=seconds)
@@ -358,7 +358,7 @@ def _verified(example: _Example, radius: float, seconds: float) -> Proof | None:
 def _slid(example: _Example, bracket: _Bracket, point: Tensor, until: float) -> tuple[float, _Bracket]:
     """To the nearest misclassified input of the linear piece that a misclassified one is in: a linear program."""
     graph, x, norm = example.graph, example.x.double(), example.threat.norm
-    reach = float(example.threat.distance(point, x))
+    reach = float(example.threat.length(point - x))
     region = Region.around(replace(example.threat, eps=reach * (1 + _AGREE[0])), x)
     values = graph.values(point)
     signs = {
@@ -488,7 +488,7 @@ def _nearest(example: _Example, inputs: Tensor) -> tuple[float, Tensor | None]:
     """Of some inputs, ``(M, *shape)``, the nearest that is misclassified and in the set, no tolerance given."""
     x, threat = example.x, example.threat
     inputs = threat.box.clip(inputs)
-    length = threat.distance(inputs.double(), x.double().expand_as(inputs))
+    length = threat.length(inputs.double() - x.double())
     logits = example.query.bare_logits(inputs)
     # Beyond what another order of the sums, such as that of another batch size, could undo.
     largest = torch.stack([value.flatten(1).abs().amax(1) for value in example.graph.values(inputs.double())]).amax(0)

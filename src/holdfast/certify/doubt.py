@@ -177,7 +177,7 @@ def _inner(threat: Ball, index: Tensor, x: Tensor) -> Ball:
 
 def _strictly_inside(threat: Ball, x_adv: Tensor, x: Tensor) -> bool:
     """Without the tolerance of verdicts: what is a hair's breadth outside contradicts no proof."""
-    distance = float(threat.distance(x_adv.double(), x.double()))
+    distance = float(threat.length(x_adv.double() - x.double()))
     budget = min(float(threat.budget(x)), float(threat.budget(x.double())))
     return distance <= budget and float(threat.box.excess(x_adv)) == 0
 
@@ -206,7 +206,7 @@ class _Scatter:
         x, draws = problem.x, problem.draws(state.iteration)
         # What is best for a linear function is a corner.
         direction = draws.normal(x[0].numel(), lane=1).to(x.dtype).reshape(x.shape)
-        corner = problem.threat.maximize(direction, x)
+        corner = problem.ball.maximize(direction, x)
         odd = (state.iteration % 2 == 1).view(-1, *[1] * (x.dim() - 1))
         z = torch.where(odd, corner, problem.threat.sample(x, draws))
         problem.evaluate(z, problem.objective("margin"))

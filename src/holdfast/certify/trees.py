@@ -162,7 +162,7 @@ def _sets(threat: Ball, x: Tensor) -> list[_Set]:
     The sum of input and budget is taken in float64 and rounded once more: of two numbers of float32 that is their sum
     in float32 (Figueroa, "When is double rounding innocuous?", SIGNUM Newsletter 30, 1995).
     """
-    if len(outside := (~threat.contains(x, x)).nonzero()):
+    if len(outside := (~threat.admits(x, x)).nonzero()):
         raise DataError(
             f"example {int(outside[0, 0])} lies outside the box {threat.box}: scale the data to it, or change it"
         )

@@ -24,6 +24,7 @@ from holdfast.engine.verification import verify
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.query import Query
 from holdfast.threats import Threat
+from holdfast.threats.box import TOLERANCE
 
 __all__ = ["Outcome", "Stage", "Verdict", "drive", "maximize"]
 
@@ -200,15 +201,18 @@ class _Engine:
         query = self.query
         index, x, y = batch.index.to(query.device), batch.x, batch.y.to(query.device)
         clean = self._clean_logits(x)
+        x = query.prepare(x)
+        threat = self.threat.at(index)
         rows = Rows.fresh(
+            threat,
             index,
-            query.prepare(x),
+            x,
             y,
             target=None if self.target is None else self.target.to(query.device)[index],
             clean_logits=clean,
             forwards=self.samples,
         )
-        _check(rows, clean, self.threat.at(index), self.stages)
+        _check(rows, clean, threat, self.stages)
         if not self.lanes:
             self._open_lanes(rows)
         wrong = rows.fooled(clean)
@@ -337,10 +341,11 @@ class _Engine:
         threat = self.threat.at(rows.index)
         broken = verdict == "broken"
         stages = [self.stages[number].name if broken else stage for number in rows.stage.tolist()]
-        x_adv = rows.x if verdict == "misclassified" else threat.apply(rows.x, rows.best)
-        endless = threat.budget(x_adv).isinf()
+        clean = verdict == "misclassified"
+        x_adv = rows.x if clean else threat.apply(rows.x, rows.best)
+        endless = threat.budget(rows.x).isinf()
         unknown = (rows.value == -torch.inf) | (rows.found & endless)
-        distance = threat.distance(x_adv, rows.x)
+        distance = torch.zeros_like(rows.value) if clean else threat.distance(rows.x, rows.best)
         if verdict in ("robust", "undecided"):
             # Of the nearest adversarial input that was found, where none was.
             distance = torch.where(endless, torch.inf, distance)
@@ -386,12 +391,18 @@ def maximize(attack: Attack, query: Query, threat: Threat, x: Tensor, y: Tensor,
         ``(N, ...)`` inputs, in the query's precision.
     """
     index = torch.arange(len(x), device=query.device)
-    rows = Rows.fresh(index, query.prepare(x), y.to(query.device))
+    rows = Rows.fresh(threat.at(index), index, query.prepare(x), y.to(query.device))
     problem = Problem(query, threat, rows, seed=seed, roams=roams(attack))
     state = attack.init(problem)
     while not bool(attack.done(state).all()):
         state = attack.step(problem, state)
     return problem.threat.apply(problem.rows.x, problem.rows.best)
+
+
+def _unchanged(threat: Threat, rows: Rows) -> Tensor:
+    """``(N,)`` bool, whether the choice that changes nothing is one and leaves the input as it is, to 1e-6."""
+    still = ((threat.apply(rows.x, rows.best) - rows.x).abs() <= TOLERANCE).flatten(1).all(1)
+    return still & threat.contains(rows.x, rows.best)
 
 
 def _check(rows: Rows, clean: Tensor, threat: Threat, stages: Sequence[Stage]) -> None:
@@ -418,7 +429,7 @@ def _check(rows: Rows, clean: Tensor, threat: Threat, stages: Sequence[Stage]) -
         )
     if rows.target is not None and (example := first((rows.target < 0) | (rows.target >= classes))) is not None:
         raise DataError(f"example {example} has a target class outside 0 to {classes - 1}")
-    if (example := first(~threat.contains(rows.x, rows.x))) is not None:
+    if (example := first(~_unchanged(threat, rows))) is not None:
         low, high = (float(end) for end in rows.x[rows.index == example].aminmax())
         cure = "give raw inputs and normalise inside the model (or give mean and std), or set another box"
         if low >= 0 and 1 < high <= 255:

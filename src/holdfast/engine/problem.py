@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from holdfast.draws import Draws
 from holdfast.engine.rows import Rows, overlay
 from holdfast.models.query import Answer, Query
 from holdfast.objectives import ObjectiveName, objective
-from holdfast.threats import Threat
+from holdfast.threats import Ball, Climbable, Threat
 
 __all__ = ["Problem"]
 
@@ -72,6 +73,17 @@ class Problem:
         )
 
     @property
+    def ball(self) -> Ball:
+        """The threat, of attacks that have seen to it that it is a norm ball."""
+        assert isinstance(self.threat, Ball)
+        return self.threat
+
+    @property
+    def climbable(self) -> Climbable:
+        """The threat, of attacks that have seen to it that it can be climbed in."""
+        return cast("Climbable", self.threat)
+
+    @property
     def x(self) -> Tensor:
         """``(N, ...)`` clean inputs."""
         return self.rows.x
@@ -100,7 +112,7 @@ class Problem:
             logits = self.query.logits(inputs)
             return Answer(logits, objective(logits), logits)
 
-        return self._see(z, inputs, look, 0).values
+        return self._see(z, look, 0).values
 
     def decide(self, z: Tensor) -> Tensor:
         """``(N,)`` bool, whether the choice ``z`` fools the model: one forward pass a row, and its class alone."""
@@ -108,18 +120,23 @@ class Problem:
         return self.fooled
 
     def gradient(self, z: Tensor, objective: Callable[[Tensor], Tensor], needed: Tensor | None = None) -> Answer:
-        """The objective at ``z`` and its gradient with respect to the model's input.
+        """The objective at ``z`` and its gradient with respect to the choice, by the chain rule through ``apply``.
 
         Parameters
         ----------
         z : Tensor
-            ``(N, ...)`` choices.
+            ``(N, *choice)`` choices.
         objective : callable
             Maps logits ``(N, K)`` to values ``(N,)``.
         needed : Tensor, optional
             ``(N,)`` bool, the rows whose gradient will be used; the others count no backward pass and get 0, and the
             pass is left out when nobody needs it.
         """
+        answer = self.input_gradient(z, objective, needed)
+        return replace(answer, grad=self.climbable.pull(self.x, z, answer.grad))
+
+    def input_gradient(self, z: Tensor, objective: Callable[[Tensor], Tensor], needed: Tensor | None = None) -> Answer:
+        """The objective at ``z`` and its gradient with respect to the input; takes what :meth:`gradient` does."""
         inputs = self.threat.apply(self.x, z)
         blind = needed is not None and not bool(needed.any())
 
@@ -129,10 +146,10 @@ class Problem:
             logits = self.query.logits(inputs)
             return Answer(logits, objective(logits), torch.zeros_like(self.x))
 
-        return self._see(z, inputs, look, 1 if needed is None else needed)
+        return self._see(z, look, 1 if needed is None else needed)
 
     def jacobian(self, z: Tensor, needed: Tensor | None = None) -> Answer:
-        """All logits at ``z`` and their gradients, ``grad`` being ``(N, K, ...)``: one forward pass and K backward.
+        """All logits at ``z`` and their input gradients, ``grad`` being ``(N, K, ...)``: one forward pass, K backward.
 
         ``needed``: as in :meth:`gradient`.
         """
@@ -148,9 +165,9 @@ class Problem:
                 grad = torch.zeros_like(self.x).unsqueeze(1).expand(-1, logits.shape[1], *self.x.shape[1:])
             return Answer(logits, margin(logits), grad)
 
-        return self._see(z, inputs, look, self.rows.classes * (1 if needed is None else needed))
+        return self._see(z, look, self.rows.classes * (1 if needed is None else needed))
 
-    def _see(self, z: Tensor, inputs: Tensor, look: Callable[[], Answer], backwards: Tensor | int) -> Answer:
+    def _see(self, z: Tensor, look: Callable[[], Answer], backwards: Tensor | int) -> Answer:
         """Look once, or as often as a random model needs for an average, and record what was seen."""
         answer = look()
         fooled = self.rows.fooled(answer.logits)
@@ -164,16 +181,16 @@ class Problem:
             answer = Answer(*(sum(getattr(part, name) for part in parts) / self._samples for name in names))
             fooled = 2 * wrong > self._samples
         self.fooled = fooled
-        self._record(z, inputs, answer, backwards)
+        self._record(z, answer, backwards)
         return answer
 
-    def _record(self, z: Tensor, inputs: Tensor, answer: Answer, backwards: Tensor | int) -> None:
+    def _record(self, z: Tensor, answer: Answer, backwards: Tensor | int) -> None:
         rows, hit, values = self.rows, self.fooled, answer.values
         margin = self.objective("margin")(answer.logits)
         if self._roams:
             # An attack that looks outside the budget is believed only inside it.
-            distance = self.threat.distance(inputs, self.x)
-            inside = self._inside(inputs, distance)
+            distance = self.threat.distance(self.x, z)
+            inside = self._inside(z, distance)
             hit = hit & inside
             margin = torch.where(inside, margin, rows.margin)
             values = torch.where(self.nearest & hit, -distance, values)
@@ -191,9 +208,9 @@ class Problem:
             margin=torch.fmax(rows.margin, margin),
         )
 
-    def _inside(self, inputs: Tensor, distance: Tensor) -> Tensor:
+    def _inside(self, z: Tensor, distance: Tensor) -> Tensor:
         """``(N,)`` bool, what the threat will call admissible, at little cost far from the budget's edge."""
         budget = self.threat.budget(self.x)
         inside = distance <= budget
         edge = ~inside & (distance <= 1.1 * budget)
-        return inside | (edge & self.threat.contains(inputs, self.x)) if bool(edge.any()) else inside
+        return inside | (edge & self.threat.contains(self.x, z)) if bool(edge.any()) else inside

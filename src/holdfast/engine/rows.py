@@ -8,6 +8,7 @@ from torch import Tensor
 
 from holdfast.models.layout import pick
 from holdfast.objectives import objective
+from holdfast.threats import Threat
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -72,8 +73,8 @@ class Rows:
     found : Tensor
         ``(N,)`` bool, whether an adversarial choice has been seen.
     best : Tensor
-        ``(N, ...)`` the best choice seen: an adversarial one before any other, then the highest objective; where the
-        budget is infinite, the nearest of the adversarial ones.
+        ``(N, *choice)`` the best choice seen: an adversarial one before any other, then the highest objective; where
+        the budget is infinite, the nearest of the adversarial ones.
     stage : Tensor
         ``(N,)`` the number of the stage that looked there.
     value : Tensor
@@ -99,6 +100,7 @@ class Rows:
     @classmethod
     def fresh(
         cls,
+        threat: Threat,
         index: Tensor,
         x: Tensor,
         y: Tensor,
@@ -107,7 +109,10 @@ class Rows:
         clean_logits: Tensor | None = None,
         forwards: int = 0,
     ) -> "Rows":
-        """Rows of which nothing has been seen yet but, perhaps, their clean logits; whole numbers become int64."""
+        """Rows of which nothing has been seen yet but, perhaps, their clean logits; whole numbers become int64.
+
+        The threat has been looked up for them.
+        """
         index, y, target = index.long(), y.long(), None if target is None else target.long()
         count = torch.zeros_like(index)
         low = x.new_full((len(x),), -torch.inf)
@@ -121,7 +126,7 @@ class Rows:
             forwards=count + forwards,
             backwards=count,
             found=torch.zeros_like(index, dtype=torch.bool),
-            best=torch.zeros_like(x),
+            best=threat.nothing(x),
             stage=count,
             value=low,
             margin=low,

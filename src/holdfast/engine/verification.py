@@ -29,7 +29,7 @@ def verify(query: Query, threat: Threat, rows: Rows, samples: int) -> tuple[Rows
         choice = part.best * (1 + nudge)
         x_adv = here.apply(part.x, choice)
         votes = sum(part.fooled(query.bare_logits(x_adv)).long() for _ in range(samples))
-        upheld = (2 * votes > samples) & here.contains(x_adv, part.x)
+        upheld = (2 * votes > samples) & here.contains(part.x, choice)
         holds = holds.index_copy(0, open_, upheld)
         rows = replace(
             rows,

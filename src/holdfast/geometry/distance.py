@@ -177,12 +177,12 @@ def _to_planes(x: Tensor, grads: Tensor, gaps: Tensor, threat: Ball) -> tuple[Te
     move = threat.to_plane(torch.zeros_like(rows), rows, shaped, gaps.clamp_min(0))
     gained = (shaped * move).flatten(1).sum(1)
     reached = gained >= gaps - _ON * (gaps.abs() + (shaped * move).flatten(1).abs().sum(1))
-    return torch.where(reached, threat.distance(rows + move, rows), torch.inf), rows + move
+    return torch.where(reached, threat.length(rows + move - rows), torch.inf), rows + move
 
 
 def _nearer(best: Nearest, x: Tensor, threat: Ball, normals: Tensor, slack: Tensor, facet: int | None) -> Nearest:
     move = nearest_point(threat, x, normals, slack)
     if move is None:
         return best
-    distance = float(threat.distance(move[None], torch.zeros_like(move[None])))
+    distance = float(threat.length(move[None]))
     return Nearest(distance, x + move, facet) if distance < best.distance else best

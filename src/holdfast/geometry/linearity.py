@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from holdfast.arguments import inputs, labels, require_classes, seed_of, threat_of, whole
+from holdfast.arguments import ball_of, inputs, labels, require_classes, seed_of, whole
 from holdfast.draws import Draws
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from holdfast.geometry.curvature import Loss
-    from holdfast.threats import Threat
+    from holdfast.threats import Ball
 
 __all__ = ["gradient_alignment", "linearity_violation"]
 
@@ -25,7 +25,7 @@ def linearity_violation(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    threat: Threat,
+    threat: Ball,
     *,
     steps: int = 10,
     seed: int = 0,
@@ -42,7 +42,7 @@ def linearity_violation(
         Maps ``(N, ...)`` inputs to ``(N, K)`` logits. It is given back as it was.
     x, y : Tensor
         ``(N, ...)`` inputs and ``(N,)`` labels, all looked at in one call of the model.
-    threat : Threat
+    threat : Ball
         The set.
     steps : int
         Of the ascent, each a fifth of the budget long.
@@ -57,7 +57,7 @@ def linearity_violation(
         ``(N,)``, 0 for a linear loss.
     """
     steps, seed = whole("steps", steps, 0), seed_of(seed)
-    x, threat = inputs(x), threat_of(threat)
+    x, threat = inputs(x), ball_of(threat)
     y = labels(y, len(x))
     with Query(model, batch_size=max(len(x), 1)) as query:
         require_classes(query.logits(x), y)
@@ -76,7 +76,7 @@ def linearity_violation(
 
 
 def gradient_alignment(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, seed: int = 0, loss: Loss = cross_entropy
+    model: nn.Module, x: Tensor, y: Tensor, threat: Ball, *, seed: int = 0, loss: Loss = cross_entropy
 ) -> Tensor:
     """The cosine between the loss's gradient at each input and at a random point of its set.
 
@@ -89,7 +89,7 @@ def gradient_alignment(
         Maps ``(N, ...)`` inputs to ``(N, K)`` logits. It is given back as it was.
     x, y : Tensor
         ``(N, ...)`` inputs and ``(N,)`` labels, all looked at in one call of the model.
-    threat : Threat
+    threat : Ball
         The set.
     seed : int
         Of the random points.
@@ -102,7 +102,7 @@ def gradient_alignment(
         ``(N,)`` from -1 to 1; not a number where a gradient is 0 and has no direction.
     """
     seed = seed_of(seed)
-    x, threat = inputs(x), threat_of(threat)
+    x, threat = inputs(x), ball_of(threat)
     y = labels(y, len(x))
     with Query(model, batch_size=max(len(x), 1)) as query:
         require_classes(query.logits(x), y)

@@ -88,7 +88,7 @@ def lipschitz_below(
             for _ in range(steps + 1):
                 moved = threat.apply(x, z)
                 here = query.gradient(moved, lambda out: torch.linalg.vector_norm(out - clean, order, 1))
-                way = threat.distance(moved, x)
+                way = threat.length(moved - x)
                 best = torch.where(way > 0, best.maximum(here.values / way), best)
                 z = threat.ascend(z, x, here.grad, size)
     return best

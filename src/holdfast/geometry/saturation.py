@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from holdfast.arguments import inputs, labels, number, require_classes, threat_of
+from holdfast.arguments import ball_of, inputs, labels, number, require_classes
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy, margin
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from holdfast.threats import Threat
+    from holdfast.threats import Ball
 
 __all__ = ["Saturation", "gradient_saturation"]
 
@@ -38,7 +38,7 @@ class Saturation:
     ratio: Tensor
 
 
-def gradient_saturation(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, scale: float = 1.0) -> Saturation:
+def gradient_saturation(model: nn.Module, x: Tensor, y: Tensor, threat: Ball, *, scale: float = 1.0) -> Saturation:
     """Compare what FGSM can hope for under cross-entropy and under the margin.
 
     The gradient of cross-entropy is a mean of the gradients of ``z_k - z_y``, weighted by the probabilities of the
@@ -53,7 +53,7 @@ def gradient_saturation(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, 
         Maps ``(N, ...)`` inputs to ``(N, K)`` logits. It is given back as it was.
     x, y : Tensor
         ``(N, ...)`` inputs and ``(N,)`` labels, all looked at in one call of the model.
-    threat : Threat
+    threat : Ball
         The norm and the budget.
     scale : float
         Multiplies the logits under both losses: confidence without another decision, as the temperature of a distilled
@@ -64,7 +64,7 @@ def gradient_saturation(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, 
     Saturation
     """
     scale = number("scale", scale)
-    x, threat = inputs(x), threat_of(threat)
+    x, threat = inputs(x), ball_of(threat)
     y = labels(y, len(x))
     with Query(model, batch_size=max(len(x), 1)) as query:
         require_classes(query.logits(x), y)

@@ -282,7 +282,7 @@ class _Search:
         return nearest_point(self.threat, self.x, normals, slack)
 
     def _size(self, move: Tensor) -> float:
-        return float(self.threat.distance(move[None], torch.zeros_like(move[None])))
+        return float(self.threat.length(move[None]))
 
     def _entered(self, stage: int, frame: Tensor) -> Tensor:
         """The frame before a stage's units, or at the output."""

@@ -51,7 +51,7 @@ class Problem:
     def scale(self) -> float:
         """A typical dual norm of ``w``: with it predictions spread as much as they should."""
         spread = torch.from_numpy(self.design.spread(self.loss.s))[None]
-        return self.spread / (self.eps + float(self.unit.distance(spread, torch.zeros_like(spread))[0]) or 1.0)
+        return self.spread / (self.eps + float(self.unit.length(spread)[0]) or 1.0)
 
     def dual_norm(self, w: Array) -> float:
         return float(np.linalg.norm(w, _DUAL[self.unit.norm]))
@@ -72,7 +72,7 @@ class Problem:
         g = torch.from_numpy(self.design.gather(dual.force))[None]
         none = torch.zeros_like(g)
         if self.ridge == 0:
-            return Bound(dual.value, float(self.unit.distance(g, none)[0]) - dual.slope)
+            return Bound(dual.value, float(self.unit.length(g)[0]) - dual.slope)
         near = self.unit.scaled(dual.slope).project(g, none)
         return Bound(dual.value - float(((g - near) ** 2).sum()) / (2 * self.ridge), 0.0)
 

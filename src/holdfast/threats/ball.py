@@ -11,16 +11,13 @@ from torch import Tensor
 from holdfast.draws import Draws
 from holdfast.errors import DataError, SettingError
 from holdfast.threats import l0, l1, l2, linf
-from holdfast.threats.box import Bound, Box
-from holdfast.threats.budget import Budget, parse_budget
+from holdfast.threats.box import TOLERANCE, Bound, Box
+from holdfast.threats.budget import Budget, parse_budget, written
 from holdfast.threats.norm import Norm, column, each, safe_divide
 
 __all__ = ["L0", "L1", "L2", "Ball", "Linf"]
 
 _NORMS: dict[str, ModuleType] = {norm.name: norm for norm in (linf, l2, l1, l0)}
-
-# Rounding in a projection may leave a set by an ulp or two; what is admissible is judged with this much room.
-TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,7 +47,7 @@ class Ball:
     def name(self) -> str:
         eps = self.eps
         if isinstance(eps, float):
-            return f"{self.norm}:{eps:g}"
+            return f"{self.norm}:{written(eps)}"
         return f"{self.norm}:{eps.min():g}..{eps.max():g}" if len(eps) else f"{self.norm}:no budgets"
 
     def __repr__(self) -> str:
@@ -67,6 +64,10 @@ class Ball:
         radius = column(self.budget(x), x)
         return radius, *self._norm.cut(radius, *self.box.around(x))
 
+    def nothing(self, x: Tensor) -> Tensor:
+        """No change at all."""
+        return torch.zeros_like(x)
+
     def apply(self, x: Tensor, z: Tensor) -> Tensor:
         """``x + z``, clipped to the box so that rounding never leaves it."""
         moved = x + z
@@ -79,6 +80,10 @@ class Ball:
     def retract(self, z: Tensor, x: Tensor) -> Tensor:
         """Project onto the ball and then clip to the box: feasible, cheaper, and what the published attacks do."""
         return self._norm.retract(z, *self._set(x))
+
+    def pull(self, x: Tensor, z: Tensor, grad: Tensor) -> Tensor:
+        """The gradient at the input itself: a choice is added, and what the box clips is clipped back by each step."""
+        return grad
 
     def steepest(self, grad: Tensor) -> Tensor:
         """The point of the unit ball with ``<grad, d> = dual_norm(grad)``; 0 where the gradient is."""
@@ -125,11 +130,19 @@ class Ball:
         radius, lower, upper = self._set(x)
         return self._norm.sphere(rng, radius, x).clamp(lower, upper)
 
-    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """``(N,)`` the norm of ``x_adv - x``."""
-        return self._norm.length(x_adv - x)
+    def length(self, change: Tensor) -> Tensor:
+        """``(N,)`` the norm of each row."""
+        return self._norm.length(change)
 
-    def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
+    def distance(self, x: Tensor, z: Tensor) -> Tensor:
+        """``(N,)`` the norm of what the choice really changes."""
+        return self.length(self.apply(x, z) - x)
+
+    def contains(self, x: Tensor, z: Tensor) -> Tensor:
+        """``(N,)`` bool, whether :meth:`admits` takes the input that the choice gives."""
+        return self.admits(self.apply(x, z), x)
+
+    def admits(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """``(N,)`` bool: within ``eps`` and inside the box, both to 1e-6 (relative to budgets above 1).
 
         The rounding of ``x_adv`` itself is forgiven: each coordinate's change counts less half a unit in the last

@@ -9,7 +9,10 @@ from torch import Tensor
 from holdfast.errors import DataError, SettingError
 from holdfast.threats.numbers import plain_tensor
 
-__all__ = ["Bound", "Box"]
+__all__ = ["TOLERANCE", "Bound", "Box"]
+
+# Rounding in a projection may leave a set by an ulp or two; what is admissible is judged with this much room.
+TOLERANCE = 1e-6
 
 Bound = float | Tensor
 _FORM = "box: bounds must be numbers, or tensors of shapes that go together"

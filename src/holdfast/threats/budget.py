@@ -9,7 +9,7 @@ from torch import Tensor
 from holdfast.errors import SettingError
 from holdfast.threats.numbers import plain_tensor
 
-__all__ = ["Budget", "parse_budget"]
+__all__ = ["Budget", "parse_budget", "written"]
 
 Budget = float | Tensor
 _LARGEST = torch.finfo(torch.float32).max
@@ -61,3 +61,12 @@ def _each(eps: Tensor) -> Tensor:
     if len(wrong := eps[eps.isfinite() & (eps > _LARGEST)]):
         raise SettingError(_TOO_LARGE.format(float(wrong[0])))
     return eps
+
+
+def written(value: float) -> str:
+    """A number as people write it, in the shortest way that :func:`parse_budget` reads as the very same."""
+    grey = round(255 * value) if math.isfinite(value) else 0
+    for text in (f"{value:g}", f"{grey}/255"):
+        if parse_budget(text) == value:
+            return text
+    return repr(value)

@@ -1,18 +1,19 @@
-"""What the adversary may do."""
+"""What the adversary may do: what every set offers, and what richer ones add."""
 
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
 from holdfast.draws import Draws
 
-__all__ = ["Threat"]
+__all__ = ["Climbable", "Coverable", "Recognisable", "Scalable", "Threat"]
 
 
 class Threat(Protocol):
     """The set ``Z(x)`` an adversary chooses from, and how a choice ``z`` becomes the input that the model sees.
 
-    All methods work on batches: ``x``, ``z`` and gradients are ``(N, ...)``, one row an example.
+    All methods work on batches, one row an example: inputs ``x`` are ``(N, *shape)``, choices ``z`` one tensor
+    ``(N, *choice)`` of numbers, of whatever shape the choices of the set have.
     """
 
     @property
@@ -20,48 +21,24 @@ class Threat(Protocol):
         """The threat as a user writes it, budget included: ``"linf:0.3"``."""
         ...
 
+    def nothing(self, x: Tensor) -> Tensor:
+        """``(N, *choice)`` the choice that changes nothing."""
+        ...
+
     def apply(self, x: Tensor, z: Tensor) -> Tensor:
-        """The input the model sees."""
+        """``(N, *shape)`` the input that the model sees."""
         ...
 
-    def project(self, z: Tensor, x: Tensor) -> Tensor:
-        """The nearest admissible choice, the box included."""
+    def contains(self, x: Tensor, z: Tensor) -> Tensor:
+        """``(N,)`` bool, whether the choice is admissible, judged on what :meth:`apply` really gives."""
         ...
 
-    def retract(self, z: Tensor, x: Tensor) -> Tensor:
-        """An admissible choice near ``z``, found in the order of the published attacks: the ball, then the box."""
-        ...
-
-    def steepest(self, grad: Tensor) -> Tensor:
-        """``argmax <grad, d>`` over the unit set: the equality case of Hölder's inequality."""
-        ...
-
-    def dual_norm(self, grad: Tensor) -> Tensor:
-        """``(N,)`` the value of that maximum."""
-        ...
-
-    def ascend(self, z: Tensor, x: Tensor, grad: Tensor, size: Tensor) -> Tensor:
-        """One step of projected gradient ascent, of length ``size``, ``(N,)`` in the units of the budget."""
-        ...
-
-    def maximize(self, grad: Tensor, x: Tensor) -> Tensor:
-        """``argmax <grad, z>`` over ``Z(x)``, exactly: the worst case of a linear model."""
+    def distance(self, x: Tensor, z: Tensor) -> Tensor:
+        """``(N,)`` how far the choice goes, in the units of the budget."""
         ...
 
     def sample(self, x: Tensor, rng: Draws) -> Tensor:
         """A random admissible choice."""
-        ...
-
-    def sample_boundary(self, x: Tensor, rng: Draws) -> Tensor:
-        """A random choice that spends the whole budget before it is clipped to the box."""
-        ...
-
-    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """``(N,)`` how far an input is from the clean one, in the units of the budget."""
-        ...
-
-    def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """``(N,)`` bool, whether the input is admissible, judged on the final input."""
         ...
 
     def budget(self, x: Tensor) -> Tensor:
@@ -72,14 +49,79 @@ class Threat(Protocol):
         """The threat against some of the examples: per-example budgets are looked up by their ``index``."""
         ...
 
-    def scaled(self, share: float | Tensor) -> Self:
-        """The threat with its budgets multiplied by ``share``, one number or ``(N,)``."""
-        ...
-
     def near(self, x: Tensor) -> Self:
         """The same threat, for repeated use at these very inputs: a place to work out once what depends on them."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
         """What a result says of it."""
+        ...
+
+
+@runtime_checkable
+class Climbable(Threat, Protocol):
+    """A set to climb in: a step along a gradient leads from choice to choice."""
+
+    def project(self, z: Tensor, x: Tensor) -> Tensor:
+        """The nearest admissible choice, the box included."""
+        ...
+
+    def retract(self, z: Tensor, x: Tensor) -> Tensor:
+        """An admissible choice near ``z``, found at little cost."""
+        ...
+
+    def pull(self, x: Tensor, z: Tensor, grad: Tensor) -> Tensor:
+        """``(N, *choice)`` the gradient with respect to the choice, given ``(N, *shape)`` that at the input."""
+        ...
+
+    def ascend(self, z: Tensor, x: Tensor, grad: Tensor, size: Tensor) -> Tensor:
+        """One projected step along a gradient with respect to the choice.
+
+        Its length is ``size``, ``(N,)`` in the units of the budget.
+        """
+        ...
+
+
+@runtime_checkable
+class Scalable(Threat, Protocol):
+    """A set that there are smaller and larger ones of."""
+
+    def scaled(self, share: float | Tensor) -> Self:
+        """The threat with its budgets multiplied by ``share``, one number or ``(N,)``."""
+        ...
+
+
+@runtime_checkable
+class Coverable(Threat, Protocol):
+    """A set that boxes of inputs cover, so that any prover of boxes proves something of it.
+
+    All four methods are about one example ``x``, ``(*shape)``, for whom the threat has been looked up.
+    """
+
+    def cells(self, x: Tensor) -> Tensor:
+        """``(M, k)`` parts that together hold every admissible choice, a row of numbers each."""
+        ...
+
+    def box(self, x: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """``(M, *shape)`` lower and upper bounds of what :meth:`apply` gives, as it rounds, for a cell's choices."""
+        ...
+
+    def choose(self, x: Tensor, cells: Tensor, point: Tensor) -> Tensor:
+        """``(M, *choice)`` an admissible choice of each cell; where one gives ``point``, ``(M, *shape)``, that one."""
+        ...
+
+    def split(self, cells: Tensor) -> Tensor:
+        """Finer cells that together hold the given ones, equally many for each and in their order.
+
+        None, ``(0, k)``, where every point of a box is given by some choice of its cell, so that nothing is gained.
+        """
+        ...
+
+
+@runtime_checkable
+class Recognisable(Threat, Protocol):
+    """A set whose inputs can be told by themselves."""
+
+    def admits(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """``(N,)`` bool, whether some admissible choice gives the input."""
         ...

@@ -26,6 +26,7 @@ from holdfast.train.standard import Standard
 from holdfast.train.step import Step
 from holdfast.train.trades import TRADES
 from holdfast.train.train import train
+from holdfast.train.worst_of_k import WorstOfKTraining
 
 __all__ = [
     "AWP",
@@ -54,6 +55,7 @@ __all__ = [
     "Standard",
     "Step",
     "TrainingResult",
+    "WorstOfKTraining",
     "evaluate",
     "fit",
     "train",

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from holdfast.threats import Threat
+from holdfast.threats import Ball
 from holdfast.train.awp import AWP
 from holdfast.train.classwise import ClassWise
 from holdfast.train.fgsm import FGSMTraining
@@ -46,12 +46,12 @@ def escalation(method: Method) -> tuple[Method, ...]:
     return ()
 
 
-def _small(threat: Threat, *methods: Method) -> tuple[Method, ...]:
+def _small(threat: Ball, *methods: Method) -> tuple[Method, ...]:
     """Methods for budgets that are small against the box."""
     return () if is_large(threat) else methods
 
 
-def _pgd(threat: Threat) -> tuple[Method, ...]:
+def _pgd(threat: Ball) -> tuple[Method, ...]:
     return tuple(PGDTraining(threat, steps=steps) for steps in _STEPS)
 
 

@@ -11,17 +11,18 @@ from torch.nn import functional
 
 from holdfast.arguments import inputs, labels, require_classes, threat_of
 from holdfast.attacks import climb
+from holdfast.attacks.worst_of_k import worst_of
 from holdfast.draws import Draws
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
 from holdfast.processes import ALONE, Processes
-from holdfast.threats import Threat
+from holdfast.threats import Ball, Threat
 from holdfast.train.method import Criterion
 
 __all__ = ["Evaluation", "evaluate"]
 
 # The stages whose random numbers are used here: training draws from the first few.
-_MULTI, _NEAR = 100, 101
+_MULTI, _NEAR, _WORST = 100, 101, 200
 _ROUNDING = 1e-5  # of a cosine
 
 
@@ -149,8 +150,12 @@ def _outcomes(
     budget = threat.budget(x)
     near, multi = (threat.sample(x, Draws(draws.seed, draws.index, stage)) for stage in (_NEAR, _MULTI))
     other = query.gradient(threat.apply(x, near), objective).grad
-    multi = climb(query, threat, x, multi, objective, steps=steps, step_size=2.5 / steps * budget)
-    found = [threat.apply(x, z) for z in (threat.maximize(start.grad, x), multi)]
+    if isinstance(threat, Ball):
+        multi = climb(query, threat, x, multi, objective, steps=steps, step_size=2.5 / steps * budget)
+        found = [threat.apply(x, z) for z in (threat.maximize(start.grad, x), multi)]
+    else:  # gradients overrate robustness in sets of few parameters
+        many = Draws(draws.seed, draws.index, _WORST)
+        found = [threat.apply(x, z) for z in (near, worst_of(query, threat, x, many, objective, steps))]
     logits = [start.logits, *(query.logits(x_adv) for x_adv in found)]
     right = torch.stack([row.argmax(1) == y for row in logits], 1)
     right = right & right[:, :1]  # the clean input is one of those that the adversary may choose

@@ -10,7 +10,8 @@ from holdfast.attacks import climb
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
-from holdfast.threats import Threat
+from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.train.method import Criterion
 from holdfast.train.step import Step
 
@@ -27,7 +28,7 @@ class FGSMRS:
 
     Parameters
     ----------
-    threat : Threat
+    threat : Ball
         The set to be robust against.
     step_size : float
         Of the step, in units of the budget.
@@ -38,12 +39,13 @@ class FGSMRS:
         When the step has no length.
     """
 
-    threat: Threat
+    threat: Ball
     step_size: float = 1.25
     replays: ClassVar[int] = 1
     judged_by: ClassVar[Criterion] = "robust"
 
     def __post_init__(self) -> None:
+        needs_ball("fgsm-rs", self.threat, "worst-of-k")
         if not self.step_size > 0:
             raise SettingError(f"fgsm-rs: step_size must be positive, got {self.step_size}")
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
-from holdfast.threats import Threat
+from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.train.method import Criterion
 from holdfast.train.step import Step
 
@@ -28,7 +29,7 @@ class Free:
 
     Parameters
     ----------
-    threat : Threat
+    threat : Ball
         The set to be robust against.
     replays : int
         How many updates in a row are made with one batch.
@@ -39,11 +40,12 @@ class Free:
         When a batch would never be used.
     """
 
-    threat: Threat
+    threat: Ball
     replays: int = 8
     judged_by: ClassVar[Criterion] = "robust"
 
     def __post_init__(self) -> None:
+        needs_ball("free", self.threat, "worst-of-k")
         if self.replays < 1:
             raise SettingError(f"free: replays must be at least 1, got {self.replays}")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
-from holdfast.threats import Threat
+from holdfast.threats import Ball
 from holdfast.train.fgsm import FGSMTraining
 from holdfast.train.method import Criterion
 from holdfast.train.step import Step
@@ -33,7 +33,7 @@ class GradAlign:
 
     Parameters
     ----------
-    threat : Threat
+    threat : Ball
         The set to be robust against.
     weight : float
         Of the penalty. The authors' on CIFAR-10 grows with the L-infinity budget: 0.063, 0.2, 0.632, 2 at 4, 8, 12 and
@@ -45,7 +45,7 @@ class GradAlign:
         When the weight is negative.
     """
 
-    threat: Threat
+    threat: Ball
     weight: float = 0.2
     replays: ClassVar[int] = 1
     judged_by: ClassVar[Criterion] = "robust"

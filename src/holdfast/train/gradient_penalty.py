@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.models.query import Query
-from holdfast.threats import Threat
+from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.train.method import Criterion
 from holdfast.train.step import Step
 
@@ -29,13 +30,16 @@ class GradientPenalty:
 
     Parameters
     ----------
-    threat : Threat
+    threat : Ball
         The set to be robust against.
     """
 
-    threat: Threat
+    threat: Ball
     replays: ClassVar[int] = 1
     judged_by: ClassVar[Criterion] = "robust"
+
+    def __post_init__(self) -> None:
+        needs_ball("gradient-penalty", self.threat, "worst-of-k")
 
     def perturb(self, query: Query, x: Tensor, y: Tensor, step: Step) -> Tensor:
         return x

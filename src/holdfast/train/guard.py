@@ -11,6 +11,7 @@ from torch import Tensor
 from holdfast.models.query import Query
 from holdfast.processes import Processes
 from holdfast.threats import Threat
+from holdfast.threats.needs import scaled
 from holdfast.train.escalation import escalation, title
 from holdfast.train.evaluation import Evaluation, evaluate
 from holdfast.train.method import Method
@@ -167,7 +168,7 @@ class Guard:
             Those that share the work.
         """
         found = evaluate(
-            state.model, self.threat.scaled(share), self.x, self.y, seed=seed, steps=_PGD_STEPS, processes=processes
+            state.model, scaled(self.threat, share), self.x, self.y, seed=seed, steps=_PGD_STEPS, processes=processes
         )
         self.gap += _NEWEST * (found.gap - self.gap)
         robust = found.multi_step

@@ -11,7 +11,8 @@ from holdfast.attacks import climb
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy, kl_divergence
-from holdfast.threats import Threat
+from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.train.method import Criterion
 from holdfast.train.step import Step
 from holdfast.train.trades import just_off
@@ -35,7 +36,7 @@ class MART:
 
     Parameters
     ----------
-    threat : Threat
+    threat : Ball
         The set to be robust against.
     beta : float
         The weight of the divergence.
@@ -50,7 +51,7 @@ class MART:
         When beta is negative, or steps or their size are not positive.
     """
 
-    threat: Threat
+    threat: Ball
     beta: float = 5.0
     steps: int = 10
     step_size: float | None = None
@@ -58,6 +59,7 @@ class MART:
     judged_by: ClassVar[Criterion] = "robust"
 
     def __post_init__(self) -> None:
+        needs_ball("mart", self.threat, "worst-of-k")
         if self.steps < 1 or (self.step_size is not None and not self.step_size > 0):
             raise SettingError(f"mart: steps and step_size must be positive, got {self.steps} and {self.step_size}")
         if not self.beta >= 0:

@@ -29,6 +29,7 @@ from holdfast.train.sabr import SABR
 from holdfast.train.smoothadv import SmoothAdv
 from holdfast.train.standard import Standard
 from holdfast.train.trades import TRADES
+from holdfast.train.worst_of_k import WorstOfKTraining
 
 __all__ = ["CERTIFIED", "METHODS", "WRAPPERS", "make_method"]
 
@@ -50,6 +51,7 @@ METHODS: Mapping[str, type] = {
     "crown-ibp": CROWNIBP,
     "sabr": SABR,
     "mtl-ibp": MTLIBP,
+    "worst-of-k": WorstOfKTraining,
 }
 # Written before the method that they go around: "awp:trades".
 WRAPPERS: Mapping[str, type] = {"awp": AWP, "class-wise": ClassWise}

@@ -10,7 +10,8 @@ from holdfast.attacks import climb
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
-from holdfast.threats import Threat
+from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.train.method import Criterion
 from holdfast.train.step import Step
 
@@ -29,7 +30,7 @@ class NFGSM:
 
     Parameters
     ----------
-    threat : Threat
+    threat : Ball
         The set to be robust against.
     noise : float
         Its radius, in units of the budget: it is uniform in a ball of the threat's norm.
@@ -42,13 +43,14 @@ class NFGSM:
         When noise or step have no length.
     """
 
-    threat: Threat
+    threat: Ball
     noise: float = 2.0
     step_size: float = 1.0
     replays: ClassVar[int] = 1
     judged_by: ClassVar[Criterion] = "robust"
 
     def __post_init__(self) -> None:
+        needs_ball("n-fgsm", self.threat, "worst-of-k")
         if not (self.noise > 0 and self.step_size > 0):
             raise SettingError(f"n-fgsm: noise and step_size must be positive, got {self.noise} and {self.step_size}")
 

@@ -10,7 +10,8 @@ from holdfast.attacks import climb
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
-from holdfast.threats import Threat
+from holdfast.threats import Climbable
+from holdfast.threats.needs import needs_climbing
 from holdfast.train.method import Criterion
 from holdfast.train.step import Step
 
@@ -27,7 +28,7 @@ class PGDTraining:
 
     Parameters
     ----------
-    threat : Threat
+    threat : Climbable
         The set to be robust against.
     steps : int
         Of the ascent.
@@ -35,13 +36,14 @@ class PGDTraining:
         Of each step, in units of the budget; by default 2.5 budgets are shared among the steps.
     """
 
-    threat: Threat
+    threat: Climbable
     steps: int = 7
     step_size: float | None = None
     replays: ClassVar[int] = 1
     judged_by: ClassVar[Criterion] = "robust"
 
     def __post_init__(self) -> None:
+        needs_climbing("pgd", self.threat)
         if self.steps < 1 or (self.step_size is not None and not self.step_size > 0):
             raise SettingError(f"pgd: steps and step_size must be positive, got {self.steps} and {self.step_size}")
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import cross_entropy
-from holdfast.threats import Threat
+from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.train.method import Criterion
 from holdfast.train.step import Step
 
@@ -30,7 +31,7 @@ class SmoothAdv:
 
     Parameters
     ----------
-    threat : Threat
+    threat : Ball
         What the smoothed classifier is attacked with.
     sigma : float
         The noise's deviation, in units of the input; certify with the same.
@@ -47,7 +48,7 @@ class SmoothAdv:
         When one of the numbers is not positive.
     """
 
-    threat: Threat
+    threat: Ball
     sigma: float
     samples: int = 2
     steps: int = 2
@@ -56,6 +57,7 @@ class SmoothAdv:
     judged_by: ClassVar[Criterion] = "robust"
 
     def __post_init__(self) -> None:
+        needs_ball("smoothadv", self.threat, "worst-of-k")
         if not 0 < self.sigma < math.inf:
             raise SettingError(f"smoothadv: sigma must be positive, got {self.sigma}")
         if self.samples < 1 or self.steps < 1 or (self.step_size is not None and not self.step_size > 0):

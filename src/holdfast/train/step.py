@@ -10,6 +10,7 @@ from torch.nn import functional
 from holdfast.draws import Draws
 from holdfast.processes import ALONE
 from holdfast.threats import Threat
+from holdfast.threats.needs import scaled
 
 __all__ = ["Step"]
 
@@ -64,7 +65,7 @@ class Step:
 
     def around(self, threat: T, x: Tensor) -> T:
         """The threat at these examples, with the budgets that are in force."""
-        return threat.at(self.index).scaled(self.share * self.reach).near(x)
+        return scaled(threat.at(self.index), self.share * self.reach).near(x)
 
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         """``(N,)`` the loss that is minimised at logits ``(N, K)``: labels smoothed, and examples weighted."""

@@ -10,7 +10,8 @@ from holdfast.attacks import climb
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.objectives import kl_divergence
-from holdfast.threats import Threat
+from holdfast.threats import Ball
+from holdfast.threats.needs import needs_ball
 from holdfast.train.method import Criterion
 from holdfast.train.step import Step
 
@@ -33,7 +34,7 @@ class TRADES:
 
     Parameters
     ----------
-    threat : Threat
+    threat : Ball
         The set to be robust against.
     beta : float
         The weight of the divergence.
@@ -48,7 +49,7 @@ class TRADES:
         When beta is negative, or steps or their size are not positive.
     """
 
-    threat: Threat
+    threat: Ball
     beta: float = 6.0
     steps: int = 10
     step_size: float | None = None
@@ -56,6 +57,7 @@ class TRADES:
     judged_by: ClassVar[Criterion] = "robust"
 
     def __post_init__(self) -> None:
+        needs_ball("trades", self.threat, "worst-of-k")
         if self.steps < 1 or (self.step_size is not None and not self.step_size > 0):
             raise SettingError(f"trades: steps and step_size must be positive, got {self.steps} and {self.step_size}")
         if not self.beta >= 0:
@@ -73,6 +75,6 @@ class TRADES:
         return (step.cross_entropy(clean, y) + self.beta * kl_divergence(worst, clean)).mean()
 
 
-def just_off(threat: Threat, x: Tensor, step: Step) -> Tensor:
+def just_off(threat: Ball, x: Tensor, step: Step) -> Tensor:
     """The published start: an admissible choice next to the clean input."""
     return threat.retract(_OFF * step.normal(x), x)

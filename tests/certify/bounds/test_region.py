@@ -60,7 +60,7 @@ def test_the_minimum_is_that_of_a_solver(norm, d):
         expected = solved(norm, a[i].numpy(), lower[i], upper[i], float(threat.eps[i])) + float(a[i] @ x[i])
         assert float(found[i]) == pytest.approx(expected, abs=2e-7)
         assert float(a[i] @ point[i]) == pytest.approx(float(found[i]), abs=1e-11)
-    assert bool(threat.contains(point, x).all())
+    assert bool(threat.admits(point, x).all())
     assert bool(((region.lower <= point) & (point <= region.upper)).all())
 
 

@@ -115,7 +115,7 @@ def test_the_minimum_is_that_of_a_grid(name, threat):
     grid = torch.cartesian_prod(*ticks)
     if threat.norm == "l0":
         grid = torch.cat([torch.where(torch.arange(2) == i, grid, x) for i in range(2)])
-    grid = grid[threat.contains(grid, x.expand_as(grid))]
+    grid = grid[threat.admits(grid, x.expand_as(grid))]
     least = float(margins(model, grid, y).min())
     # Between the points of the grid the network falls by no more than its slope allows.
     assert found.lower <= least + 1e-6
@@ -123,7 +123,7 @@ def test_the_minimum_is_that_of_a_grid(name, threat):
     point = torch.from_numpy(found.variables[:2].copy())[None]
     # The solver may leave a coordinate a little changed.
     near = torch.where((point - x).abs() <= 1e-5, x, point)
-    assert bool(threat.contains(near, x).all())
+    assert bool(threat.admits(near, x).all())
     assert float(margins(model, point, y)) == pytest.approx(found.upper, abs=1e-5)
     assert float(crown_margins(graph, region, torch.tensor([y])).lower) <= found.lower + 1e-6
 
@@ -183,7 +183,7 @@ def test_leaves_add_up_to_the_minimum(threat):
         if leaf.x is None:
             assert leaf.bound == torch.inf
             continue
-        assert bool(threat.contains(leaf.x[None], x).all())
+        assert bool(threat.admits(leaf.x[None], x).all())
         values = graph.values(leaf.x[None])
         for place, sign in signs.items():
             assert bool((values[graph.nodes[place].inputs[0]] * sign >= -1e-6).all())

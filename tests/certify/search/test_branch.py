@@ -42,7 +42,7 @@ def decide(model, x, y, threat, seconds=60.0, bounds=crown):
     def judge(example, point):
         offered.append((example, point))
         one = point.unsqueeze(0)
-        inside = bool(threat.contains(one, x[example : example + 1]).all())
+        inside = bool(threat.admits(one, x[example : example + 1]).all())
         return inside and int(model(one).argmax(1)) != int(y[example])
 
     found = branch_and_bound(problem, rows, offsets, judge, seconds=seconds)
@@ -55,7 +55,7 @@ def grid_minimum(model, region, example, y, threat, x, count=301):
     low, high = region.lower[example], region.upper[example]
     ticks = [torch.linspace(float(a), float(b), count, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
     points = torch.cartesian_prod(*ticks)
-    points = points[threat.contains(points, x[example].expand_as(points))]
+    points = points[threat.admits(points, x[example].expand_as(points))]
     logits = model(points).detach()
     return float((logits[:, y] - logits[:, 1 - y]).min())
 
@@ -82,7 +82,7 @@ def test_verdicts_are_those_of_a_grid_and_of_a_mixed_integer_program(seed, threa
         elif proof.status == "broken":
             point = proof.x.unsqueeze(0)
             assert int(model(point).argmax(1)) != label, note
-            assert bool(threat.contains(point, x[proof.example : proof.example + 1])), note
+            assert bool(threat.admits(point, x[proof.example : proof.example + 1])), note
         else:
             # All that may stay open is what is within rounding of the decision.
             assert abs(least) < 1e-2, f"{note}: open at {proof.bound}, least {least}"

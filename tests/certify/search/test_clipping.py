@@ -62,7 +62,7 @@ def test_the_slice_lies_within(seed, threat, dtype):
             corners = torch.rand(4000, INPUTS, generator=generator, dtype=torch.float64)
             corners = region.lower[m] + corners * (region.upper[m] - region.lower[m])
             x = torch.lerp(found.x[m].double(), corners, torch.rand(4000, 1, generator=generator, dtype=torch.float64))
-            x = x[threat.contains(x, region.center[m].expand_as(x))]
+            x = x[threat.admits(x, region.center[m].expand_as(x))]
             value = problem.graph(x) @ found.domains.rows[m].double()
             assert bool((value >= torch.minimum(bound[m].double(), ceiling[m]) - 1e-12).all())
             x = x[x @ slope[m] <= level[m]]

@@ -68,7 +68,7 @@ def test_a_search_that_ends_knows_the_second_layer(seed, threat):
     gaps = torch.zeros(2)
     for example in range(2):
         points = torch.cartesian_prod(ticks, ticks)
-        points = points[threat.contains(points, x[example].expand_as(points))]
+        points = points[threat.admits(points, x[example].expand_as(points))]
         values = graph.values(points)[second]
         least, most = values.amin(0), values.amax(0)
         low, high = (end[example] for end in found.intervals[second])

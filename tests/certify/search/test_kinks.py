@@ -198,7 +198,7 @@ def test_other_sets(threat):
     y = model(x).argmax(1)
     for place, found in enumerate(certify(model, x, y, threat, method="complete", seconds=20)):
         points = grid(x[place], float(threat.eps), 201)
-        points = points[threat.contains(points, x[place].expand_as(points))]
+        points = points[threat.admits(points, x[place].expand_as(points))]
         changes = bool((model(points).argmax(1) != y[place]).any())
         assert found.verdict == ("broken" if changes else "certified"), place
 

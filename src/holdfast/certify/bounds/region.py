@@ -70,7 +70,7 @@ class Region:
         DataError
             When an input lies outside the threat's box, or neither budget nor box bounds the set.
         """
-        outside = (~threat.contains(x, x)).nonzero()
+        outside = (~threat.admits(x, x)).nonzero()
         if len(outside):
             raise DataError(
                 f"example {int(outside[0, 0])} lies outside the box {threat.box}: scale the data to it, or change it"
@@ -84,7 +84,7 @@ class Region:
         lower, upper = (x - room).maximum(low).minimum(x), (x + room).minimum(high).maximum(x)
         _check_bounded(lower, upper)
         # An infinite budget allows what the box does, which a finite one can say as well.
-        widest = threat.distance(torch.where(upper - x > x - lower, upper, lower), x)
+        widest = threat.length(torch.where(upper - x > x - lower, upper, lower) - x)
         return cls(lower, upper, x, threat.norm, torch.where(budget.isfinite(), budget, widest))
 
     @classmethod

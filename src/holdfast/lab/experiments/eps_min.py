@@ -78,7 +78,7 @@ def _deepfool(norm: Any, x: Tensor, w: Tensor, b: float) -> Tensor:
         model.bias.copy_(torch.tensor([-b, b]) / 2)
     threat = norm("inf", box=None)
     result = DeepFool(overshoot=OVERSHOOT)(model, x, (x @ w + b > 0).long(), threat=threat)
-    found: Tensor = threat.distance(result.x_adv, x)
+    found: Tensor = threat.length(result.x_adv - x)
     return found
 
 

@@ -1,0 +1,24 @@
+"""The one tester that every threat passes through."""
+
+import pytest
+import torch
+
+from helpers.sets import CHECKS, Case
+from holdfast.threats import L0, L1, L2, Linf
+
+X = torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
+EACH = torch.tensor([0.1, 0.2, 0.05, 0.15, 0.25])
+
+CASES = {
+    "linf": Case(Linf("8/255"), X, Linf(0.0)),
+    "linf, each its own": Case(Linf(EACH), X, Linf(0 * EACH), parses=False),
+    "l2": Case(L2(0.1234567), X, L2(0.0)),
+    "l1": Case(L1("1/3"), X, L1(0.0)),
+    "l0": Case(L0(3), X, L0(0)),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_every_threat(case, check):
+    check(case)
