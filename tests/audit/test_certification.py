@@ -27,7 +27,7 @@ from holdfast.audit.smoothing import SmoothingPlan
 from holdfast.audit.store import RunStore
 from holdfast.audit.tables import Expected
 from holdfast.certify import Certificate
-from holdfast.certify.certify import Certifier
+from holdfast.certify.certifier import Certifier
 from holdfast.certify.smoothing.smoothing import Smoothed
 from holdfast.data import load_data
 

@@ -15,7 +15,7 @@ from helpers.processes import together
 from holdfast import Linf, ProofError
 from holdfast.certify import Certificate, certify
 from holdfast.certify.bounds.margins import Margins, crown_margins
-from holdfast.certify.certify import BOUNDS, Certifier
+from holdfast.certify.certifier import BOUNDS, Certifier
 from holdfast.certify.doubt import CHECK, Doubt
 from holdfast.cli.main import app
 from holdfast.data import load_data
@@ -117,7 +117,7 @@ def test_a_false_proof_on_the_curve(monkeypatch, tmp_path):
         return Margins(told.lower.masked_fill(lying, 1e6), told.lost)
 
     monkeypatch.setitem(BOUNDS, "crown", wide)
-    with pytest.raises(ProofError, match=r"robust within 0.18 by crown, but misclassified at 0\.1"):
+    with pytest.raises(ProofError, match=r"robust under linf:0.18 by crown, but misclassified at 0\.1"):
         audit(ordinary_digits(), "digits", Linf(0.2), run=tmp_path, certify_budgets=(0.18,), max_forwards=0, **OPTIONS)
     assert len(rows(tmp_path)) == 60
 
@@ -160,7 +160,7 @@ def test_the_command_ends_with_its_code_and_one_line(monkeypatch, tmp_path):
         found = CliRunner().invoke(app, [*command, *common])
         assert found.exit_code == 6
         (line,) = found.stderr.strip().splitlines()
-        assert line.startswith(f"holdfast: example {LIED_ABOUT}: proved robust within 0.1 by crown, but")
+        assert line.startswith(f"holdfast: example {LIED_ABOUT}: proved robust under linf:0.1 by crown, but")
         spared = CliRunner().invoke(app, [*command, *common, "--certify-checks", "0"])
         assert spared.exit_code == 0
 

@@ -16,7 +16,7 @@ from holdfast.certify.bounds.interval import interval_bounds
 from holdfast.certify.bounds.margins import Margins, crown_margins, interval_margins
 from holdfast.certify.bounds.region import Region
 from holdfast.certify.certificate import LOOSE
-from holdfast.certify.certify import BOUNDS, proven
+from holdfast.certify.certifier import BOUNDS, proven
 
 
 def worst(model: nn.Module, x: torch.Tensor, y: torch.Tensor, threat) -> torch.Tensor:

@@ -16,7 +16,7 @@ from holdfast.certify import Certificate, certify
 from holdfast.certify.bounds.capture import capture
 from holdfast.certify.bounds.margins import Margins
 from holdfast.certify.bounds.rounding import REAL
-from holdfast.certify.certify import BOUNDS
+from holdfast.certify.certifier import BOUNDS
 from holdfast.certify.doubt import CHECK, Doubt, chosen
 from holdfast.data import Batch
 from holdfast.models.query import Query
@@ -61,7 +61,7 @@ def doubt(model, graph, share=1.0, **settings):
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_lying_bound_is_caught_under_every_norm(name, liar):
-    with pytest.raises(ProofError, match=r"example \d+: proved robust within \S+ by crown, but misclassified at ") as e:
+    with pytest.raises(ProofError, match=r"example \d+: proved robust under \S+ by crown, but misclassified at ") as e:
         certify(NET, X, Y, SETS[name], method="crown")
     message = str(e.value)
     assert "\n" not in message

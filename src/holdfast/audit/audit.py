@@ -26,7 +26,7 @@ from holdfast.audit.smoothing import SmoothingPlan, certify_smoothed
 from holdfast.audit.store import RunStore
 from holdfast.audit.summary import summarise
 from holdfast.audit.tables import Expected
-from holdfast.certify.certify import normalised
+from holdfast.certify.certifier import normalised
 from holdfast.certify.doubt import Doubt
 from holdfast.certify.smoothing.smoothing import Smoothed
 from holdfast.data import Batch, Source, load_data

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from holdfast.arguments import as_list, choice, real, shown, whole
 from holdfast.audit.protocols import endless
 from holdfast.certify.certificate import METHODS, RUNS, Method, Runs
-from holdfast.certify.certify import Certifier
 from holdfast.certify.doubt import CHECKS
+from holdfast.certify.proving import ExampleProver, needs_proofs, prover_of
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.threats import Ball, Threat
@@ -87,7 +87,7 @@ class CertificationPlan:
         How long branch and bound may take, an example.
     budgets : tuple of float
         Budgets below the threat's own at which to say how much is certified.
-    threat : Ball
+    threat : Threat
         What the proofs are about.
     arithmetic : str
         One of :data:`holdfast.certify.certificate.RUNS`: the network as it runs, or in exact arithmetic.
@@ -98,7 +98,7 @@ class CertificationPlan:
     method: Method
     seconds: float
     budgets: tuple[float, ...]
-    threat: Ball
+    threat: Threat
     arithmetic: Runs = "executed"
     checks: int = CHECKS
 
@@ -124,23 +124,21 @@ class CertificationPlan:
             return None
         if method not in METHODS:
             raise SettingError(f"certify: unknown method {shown(method)}; {_CHOICES}")
-        if not isinstance(threat, Ball):
-            raise SettingError(f"certify: there are proofs for norm balls only, not for {threat.name}")
+        needs_proofs(threat)
         if endless(threat):
             raise SettingError(f"certify: a proof needs a finite budget, but the threat is {threat.name}")
         return cls(method, seconds, _smaller(budgets, threat), threat, arithmetic, checks)
 
-    def certifier(self, model: nn.Module, query: Query, x: Tensor) -> Certifier:
+    def certifier(self, model: nn.Module, query: Query, x: Tensor) -> ExampleProver:
         """What proves something of a model, normalisation included, that takes inputs like ``x``."""
-        inputs = query.prepare(x).contiguous()
-        return Certifier.of(
+        return prover_of(
             model,
-            inputs,
+            query.prepare(x).contiguous(),
             self.method,
+            self.threat,
             seconds=self.seconds,
             logits=query.bare_logits,
             arithmetic=self.arithmetic,
-            threat=self.threat,
         )
 
     @property
@@ -161,13 +159,13 @@ class CertificationPlan:
         }
 
 
-def _smaller(budgets: Sequence[float | str], threat: Ball) -> tuple[float, ...]:
+def _smaller(budgets: Sequence[float | str], threat: Threat) -> tuple[float, ...]:
     """Budgets in rising order, each of them below the threat's."""
     found = []
     for budget in _listed(budgets):
         eps = parse_budget(budget)
-        if not isinstance(threat.eps, float) or not isinstance(eps, float):
-            raise SettingError("certify budgets: a certified curve needs one budget for all examples")
+        if not isinstance(threat, Ball) or not isinstance(threat.eps, float) or not isinstance(eps, float):
+            raise SettingError("certify budgets: a certified curve needs a norm ball with one budget for all examples")
         if not 0 < eps < threat.eps:
             raise SettingError(
                 f"certify budgets: {eps:g} does not lie between 0 and the threat's budget {threat.eps:g}; budgets of a "

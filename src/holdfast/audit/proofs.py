@@ -10,13 +10,13 @@ from torch import Tensor
 from holdfast.audit.ledger import Ledger
 from holdfast.audit.store import contradiction
 from holdfast.certify.certificate import SEARCH, Certificate
-from holdfast.certify.certify import Certifier
 from holdfast.certify.doubt import CHECK, Doubt
+from holdfast.certify.proving import ExampleProver
 from holdfast.data import Batch
 from holdfast.engine import Outcome, Rows, drive
 from holdfast.engine.rows import join, take
 from holdfast.models.query import Query
-from holdfast.threats import Ball
+from holdfast.threats import Ball, Threat
 
 __all__ = ["Proofs"]
 
@@ -31,11 +31,11 @@ class Proofs:
 
     Parameters
     ----------
-    certifier : Certifier
+    certifier : ExampleProver
         What proves.
     query : Query
         The model, entered as a context manager.
-    threat : Ball
+    threat : Threat
         What the adversary may do.
     ledger : Ledger
         Where verdicts are kept.
@@ -45,9 +45,9 @@ class Proofs:
         What attacks some of the examples that are proved.
     """
 
-    certifier: Certifier
+    certifier: ExampleProver
     query: Query
-    threat: Ball
+    threat: Threat
     ledger: Ledger
     seed: int
     samples: int
@@ -105,7 +105,7 @@ class Proofs:
             for budget in sorted(budgets, reverse=True):
                 left = take(batch, reached == 0)
                 if len(left):
-                    found |= self._bound(left, replace(self.threat, eps=budget))
+                    found |= self._bound(left, _at(self.threat, budget))
                     proved = torch.tensor([found[index].verdict == "certified" for index in left.index.tolist()])
                     reached[reached == 0] = proved.double() * budget
             self._check_curve(batch, reached)
@@ -120,7 +120,7 @@ class Proofs:
         """The engine without a stage: what is misclassified, and the rest as if it were robust."""
         return drive(self.query, self.threat, (), [batch], seed=self.seed, samples=self.samples)
 
-    def _bound(self, batch: Batch, threat: Ball) -> dict[int, Certificate]:
+    def _bound(self, batch: Batch, threat: Threat) -> dict[int, Certificate]:
         certificates = self.certifier.bound(*self._prepared(batch), threat) if len(batch) else []
         return dict(zip(batch.index.tolist(), certificates, strict=True))
 
@@ -168,10 +168,16 @@ class Proofs:
         x_adv = self.query.prepare(certificate.x_adv.unsqueeze(0))
         votes = sum(int(rows.fooled(self.query.bare_logits(x_adv))) for _ in range(self.samples))
         outcome = replace(outcome, forwards=outcome.forwards + self.samples)
-        if 2 * votes <= self.samples or not bool(threat.admits(x_adv, rows.x)):
+        if certificate.choice is None:
+            assert isinstance(threat, Ball)
+            admitted, distance = threat.admits(x_adv, rows.x), threat.length(x_adv - rows.x)
+        else:
+            z = certificate.choice.unsqueeze(0)
+            same = torch.equal(threat.apply(rows.x, z), x_adv)
+            admitted, distance = threat.contains(rows.x, z) & same, threat.distance(rows.x, z)
+        if 2 * votes <= self.samples or not bool(admitted):
             return outcome
-        (distance,) = threat.length(x_adv - rows.x).tolist()
-        return replace(outcome, verdict="broken", stage=SEARCH, distance=distance, x_adv=x_adv[0])
+        return replace(outcome, verdict="broken", stage=SEARCH, distance=float(distance), x_adv=x_adv[0])
 
     def _doubt_curve(
         self, batch: Batch, reached: Tensor, certificates: Mapping[int, Certificate]
@@ -183,7 +189,7 @@ class Proofs:
         passes = []
         for budget in reached[reached > 0].unique().tolist():
             here = take(batch, reached == budget)
-            for index, check in self.doubt.attack(here, certificates, replace(self.threat, eps=budget)).items():
+            for index, check in self.doubt.attack(here, certificates, _at(self.threat, budget)).items():
                 passes.append((check.forwards, check.backwards, index))
                 if check.verdict == "broken":
                     reached[batch.index == index] = 0.0
@@ -207,6 +213,12 @@ class Proofs:
             broken = "SELECT stage, distance FROM examples WHERE idx = ? AND verdict = 'broken' AND distance <= ?"
             for stage, distance in self.ledger.store.select(broken, index, budget):
                 raise contradiction(index, f"certified at {budget:g}, broken by {stage} at {distance:g}")
+
+
+def _at(threat: Threat, budget: float) -> Threat:
+    """A norm ball with another budget."""
+    assert isinstance(threat, Ball)
+    return replace(threat, eps=budget)
 
 
 def _after(outcome: Outcome, attacked: Mapping[int, Outcome]) -> Outcome:

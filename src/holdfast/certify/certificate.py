@@ -43,6 +43,8 @@ class Certificate:
         Spent on it; of work that examples shared, its share.
     note : str
         Why an example is open, in one line: ``"timeout"``, or what the model has that no bound is known for.
+    choice : Tensor or None
+        The adversary's choice that gives ``x_adv``, for sets that are no norm balls.
     arithmetic : str
         What a proof speaks of: ``"executed"``, the network as it runs in the model's own precision, whatever the order
         in which its sums are taken; ``"exact"``, the network in exact arithmetic.
@@ -54,6 +56,7 @@ class Certificate:
     x_adv: Tensor | None
     seconds: float
     note: str = ""
+    choice: Tensor | None = None
     arithmetic: Runs = "executed"
 
 

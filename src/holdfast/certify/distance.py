@@ -29,7 +29,7 @@ from holdfast.certify.bounds.region import Region
 from holdfast.certify.bounds.rounding import Arithmetic, check_precision
 from holdfast.certify.bounds.rows import Rows
 from holdfast.certify.certificate import RUNS
-from holdfast.certify.certify import Certifier
+from holdfast.certify.certifier import Certifier
 from holdfast.certify.milp.encoding import constant, encode, largest_change
 from holdfast.certify.milp.solver import TOLERANCE, margin, proved, solve
 from holdfast.certify.search.branch import branch_and_bound

@@ -26,7 +26,8 @@ from holdfast.engine.rows import take
 from holdfast.errors import ModelError, ProofError
 from holdfast.models.query import Query
 from holdfast.objectives import margin
-from holdfast.threats import Ball
+from holdfast.threats import Ball, Climbable, Threat
+from holdfast.threats.norm import column
 
 __all__ = ["CHECK", "CHECKS", "Doubt", "chosen"]
 
@@ -74,7 +75,7 @@ class Doubt:
     seed: int
     samples: int = 1
 
-    def attack(self, batch: Batch, certificates: Mapping[int, Certificate], threat: Ball) -> dict[int, Outcome]:
+    def attack(self, batch: Batch, certificates: Mapping[int, Certificate], threat: Threat) -> dict[int, Outcome]:
         """What attacks make of those examples that are certified and in the sample, by index.
 
         Parameters
@@ -83,7 +84,7 @@ class Doubt:
             Examples.
         certificates : mapping
             By index, what is known of them.
-        threat : Ball
+        threat : Threat
             The set that the proofs are about; per-example budgets are looked up by index.
 
         Returns
@@ -110,7 +111,7 @@ class Doubt:
             found[outcome.index] = outcome
         return found
 
-    def check(self, found: Mapping[int, Certificate], x: Tensor, y: Tensor, threat: Ball) -> dict[int, Certificate]:
+    def check(self, found: Mapping[int, Certificate], x: Tensor, y: Tensor, threat: Threat) -> dict[int, Certificate]:
         """What has become of the certificates of the examples ``x``, ``y`` that were attacked."""
         changed = {}
         for index in torch.arange(len(x), device=x.device).split(self.query.batch_size):
@@ -123,23 +124,25 @@ class Doubt:
                 changed[number] = broken if outcome.verdict == "broken" else certificate
         return changed
 
-    def _driven(self, threat: Ball, batch: Batch) -> list[Outcome]:
+    def _driven(self, threat: Threat, batch: Batch) -> list[Outcome]:
         def run(*attacks: Attack) -> list[Outcome]:
             stages = [Stage(attack.name, attack) for attack in attacks]
             steps = drive(self.query, threat, stages, [batch], seed=self.seed, samples=self.samples)
             return [outcome for some in steps for outcome in some]
 
+        if not isinstance(threat, Climbable):
+            return run(_Scatter())
         try:
             return run(_Scatter(), AnnealedPGD(steps=5, restarts=2))
         except ModelError:  # some models have no gradient
             return run(_Scatter())
 
-    def _judged(self, outcome: Outcome, x: Tensor, certificate: Certificate, threat: Ball) -> Outcome:
+    def _judged(self, outcome: Outcome, x: Tensor, certificate: Certificate, threat: Threat) -> Outcome:
         """A counterexample to a proof: what is at fault, if it is not rounding."""
         assert self.graph is not None
         x_adv, y = outcome.x_adv.unsqueeze(0), torch.tensor([outcome.label], device=x.device)
         here = threat.at(torch.tensor([outcome.index], device=x.device))
-        if not _strictly_inside(here, x_adv, x):
+        if not _strictly_inside(here, outcome, x_adv, x):
             return replace(outcome, verdict="robust", stage=None)
         values = self.graph.to(torch.float64).values(x_adv.double().contiguous())
         exact = -float(margin(values[-1], y))
@@ -156,15 +159,15 @@ class Doubt:
         else:
             return replace(outcome, stage=CHECK)
         raise ProofError(
-            f"example {outcome.index}: proved robust within {float(here.budget(x)):g} by {certificate.method}, but "
+            f"example {outcome.index}: proved robust under {here.name} by {certificate.method}, but "
             f"misclassified at {outcome.distance:.6g}, as {outcome.stage} found: {fault}, and all proofs of this run; "
             "please report it with the model"
         )
 
 
-def _inner(threat: Ball, index: Tensor, x: Tensor) -> Ball:
-    """The ball a little smaller, so that no rounding of ``x + z`` leaves it; by index too."""
-    if threat.norm == "l0":
+def _inner(threat: Threat, index: Tensor, x: Tensor) -> Threat:
+    """A ball a little smaller, so that no rounding of ``x + z`` leaves it; by index too."""
+    if not isinstance(threat, Ball) or threat.norm == "l0":
         return threat
     budget = threat.at(index).budget(x.double())
     size = x[0].numel()
@@ -175,8 +178,10 @@ def _inner(threat: Ball, index: Tensor, x: Tensor) -> Ball:
     return replace(threat, eps=eps)
 
 
-def _strictly_inside(threat: Ball, x_adv: Tensor, x: Tensor) -> bool:
+def _strictly_inside(threat: Threat, outcome: Outcome, x_adv: Tensor, x: Tensor) -> bool:
     """Without the tolerance of verdicts: what is a hair's breadth outside contradicts no proof."""
+    if not isinstance(threat, Ball):
+        return outcome.distance <= float(threat.budget(x))
     distance = float(threat.length(x_adv.double() - x.double()))
     budget = min(float(threat.budget(x)), float(threat.budget(x.double())))
     return distance <= budget and float(threat.box.excess(x_adv)) == 0
@@ -189,7 +194,7 @@ class _Count:
 
 @dataclass(frozen=True)
 class _Scatter:
-    """Looks at random points of the set and at random corners of it, in turn."""
+    """Looks at random points of the set and, where it is a ball, at random corners of it in turn."""
 
     points: int = 8
     name: ClassVar[str] = "random points"
@@ -206,9 +211,10 @@ class _Scatter:
         x, draws = problem.x, problem.draws(state.iteration)
         # What is best for a linear function is a corner.
         direction = draws.normal(x[0].numel(), lane=1).to(x.dtype).reshape(x.shape)
-        corner = problem.ball.maximize(direction, x)
-        odd = (state.iteration % 2 == 1).view(-1, *[1] * (x.dim() - 1))
-        z = torch.where(odd, corner, problem.threat.sample(x, draws))
+        z = problem.threat.sample(x, draws)
+        if isinstance(problem.threat, Ball):
+            corner = problem.threat.maximize(direction, x)
+            z = torch.where(column(state.iteration % 2 == 1, x), corner, z)
         problem.evaluate(z, problem.objective("margin"))
         return _Count(state.iteration + 1)
 
