@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from attacks import NETWORKS
 from holdfast.attacks import Stage, drive
 from holdfast.attacks.apgd import APGD
-from holdfast.audit.protocols import nearest
+from holdfast.audit.protocols.balls import nearest
 from holdfast.data.source import Batch
 from holdfast.engine.attack import Attack
 from holdfast.models import Query

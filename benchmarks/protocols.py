@@ -15,7 +15,7 @@ from measure import machine
 
 import holdfast
 from holdfast.audit import EvaluationProtocol
-from holdfast.audit.protocols import fast, standard
+from holdfast.audit.protocols.balls import fast, standard
 from holdfast.threats import Threat
 
 DATA = {

@@ -10,7 +10,8 @@ from holdfast import L0, L1, L2, Linf, RunError, SettingError
 from holdfast.attacks import PGD, Square, Stage
 from holdfast.attacks.transfer import Diversity, Transfer, VarianceTuning
 from holdfast.audit import EvaluationProtocol
-from holdfast.audit.protocols import PROTOCOLS, fast, restrict, standard
+from holdfast.audit.protocols import PROTOCOLS, restrict
+from holdfast.audit.protocols.balls import fast, standard
 
 
 def transfer(seed=0, **settings) -> EvaluationProtocol:

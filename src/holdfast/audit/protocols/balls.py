@@ -1,13 +1,7 @@
-"""Named cascades of attacks."""
+"""Named cascades of attacks for norm balls."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
 
-import torch
-from torch import nn
-
-from holdfast.arguments import choice
 from holdfast.attacks import (
     APGD,
     APGDL1,
@@ -22,103 +16,17 @@ from holdfast.attacks import (
     SparseRS,
     Square,
 )
-from holdfast.audit.digest import digest_module
-from holdfast.engine import Attack, Knowledge, Stage
+from holdfast.audit.protocols.protocol import EvaluationProtocol, cascade, endless
+from holdfast.engine import Attack, Stage
 from holdfast.errors import SettingError
 from holdfast.threats import Ball, Threat
 
-__all__ = [
-    "PROTOCOLS",
-    "EvaluationProtocol",
-    "blackbox",
-    "endless",
-    "fast",
-    "nearest",
-    "quick",
-    "rand",
-    "restrict",
-    "standard",
-]
-
-
-@dataclass(frozen=True)
-class EvaluationProtocol:
-    """A cascade of attacks under a name.
-
-    Parameters
-    ----------
-    name : str
-        What results call it.
-    stages : tuple of Stage
-        The attacks in order; each sees what those before it left unbroken.
-    caveat : str
-        What its number is and is not, printed beside it.
-    samples : int
-        Passes averaged a look, for a model with noise of its own; see :func:`holdfast.attacks.drive`.
-    """
-
-    name: str
-    stages: tuple[Stage, ...]
-    caveat: str
-    samples: int = 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """Name, caveat and every stage with the settings of its attacks."""
-        stages = [_described(stage) for stage in self.stages]
-        return {"name": self.name, "caveat": self.caveat, "samples": self.samples, "stages": stages}
-
-
-def _described(stage: Stage) -> dict[str, Any]:
-    described = {"name": stage.name, "attack": type(stage.attack).__name__, "settings": _plain(stage.attack)}
-    if stage.polish is not None:
-        described["polish"] = {"attack": type(stage.polish).__name__, "settings": _plain(stage.polish)}
-    return described | ({"margins": list(stage.margins)} if stage.margins else {})
-
-
-def _plain(setting: Any) -> Any:
-    """A setting as numbers, texts and dicts; a model among them by its class and a digest of its content."""
-    if isinstance(setting, nn.Module):
-        return {"model": type(setting).__name__, "digest": digest_module(setting)}
-    if is_dataclass(setting):
-        return {field.name: _plain(getattr(setting, field.name)) for field in fields(setting)}
-    return setting
-
-
-def restrict(protocol: EvaluationProtocol, knowledge: Knowledge) -> EvaluationProtocol:
-    """The stages of a protocol that need to know no more than ``knowledge``.
-
-    Raises
-    ------
-    SettingError
-        When the knowledge is none of the three, or no stage is left.
-    """
-    order = get_args(Knowledge)
-    choice("knowledge", knowledge, order)
-
-    def allowed(attack: Attack | None) -> bool:
-        return attack is None or order.index(attack.knowledge) >= order.index(knowledge)
-
-    stages = tuple(stage for stage in protocol.stages if allowed(stage.attack) and allowed(stage.polish))
-    if protocol.stages and not stages:
-        raise SettingError(
-            f"no attack of protocol {protocol.name} does with {knowledge}s alone: choose blackbox, or a protocol of "
-            "your own"
-        )
-    return replace(protocol, stages=stages)
-
-
-def endless(threat: Threat) -> bool:
-    """Whether the nearest adversarial input is wanted, of any example."""
-    return isinstance(threat, Ball) and bool(torch.as_tensor(threat.eps).isinf().any())
+__all__ = ["PROTOCOLS"]
 
 
 def _norm(threat: Threat) -> str:
-    """The norm of a ball; L-infinity's attacks ask any other threat for its geometry."""
-    return threat.norm if isinstance(threat, Ball) else "linf"
-
-
-def _protocol(name: str, attacks: dict[str, Attack], caveat: str, samples: int = 1) -> EvaluationProtocol:
-    return EvaluationProtocol(name, tuple(Stage(key, attack) for key, attack in attacks.items()), caveat, samples)
+    assert isinstance(threat, Ball)
+    return threat.norm
 
 
 def quick(threat: Threat) -> EvaluationProtocol:
@@ -145,7 +53,7 @@ def quick(threat: Threat) -> EvaluationProtocol:
             "apgd-ce": APGD(steps=50, restarts=2),
             "apgd-t": APGD(steps=20, objective="dlr", targets=3),
         }
-    return _protocol("quick", attacks, caveat)
+    return cascade("quick", attacks, caveat)
 
 
 def standard(threat: Threat) -> EvaluationProtocol:
@@ -175,7 +83,7 @@ def standard(threat: Threat) -> EvaluationProtocol:
         else:
             attacks = {"apgd-ce": APGD(), "apgd-t": APGD(objective="dlr", targets=9)}
         attacks |= {"fab-t": FAB(targets=9), "square": Square(queries=5000)}
-    return _protocol("standard", attacks, caveat)
+    return cascade("standard", attacks, caveat)
 
 
 def rand(threat: Threat) -> EvaluationProtocol:
@@ -185,7 +93,7 @@ def rand(threat: Threat) -> EvaluationProtocol:
     broken where most of 20 fresh passes are wrong; the authors' code judges by a single one.
     """
     caveat = "rand averages 20 passes a look; an example is broken where most of 20 fresh passes are wrong"
-    return _protocol("rand", {"apgd-ce": APGD(), "apgd-dlr": APGD(objective="dlr")}, caveat, samples=20)
+    return cascade("rand", {"apgd-ce": APGD(), "apgd-dlr": APGD(objective="dlr")}, caveat, samples=20)
 
 
 # Below which share of the clean margin an example is worth which round of a walk. Found on the networks of the
@@ -253,7 +161,7 @@ def blackbox(threat: Threat) -> EvaluationProtocol:
         attacks = {name: attack for name, attack in attacks.items() if attack.minimum_norm}
         if not attacks:
             raise SettingError(f"blackbox: no attack without gradients looks for the nearest input in {norm}")
-    return _protocol("blackbox", attacks, caveat)
+    return cascade("blackbox", attacks, caveat)
 
 
 def nearest(threat: Threat) -> EvaluationProtocol:
@@ -274,10 +182,10 @@ def nearest(threat: Threat) -> EvaluationProtocol:
             "shrinking-ball": ShrinkingBall(),
             "shrinking-ball-2": ShrinkingBall(steps=50, runs=18, gap=0.05),
         }
-    return _protocol("nearest", attacks, caveat)
+    return cascade("nearest", attacks, caveat)
 
 
-PROTOCOLS: dict[str, Callable[[Threat], EvaluationProtocol]] = {
+PROTOCOLS: Mapping[str, Callable[[Threat], EvaluationProtocol]] = {
     "quick": quick,
     "fast": fast,
     "standard": standard,
