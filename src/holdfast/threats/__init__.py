@@ -3,6 +3,7 @@
 from holdfast.threats.ball import L0, L1, L2, Ball, Linf
 from holdfast.threats.box import Box
 from holdfast.threats.parse import parse_threat
+from holdfast.threats.spatial import Spatial
 from holdfast.threats.threat import Climbable, Coverable, Recognisable, Scalable, Threat
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Linf",
     "Recognisable",
     "Scalable",
+    "Spatial",
     "Threat",
     "parse_threat",
 ]
