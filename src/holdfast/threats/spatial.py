@@ -2,23 +2,29 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from holdfast.draws import Draws
 from holdfast.errors import DataError, SettingError
+from holdfast.rounding import unit
 from holdfast.threats.ball import TOLERANCE, BoxArgument
 from holdfast.threats.box import Box
 from holdfast.threats.budget import Budget, parse_budget
 from holdfast.threats.norm import safe_divide
+from holdfast.threats.sweep import Planes, sweep
 from holdfast.threats.warp import Padding, warp
 
 __all__ = ["Spatial"]
 
 Limit = float | str | Tensor
+
+# From so many on, cells are left as large as they are: whoever covers a set splits those that need it.
+_FIRST_CELLS = 256
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -50,13 +56,18 @@ class Spatial:
     ------
     SettingError
         When a limit or the box makes no sense.
+
+    Attributes
+    ----------
+    bounds : Box
+        Those of inputs.
     """
 
     rotation: Budget
     translation: Budget
     scale: Budget
     padding: Padding
-    box: Box
+    bounds: Box
     whole: bool
 
     def __init__(
@@ -76,7 +87,7 @@ class Spatial:
         if not isinstance(whole, bool):
             raise SettingError(f"whole: True or False is needed, not {whole!r}")
         object.__setattr__(self, "padding", padding)
-        object.__setattr__(self, "box", Box.of(box))
+        object.__setattr__(self, "bounds", Box.of(box))
         object.__setattr__(self, "whole", whole)
 
     @property
@@ -88,7 +99,7 @@ class Spatial:
 
     def __repr__(self) -> str:
         limits = ", ".join(f"{name}={_shown(getattr(self, name))}" for name in _MOST)
-        return f"Spatial({limits}, padding={self.padding}, box={self.box}{', whole' * self.whole})"
+        return f"Spatial({limits}, padding={self.padding}, box={self.bounds}{', whole' * self.whole})"
 
     def nothing(self, x: Tensor) -> Tensor:
         """``(N, 4)`` zeros."""
@@ -102,7 +113,7 @@ class Spatial:
         DataError
             When ``x`` are no images.
         """
-        return self.box.clip(warp(_images(x), z, self.padding).reshape(x.shape))
+        return self.bounds.clip(warp(_images(x), z, self.padding).reshape(x.shape))
 
     def limits(self, x: Tensor) -> Tensor:
         """``(N, 4)`` the largest choices that the threat allows each image."""
@@ -191,7 +202,114 @@ class Spatial:
 
     def contains(self, x: Tensor, z: Tensor) -> Tensor:
         """``(N,)`` bool: within all limits, and of an image inside the box (to 1e-6), so that what is made is too."""
-        return (self.distance(x, z) <= 1) & (self.box.excess(x) <= TOLERANCE)
+        return (self.distance(x, z) <= 1) & (self.bounds.excess(x) <= TOLERANCE)
+
+    def cells(self, x: Tensor) -> Tensor:
+        """Ranges of choices of one image that together hold all of them.
+
+        Parameters
+        ----------
+        x : Tensor
+            ``(C, H, W)`` or ``(H, W)``.
+
+        Returns
+        -------
+        Tensor
+            ``(M, 9)`` float64: the least choice of a cell, the largest, and how many pixels from the centre a pixel
+            lies on the average, by which :meth:`split` tells directions in which much happens. Whole moves have a cell
+            each; otherwise pixels move by about one over a cell, unless that took more than some hundreds of them.
+        """
+        limits = self.limits(x.unsqueeze(0))[0].double()
+        low, high = -limits.unsqueeze(0), limits.unsqueeze(0)
+        if self.whole:
+            steps = torch.arange(-int(limits[1]), int(limits[1]) + 1, dtype=low.dtype, device=x.device)
+            moves = torch.cartesian_prod(steps, steps)
+            low, high = low.repeat(len(moves), 1), high.repeat(len(moves), 1)
+            low[:, 1:3] = high[:, 1:3] = moves
+        far = math.hypot(*x.shape[-2:]) / math.sqrt(12)
+        cells = torch.cat([low, high, torch.full_like(low[:, :1], far)], dim=1)
+        while len(cells) < _FIRST_CELLS and float(_effects(cells).max()) > 1:
+            cells = self.split(cells)
+        return cells
+
+    def box(self, x: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of what :meth:`apply` gives, rounding included, for any choice of a cell.
+
+        Where a cell is one choice both are that image.
+
+        Parameters
+        ----------
+        x : Tensor
+            One image, ``(C, H, W)`` or ``(H, W)``.
+        cells : Tensor
+            ``(M, 9)`` cells of it.
+
+        Returns
+        -------
+        Tensor, Tensor
+            ``(M, *shape)`` each, in the precision of ``x``.
+        """
+        planes = self.planes(x, cells)
+        lower, upper = planes.lower.to(x.dtype), planes.upper.to(x.dtype)
+        low, high = _ends(cells)
+        single = (low == high).all(1)
+        lower[single] = upper[single] = self.apply(x.expand(int(single.sum()), *x.shape), low[single])
+        return lower, upper
+
+    def planes(self, x: Tensor, cells: Tensor) -> Planes:
+        """Bounds of the same that are linear in the choice: unlike boxes, they know how pixels change together.
+
+        Parameters are those of :meth:`box`.
+
+        Returns
+        -------
+        Planes
+            Of images of the shape of ``x``, in float64: with the box, with the slope for each number of a choice.
+        """
+        low, high = _ends(cells)
+        found = sweep(_images(x.unsqueeze(0))[0], low, high, self.padding)
+        slope = found.slope.reshape(*found.slope.shape[:2], *x.shape)
+        lower, upper, floor, ceiling = (
+            bound.reshape(-1, *x.shape) for bound in (found.lower, found.upper, found.floor, found.ceiling)
+        )
+        # The box may clip what comes out, and the image's precision rounds it; neither turns an order round.
+        least, most = (end.double() for end in self.bounds.ends(x.unsqueeze(0)))
+        rounding = unit(x.dtype) * (torch.maximum(lower.abs(), upper.abs()) + torch.finfo(x.dtype).tiny)
+        floor = floor - (upper - most).clamp_min(0) - rounding
+        ceiling = ceiling + (least - lower).clamp_min(0) + rounding
+        return Planes(lower.clamp(least, most), upper.clamp(least, most), slope, floor, ceiling)
+
+    def choose(self, x: Tensor, cells: Tensor, point: Tensor) -> Tensor:
+        """``(M, 4)`` a choice of each cell that comes near to the images ``point``, ``(M, *shape)``.
+
+        It is the one of least squares in the linear bounds of the cell, moved into it.
+        """
+        planes = self.planes(x, cells)
+        low, high = _ends(cells)
+        middle, reach = (low + high) / 2, (high - low) / 2
+        missing = (point - (planes.floor + planes.ceiling) / 2).flatten(1)
+        slope = planes.slope.flatten(2) * reach.unsqueeze(2)
+        squares = slope @ slope.transpose(1, 2)
+        # Directions in which nothing happens, or nothing may, stay in the middle.
+        ridge = 1e-9 * squares.diagonal(dim1=1, dim2=2).sum(1) + torch.finfo(squares.dtype).tiny
+        squares = squares + torch.diag_embed(ridge.unsqueeze(1).expand(-1, 4))
+        share = torch.linalg.solve(squares, (slope @ missing.unsqueeze(2)).squeeze(2))
+        z = (middle + reach * share).clamp(low, high)
+        return self.project(z.to(_precision(x)), x.expand(len(cells), *x.shape))
+
+    def split(self, cells: Tensor) -> Tensor:
+        """Each cell cut in two where pixels move most; none, ``(0, 9)``, where all cells are single choices."""
+        low, high = _ends(cells)
+        if bool((low == high).all()):
+            return cells[:0]
+        widest = functional.one_hot(_effects(cells).argmax(1), 4).bool()
+        middle = (low + high) / 2
+        far = cells[:, 8:]
+        halves = [
+            torch.cat([low, torch.where(widest, middle, high), far], dim=1),
+            torch.cat([torch.where(widest, middle, low), high, far], dim=1),
+        ]
+        return torch.stack(halves, dim=1).flatten(0, 1)
 
     def budget(self, x: Tensor) -> Tensor:
         """``(N,)`` ones: all of every limit."""
@@ -199,11 +317,13 @@ class Spatial:
 
     def at(self, index: Tensor) -> Self:
         """The threat against the examples ``index``."""
-        return replace(
-            self,
-            rotation=_looked_up("rotation", self.rotation, index),
-            translation=_looked_up("translation", self.translation, index),
-            scale=_looked_up("scale", self.scale, index),
+        return type(self)(
+            _looked_up("rotation", self.rotation, index),
+            _looked_up("translation", self.translation, index),
+            _looked_up("scale", self.scale, index),
+            self.padding,
+            self.bounds,
+            self.whole,
         )
 
     def near(self, x: Tensor) -> Self:
@@ -213,7 +333,7 @@ class Spatial:
     def to_dict(self) -> dict[str, Any]:
         """Limits, padding and box in plain numbers and lists, None for a bound that is not there."""
         limits = {name: _plain(getattr(self, name)) for name in _MOST}
-        box = [_plain(self.box.lower), _plain(self.box.upper)]
+        box = [_plain(self.bounds.lower), _plain(self.bounds.upper)]
         return {"set": "spatial", **limits, "padding": self.padding, "whole": self.whole, "box": box}
 
     def _each(self, limit: Budget, x: Tensor) -> Tensor:
@@ -264,6 +384,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(v) for v in value]
     return value if math.isfinite(value) else None
+
+
+def _ends(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest choice of each cell."""
+    return cells[:, :4], cells[:, 4:8]
+
+
+def _effects(cells: Tensor) -> Tensor:
+    """``(M, 4)`` by how many pixels a pixel moves over each cell, on the average, in each direction."""
+    low, high = _ends(cells)
+    still, far = torch.ones_like(cells[:, 8]), cells[:, 8]
+    return (high - low) * torch.stack([torch.deg2rad(far), still, still, far], dim=1)
 
 
 def _precision(x: Tensor) -> torch.dtype:
