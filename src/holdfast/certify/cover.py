@@ -19,15 +19,19 @@ from torch import Tensor
 
 from holdfast.certify.bounds.graph import Graph
 from holdfast.certify.bounds.region import Region
+from holdfast.certify.bounds.zonotope import Zonotope
 from holdfast.certify.certificate import LOOSE, QUICK, TIMEOUT, Certificate
 from holdfast.certify.certifier import BOUNDS, Certifier, misclassified, proven
+from holdfast.certify.search.witness import outward
 from holdfast.errors import ModelError
-from holdfast.threats import Coverable, Threat
+from holdfast.threats import Coverable, Sloped, Threat
 
 __all__ = ["CoverCertifier"]
 
 # Cells whose boxes are bounded together, and exact boxes that go to branch and bound together.
 _TOGETHER, _SEARCHED = 64, 16
+# What the reach of choices is multiplied by: the rounding of their distance from a cell's middle.
+_AMPLE = 1 + 2.0**-50
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +75,17 @@ class CoverCertifier:
                 yield place, Certificate("undecided", self.boxes.method, None, None, 0.0, str(error))
 
 
+def _region(threat: Coverable, x: Tensor, cells: Tensor) -> Region:
+    """What is known of the inputs that some cells give."""
+    lower, upper = threat.box(x, cells)
+    if not isinstance(threat, Sloped):
+        return Region.box(lower, upper)
+    planes = threat.planes(x, cells)
+    rest = Region.box(*outward(planes.floor, planes.ceiling, x.dtype))
+    reach = planes.reach.reshape(*planes.reach.shape, *[1] * x.dim()) * _AMPLE
+    return Region.box(lower, upper, Zonotope(rest, planes.slope * reach))
+
+
 @dataclass(eq=False)
 class _Cover:
     """The work on one example."""
@@ -93,8 +108,9 @@ class _Cover:
             if len(cells) > _TOGETHER:
                 waiting.append(cells[_TOGETHER:])
                 cells = cells[:_TOGETHER]
-            lower, upper = self.threat.box(self.x, cells)
-            margins = self._margins(Region.box(lower, upper))
+            region = _region(self.threat, self.x, cells)
+            lower, upper = region.lower, region.upper
+            margins = self._margins(region)
             done = margins > 0
             self.lowest = min(self.lowest, float(margins[done].amin()) if bool(done.any()) else math.inf)
             cells, lower, upper = cells[~done], lower[~done], upper[~done]

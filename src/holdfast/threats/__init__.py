@@ -4,7 +4,7 @@ from holdfast.threats.ball import L0, L1, L2, Ball, Linf
 from holdfast.threats.box import Box
 from holdfast.threats.parse import parse_threat
 from holdfast.threats.spatial import Spatial
-from holdfast.threats.threat import Climbable, Coverable, Recognisable, Scalable, Threat
+from holdfast.threats.threat import Climbable, Coverable, Recognisable, Scalable, Sloped, Threat
 
 __all__ = [
     "L0",
@@ -17,6 +17,7 @@ __all__ = [
     "Linf",
     "Recognisable",
     "Scalable",
+    "Sloped",
     "Spatial",
     "Threat",
     "parse_threat",

@@ -12,11 +12,12 @@ from torch.nn import functional
 from holdfast.draws import Draws
 from holdfast.errors import DataError, SettingError
 from holdfast.rounding import unit
-from holdfast.threats.ball import TOLERANCE, BoxArgument
-from holdfast.threats.box import Box
+from holdfast.threats.ball import BoxArgument
+from holdfast.threats.box import TOLERANCE, Box
 from holdfast.threats.budget import Budget, parse_budget
 from holdfast.threats.norm import safe_divide
-from holdfast.threats.sweep import Planes, sweep
+from holdfast.threats.planes import Planes
+from holdfast.threats.sweep import sweep
 from holdfast.threats.warp import Padding, warp
 
 __all__ = ["Spatial"]
@@ -277,7 +278,7 @@ class Spatial:
         rounding = unit(x.dtype) * (torch.maximum(lower.abs(), upper.abs()) + torch.finfo(x.dtype).tiny)
         floor = floor - (upper - most).clamp_min(0) - rounding
         ceiling = ceiling + (least - lower).clamp_min(0) + rounding
-        return Planes(lower.clamp(least, most), upper.clamp(least, most), slope, floor, ceiling)
+        return Planes(lower.clamp(least, most), upper.clamp(least, most), found.reach, slope, floor, ceiling)
 
     def choose(self, x: Tensor, cells: Tensor, point: Tensor) -> Tensor:
         """``(M, 4)`` a choice of each cell that comes near to the images ``point``, ``(M, *shape)``.

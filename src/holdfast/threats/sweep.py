@@ -18,36 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from holdfast.threats.planes import Planes
 from holdfast.threats.warp import Padding, centred, turn
 
-__all__ = ["Planes", "sweep"]
+__all__ = ["sweep"]
 
 # As many numbers at a time as a processor keeps at hand.
 _PIECE = 1 << 20
 # Far more than the roundings on the way to a place and to a value: some twenty of each.
 _ROUNDINGS = 64 * torch.finfo(torch.float64).eps
-
-
-@dataclass(frozen=True, eq=False)
-class Planes:
-    """Bounds of ``M`` warped images, each over a cell of choices around its middle; all in float64.
-
-    Parameters
-    ----------
-    lower, upper : Tensor
-        ``(M, C, H, W)`` constant ones.
-    slope : Tensor
-        ``(M, 4, C, H, W)``: the image after any choice ``z`` of the cell lies between ``floor`` and ``ceiling``, each
-        plus ``<slope, z - middle>``.
-    floor, ceiling : Tensor
-        ``(M, C, H, W)``.
-    """
-
-    lower: Tensor
-    upper: Tensor
-    slope: Tensor
-    floor: Tensor
-    ceiling: Tensor
 
 
 def sweep(x: Tensor, low: Tensor, high: Tensor, padding: Padding) -> Planes:
@@ -57,8 +36,8 @@ def sweep(x: Tensor, low: Tensor, high: Tensor, padding: Padding) -> Planes:
     piece = max(_PIECE // (x.numel() * (lines + 1) ** 2), 1)
     image = functional.pad(x.double().unsqueeze(0), (1, 1, 1, 1), "constant" if padding == "zeros" else "replicate")[0]
     parts = [_bounds(image, places.part(slice(start, start + piece))) for start in range(0, len(low), piece)]
-    fields = [torch.cat(field) for field in zip(*parts, strict=True)]
-    return Planes(*fields)
+    lower, upper, *planes = (torch.cat(field) for field in zip(*parts, strict=True))
+    return Planes(lower, upper, places.reach, *planes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,9 @@ from typing import Any, Protocol, Self, runtime_checkable
 from torch import Tensor
 
 from holdfast.draws import Draws
+from holdfast.threats.planes import Planes
 
-__all__ = ["Climbable", "Coverable", "Recognisable", "Scalable", "Threat"]
+__all__ = ["Climbable", "Coverable", "Recognisable", "Scalable", "Sloped", "Threat"]
 
 
 class Threat(Protocol):
@@ -115,6 +116,15 @@ class Coverable(Threat, Protocol):
 
         None, ``(0, k)``, where every point of a box is given by some choice of its cell, so that nothing is gained.
         """
+        ...
+
+
+@runtime_checkable
+class Sloped(Coverable, Protocol):
+    """A set of whose cells more is known than boxes: what is linear in the choice."""
+
+    def planes(self, x: Tensor, cells: Tensor) -> Planes:
+        """The boxes of ``M`` cells, and how their inputs change along a choice."""
         ...
 
 

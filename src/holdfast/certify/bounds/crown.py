@@ -316,7 +316,7 @@ def _undecided(graph: Graph, number: int) -> Undecided | None:
 
 def _exact(graph: Graph, region: Region) -> set[int]:
     """The nodes whose intervals cannot be improved: one linear operation away from a box."""
-    if region.norm != "linf":
+    if region.norm != "linf" or region.swept is not None:
         return {0}
     boxes, exact = {0}, {0}
     for number, node in enumerate(graph.nodes):

@@ -11,9 +11,9 @@ bound looser, never wrong.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from holdfast.certify.bounds.rounding import dot, down, gamma, summed, unit
 from holdfast.errors import DataError
 from holdfast.threats import Ball, l0, l1, l2
 from holdfast.threats.norm import Norm, column, room_along, safe_divide
+
+if TYPE_CHECKING:
+    from holdfast.certify.bounds.zonotope import Zonotope
 
 __all__ = ["Region"]
 
@@ -53,6 +56,8 @@ class Region:
         ``"linf"``, where the set is the box itself, or ``"l2"``, ``"l1"``, ``"l0"``.
     eps : Tensor
         ``(N,)`` the radius of the ball.
+    swept : Zonotope or None
+        Another set that holds what the box is there for, so that bounds may be taken over either.
     """
 
     lower: Tensor
@@ -60,6 +65,7 @@ class Region:
     center: Tensor
     norm: str
     eps: Tensor
+    swept: "Zonotope | None" = None
 
     @classmethod
     def around(cls, threat: Ball, x: Tensor) -> Self:
@@ -88,8 +94,8 @@ class Region:
         return cls(lower, upper, x, threat.norm, torch.where(budget.isfinite(), budget, widest))
 
     @classmethod
-    def box(cls, lower: Tensor, upper: Tensor) -> Self:
-        """All inputs between ``lower`` and ``upper``, ``(N, *shape)``.
+    def box(cls, lower: Tensor, upper: Tensor, swept: "Zonotope | None" = None) -> Self:
+        """All inputs between ``lower`` and ``upper``, ``(N, *shape)``; of those, what a zonotope holds.
 
         Raises
         ------
@@ -108,16 +114,16 @@ class Region:
         _check_bounded(lower, upper)
         # Half of each first, lest the sum overflow.
         center, radius = lower / 2 + upper / 2, upper / 2 - lower / 2
-        return cls(
-            lower, upper, center, "linf", radius.flatten(1).amax(1) if radius.numel() else radius.flatten(1).sum(1)
-        )
+        eps = radius.flatten(1).amax(1) if radius.numel() else radius.flatten(1).sum(1)
+        return cls(lower, upper, center, "linf", eps, swept)
 
     def __len__(self) -> int:
         return len(self.center)
 
     def take(self, rows: Tensor) -> "Region":
         """The sets of the examples ``rows``, an index or a mask."""
-        return Region(self.lower[rows], self.upper[rows], self.center[rows], self.norm, self.eps[rows])
+        swept = None if self.swept is None else self.swept.take(rows)
+        return Region(self.lower[rows], self.upper[rows], self.center[rows], self.norm, self.eps[rows], swept)
 
     def crop(self, window: tuple[slice, ...]) -> "Region":
         """The projections of the sets onto the coordinates in ``window``, a slice for each dimension of an example."""
@@ -125,11 +131,14 @@ class Region:
         if self.center[part].shape == self.center.shape:
             return self
         # A ball's projection is the ball of the same radius: the other coordinates may stay at the centre.
-        return Region(self.lower[part], self.upper[part], self.center[part], self.norm, self.eps)
+        swept = None if self.swept is None else self.swept.crop(window)
+        return Region(self.lower[part], self.upper[part], self.center[part], self.norm, self.eps, swept)
 
     def to(self, dtype: torch.dtype) -> "Region":
         """The same sets in another precision."""
-        return Region(self.lower.to(dtype), self.upper.to(dtype), self.center.to(dtype), self.norm, self.eps.to(dtype))
+        swept = None if self.swept is None else self.swept.to(dtype)
+        lower, upper, center = (end.to(dtype) for end in (self.lower, self.upper, self.center))
+        return Region(lower, upper, center, self.norm, self.eps.to(dtype), swept)
 
     def minimum(self, a: Tensor, of: Tensor | None = None) -> Tensor:
         """The minimum of ``<a_r, x>`` over an example's set, for each row ``r``; never above it, however it rounds.
@@ -149,6 +158,9 @@ class Region:
         Tensor
             ``(R,)``.
         """
+        if self.swept is not None:
+            box = replace(self, swept=None)
+            return box.minimum(a, of).maximum(self.swept.minimum(a, of))
         lower, upper, center, rows = (t.flatten(1) for t in (self.lower, self.upper, self.center, a))
         # What products that are too small for the precision may leave out.
         smallest = 4 * rows.shape[1] * torch.finfo(a.dtype).tiny * torch.finfo(a.dtype).eps
