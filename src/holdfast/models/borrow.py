@@ -15,7 +15,8 @@ __all__ = ["borrowed", "given_copies"]
 def borrowed(model: nn.Module, seed: int = 0) -> Iterator[None]:
     """Hold a model in evaluation mode with frozen parameters; give it back bit for bit as it was.
 
-    Training flags, ``requires_grad`` flags and buffers are restored, and so is torch's global random state, which a
+    Training flags, ``requires_grad`` flags, buffers and the rows that embeddings with a ``max_norm`` shorten where they
+    are looked up are restored, and so is torch's global random state, which a
     model that draws its own noise would otherwise move. Inside, that state starts from ``seed``. Attention layers stay
     off the fast path that they take only where no gradient is asked for: it rounds differently, and an answer must not
     depend on whether somebody else's gradient was needed. For the same reason an inference mode around it all is left:
@@ -34,6 +35,11 @@ def borrowed(model: nn.Module, seed: int = 0) -> Iterator[None]:
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
+    ]
+    shortened = [
+        (module.weight, module.weight.detach().clone())
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None
     ]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.inference_mode(False), torch.random.fork_rng(devices=devices):
@@ -57,6 +63,8 @@ def borrowed(model: nn.Module, seed: int = 0) -> Iterator[None]:
                 if not torch.equal(buffer, value):
                     buffer.detach().copy_(value)
                 module._buffers[name] = buffer
+            for weight, value in shortened:
+                weight.detach().copy_(value)
 
 
 @contextmanager

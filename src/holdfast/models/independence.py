@@ -127,8 +127,7 @@ def _fault(
     if base[1] != untouched:
         return None  # noise belongs to places, not to rows
     # Rounding may differ from place to place, and by much where large numbers cancel: as it does between neighbours.
-    odd = (torch.arange(x[0].numel(), device=x.device) % 2).view(x.shape[1:])
-    moved, shaken = answer(x.roll(1, 0)), answer(x * (1 - 2 * eps * odd).to(x))
+    moved, shaken = answer(x.roll(1, 0)), answer(_shaken(x, eps))
     if moved is None or shaken is None:
         return None
     room = max(room, _SHAKEN * _distance(shaken[0], base[0]))
@@ -140,18 +139,30 @@ def _fault(
 def _pairs(x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Pairs of batches, and which rows, a mask, they have in common; the others are as different as may be."""
     place = torch.arange(len(x), device=x.device)
-    low, high = x.min(), x.max()
 
     def among(kept: Tensor, rows: Tensor, others: Tensor) -> Tensor:
         return torch.where(kept.view(-1, *[1] * (x.dim() - 1)), rows, others)
 
+    if x.is_floating_point():
+        low, high = x.min(), x.max()
+        opposite, inner = low + high - x, torch.lerp(low, high, 0.25) + (x - low) / 2
+    else:  # at its place, no number is known but those between the least and the largest
+        numbers = x.long()
+        low, high = numbers.amin(0), numbers.amax(0)
+        others = low + high - numbers, low + (high - low) // 4 + (numbers - low) // 2, low, high
+        opposite, inner, low, high = (other.to(x.dtype) for other in others)
     first, ends, even = place == 0, (place == 0) | (place == len(x) - 1), place % 2 == 0
     yield x, among(first, x, x[:1]), first
     yield x, among(even, x, x.roll(2, 0)), even
-    yield x, among(~even, x, low + high - x), ~even
+    yield x, among(~even, x, opposite), ~even
     # What is largest in a batch of images is often the same in all: here the others decide.
-    inner = torch.lerp(low, high, 0.25) + (x - low) / 2
     yield among(ends, inner, low), among(ends, inner, high), ends
+
+
+def _shaken(x: Tensor, eps: float) -> Tensor:
+    """Inputs changed in their last place; whole numbers as they are."""
+    odd = (torch.arange(x[0].numel(), device=x.device) % 2).view(x.shape[1:])
+    return x * (1 - 2 * eps * odd).to(x) if x.is_floating_point() else x
 
 
 def _repeats(model: nn.Module, call: Callable[[nn.Module, Tensor], _Answer], x: Tensor, room: float) -> bool:

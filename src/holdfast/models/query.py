@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from holdfast.arguments import as_float, as_list, is_number, module_of, seed_of, whole
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.borrow import borrowed
+from holdfast.models.embedding import Lookups
 from holdfast.models.gradients import InputGradients, quicker
 from holdfast.models.independence import refuse_dependence
 from holdfast.models.layout import is_channels_last, lay_out
@@ -51,7 +52,8 @@ class Answer:
     values : Tensor
         ``(N,)`` the objective.
     grad : Tensor
-        ``(N, ...)`` the objective's gradient with respect to each row's input.
+        ``(N, ...)`` the objective's gradient with respect to each row's input; of whole numbers ``(N, ..., D)``, with
+        respect to what the model looks up for each.
     """
 
     logits: Tensor
@@ -68,6 +70,10 @@ class Query:
     its neighbours; padding is not counted. Where a trial on the first inputs shows that logits and gradients are bit
     for bit the same in batches of a half, a quarter and so on, down to 8 rows, the smallest shape that holds the rows
     is run.
+
+    Floating point inputs are taken in the query's precision. Whole numbers, such as words or bytes, go to the model as
+    they are. They have no gradient: it is that with respect to what the model looks up for them, in an
+    ``nn.Embedding`` say, and :meth:`embedded` tells what that is.
 
     Parameters
     ----------
@@ -144,10 +150,10 @@ class Query:
         self._stack.close()
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Inputs on the model's device, in the query's precision and layout."""
+        """Inputs on the model's device, in the query's precision and layout; whole numbers stay what they are."""
         # Autograd keeps nothing that was made in inference mode.
         x = x.clone() if x.is_inference() else x.detach()
-        return lay_out(x.to(self.device, self.dtype), self.channels_last)
+        return lay_out(self._taken(x), self.channels_last)
 
     def bare_logits(self, x: Tensor) -> Tensor:
         """``(N, K)`` logits of the model as it is: what verdicts are taken from.
@@ -157,7 +163,7 @@ class Query:
         ModelError
             When the model raises, or its output is not a tensor ``(N, K)`` of logits.
         """
-        x = lay_out(x.detach().to(self.device, self.dtype), channels_last=False)
+        x = lay_out(self._taken(x.detach()), channels_last=False)
         first = self._classes is None
         watch = _Watch()
         starts = range(0, len(x), self.batch_size)
@@ -187,7 +193,7 @@ class Query:
         return logits.clone()
 
     def gradient(self, x: Tensor, objective: Callable[[Tensor], Tensor]) -> Answer:
-        """Logits, objective and its input gradient for at most ``batch_size`` rows.
+        """Logits, objective and its gradient for at most ``batch_size`` rows.
 
         The objectives are summed, never averaged, so a row's gradient is its own. Where a gradient is not finite, it
         is 0: the search stands still there instead of being lost.
@@ -218,30 +224,59 @@ class Query:
         self.backwards += len(parts) * len(x)
         return logits.detach(), torch.stack(parts, dim=1)
 
+    def embedded(self, x: Tensor) -> Tensor:
+        """``(N, ..., D)`` what the model looks up for whole numbers, of at most ``batch_size`` rows; a forward pass.
+
+        It is what gradients are taken with respect to: to first order, an objective gains by other numbers in place of
+        ``x`` the sum of ``gradient * (embedded of those - embedded of x)``. Where a model asks several tables, their
+        columns stand side by side; a number that it does not look up has zeros.
+
+        Raises
+        ------
+        ModelError
+            When it looks up none.
+        """
+        embedded = self._embedded(x)
+        self.forwards += len(x)
+        if embedded is None:
+            raise ModelError(_no_lookup(x))
+        return embedded
+
+    def _embedded(self, x: Tensor) -> Tensor | None:
+        rows = self._pad(self.prepare(x))
+        with torch.no_grad(), Lookups(rows) as lookups:
+            self._forward(rows)
+        return None if lookups.embedded is None else _first(lookups.embedded, len(x)).to(self.dtype)
+
     def _gradient(self, x: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
-            inputs = self._pad(self.prepare(x)).requires_grad_(True)
-            with self._back:
-                logits = _first(self._forward(inputs), len(x))
+            logits, gradient = self._differentiable(self._pad(self.prepare(x)))
+            logits = _first(logits, len(x))
             values = objective(logits)
-            _require_gradient(values)
-            (grad,) = torch.autograd.grad(values, inputs, torch.ones_like(values), allow_unused=True)
-        return logits, values, _first(torch.zeros_like(inputs) if grad is None else grad, len(x))
+            _require_gradient(values, x)
+            grad = gradient(values)
+        return logits, values, _first(grad, len(x))
 
     def _jacobian(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad():
-            inputs = self._pad(self.prepare(x)).requires_grad_(True)
-            with self._back:
-                logits = _first(self._forward(inputs), len(x))
-            _require_gradient(logits)
-            parts = []
-            for column in logits.unbind(1):
-                (grad,) = torch.autograd.grad(
-                    column, inputs, torch.ones_like(column), allow_unused=True, retain_graph=True
-                )
-                grad = torch.zeros_like(inputs) if grad is None else grad
-                parts.append(_first(grad, len(x)).nan_to_num(0.0, 0.0, 0.0))
+            logits, gradient = self._differentiable(self._pad(self.prepare(x)))
+            logits = _first(logits, len(x))
+            _require_gradient(logits, x)
+            parts = [
+                _first(gradient(column, retain_graph=True), len(x)).nan_to_num(0.0, 0.0, 0.0)
+                for column in logits.unbind(1)
+            ]
         return logits, parts
+
+    def _differentiable(self, x: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
+        """Logits of rows that fill a shape, and what gives the gradient of values that are made of them."""
+        if x.is_floating_point():
+            x.requires_grad_(True)
+            with self._back:
+                return self._forward(x), partial(_input_gradient, x)
+        with self._back, Lookups(x) as lookups:
+            logits = self._forward(x)
+        return logits, lambda values, **options: lookups.gradient(values, **options).to(self.dtype)
 
     def _equivalent_shapes(self, x: Tensor) -> tuple[int, ...]:
         """Batch sizes below the whole one, rising, in which the model computes the very same numbers."""
@@ -281,13 +316,11 @@ class Query:
         for rows in x.split(size):
             with torch.inference_mode():
                 bare = self._forward(rows).clone()
-            with torch.enable_grad(), self._back:
-                inputs = self.prepare(rows).clone().requires_grad_(True)
-                logits = self._forward(inputs)
+            with torch.enable_grad():
+                logits, gradient = self._differentiable(self.prepare(rows).clone())
                 weighted = (logits * torch.arange(1, logits.shape[1] + 1, device=logits.device)).sum()
-                blind = not weighted.requires_grad
-                grad = None if blind else torch.autograd.grad(weighted, inputs, allow_unused=True)[0]
-            parts.append((bare, logits.detach(), torch.zeros_like(inputs) if grad is None else grad))
+                grad = gradient(weighted) if weighted.requires_grad else torch.zeros_like(rows)
+            parts.append((bare, logits.detach(), grad))
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     @property
@@ -308,9 +341,13 @@ class Query:
             return x
         return lay_out(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]), is_channels_last(x))
 
+    def _taken(self, x: Tensor) -> Tensor:
+        return x.to(self.device, self.dtype if x.is_floating_point() else x.dtype)
+
     def _forward(self, x: Tensor, model: nn.Module | None = None) -> Tensor:
+        inputs = self._normalize(x)
+        inputs = inputs.to(self.inner_dtype) if x.is_floating_point() else inputs
         # Some models work in place on their input: they get a copy.
-        inputs = self._normalize(x).to(self.inner_dtype)
         inputs = inputs.clone() if inputs is x else inputs
         try:
             logits = (self.model if model is None else model)(inputs)
@@ -318,7 +355,7 @@ class Query:
             raise
         except Exception as error:
             raise ModelError(
-                f"the model failed on an input batch of shape {tuple(x.shape)}: {reason(error)}{_channels_cure(x)}"
+                f"the model failed on an input batch of shape {tuple(x.shape)}: {reason(error)}{_input_cure(x)}"
             ) from error
         if self._classes is None and is_one_logit(logits, len(x)):
             self.model = OneLogit(self.model)
@@ -336,7 +373,18 @@ class Query:
                 parts = [self._forward(self._pad(part))[: len(part)] for part in x.split(self.batch_size)]
             return outputs(torch.cat(parts))
 
-        last = final_squashing(outputs(logits), x, ask, self.inner_dtype)
+        def ask_behind(embedded: Tensor) -> Tensor:
+            """What is said of the first inputs, were something else looked up for them."""
+            rows = self._pad(self.prepare(x[torch.arange(len(embedded), device=x.device) % len(x)]))
+            with torch.no_grad(), Lookups(rows, self._pad(embedded)):
+                return outputs(self._forward(rows)[: len(embedded)])
+
+        if x.is_floating_point():
+            last = final_squashing(outputs(logits), x, ask, self.inner_dtype)
+        elif (embedded := self._embedded(x[: self.batch_size])) is not None:
+            last = final_squashing(outputs(logits), embedded, ask_behind, self.inner_dtype)
+        else:
+            return  # multiples of whole numbers may be none that the model knows
         if last is not None:
             reading = " (what is left is read as one logit, class 1 where it is positive)" if one else ""
             raise ModelError(
@@ -351,6 +399,10 @@ class Query:
                 raise DataError(f"mean/std: {values.numel()} numbers for inputs with {x.shape[1]} channels")
             return values.to(x).reshape(1, -1, *[1] * (x.dim() - 2))
 
+        if not x.is_floating_point() and (self._mean is not None or self._std is not None):
+            raise DataError(
+                f"mean/std: the inputs are whole numbers ({x.dtype}), which cannot be normalised: leave it out"
+            )
         if self._mean is not None:
             x = x - channels(self._mean)
         return x if self._std is None else x / channels(self._std)
@@ -402,8 +454,10 @@ def _first(x: Tensor, count: int) -> Tensor:
     return x if len(x) == count else x[:count]
 
 
-def _channels_cure(x: Tensor) -> str:
-    """What may help a model that failed on images whose channels seem to come last."""
+def _input_cure(x: Tensor) -> str:
+    """What may help a model that failed on whole numbers, or on images whose channels seem to come last."""
+    if not x.is_floating_point():
+        return f"; it was given {x.dtype}: give floating point numbers to a model that does not look its input up"
     if x.dim() != 4 or x.shape[1] in _CHANNELS or x.shape[3] not in _CHANNELS:
         return ""
     return "; channels seem to come last: give images as (N, C, H, W), by x.permute(0, 3, 1, 2)"
@@ -418,7 +472,25 @@ def _cure(outputs: Tensor, rows: int) -> str:
     return ": it must keep the first dimension, which counts inputs" if outputs.shape[:1] != (rows,) else ""
 
 
-def _require_gradient(values: Tensor) -> None:
+def _input_gradient(x: Tensor, values: Tensor, retain_graph: bool = False) -> Tensor:
+    """``(N, ...)`` the gradient of the sum of some values with respect to the input."""
+    ones = torch.ones_like(values)
+    (grad,) = torch.autograd.grad(values, x, ones, allow_unused=True, retain_graph=retain_graph)
+    return torch.zeros_like(x) if grad is None else grad
+
+
+def _no_lookup(x: Tensor) -> str:
+    return (
+        f"the model reads whole numbers ({x.dtype}), and none of them was seen to be looked up: look the input itself "
+        "up, by nn.Embedding, nn.EmbeddingBag, a tensor that is indexed, or torch.nn.functional.one_hot"
+    )
+
+
+def _require_gradient(values: Tensor, x: Tensor) -> None:
+    if not values.requires_grad and not x.is_floating_point():
+        raise ModelError(
+            f"no gradient reaches what the model looks up (a detach or no_grad behind it?), or {_no_lookup(x)}"
+        )
     if not values.requires_grad:
         raise ModelError(
             "no gradient reaches the model's input (a detach, rounding, no_grad or NumPy on the way?): gradient "
