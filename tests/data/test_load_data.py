@@ -14,7 +14,7 @@ from helpers.sources import assert_same, drain, read
 from holdfast.data import Source, from_tensors, load_data
 from holdfast.errors import DataError, SettingError
 
-KNOWN = "known are digits, mnist:DIR, npz:FILE, images:DIR"
+KNOWN = "known are digits, mnist:DIR, npz:FILE, csv:FILE, images:DIR"
 
 
 def tensors(count=20):
@@ -55,7 +55,7 @@ def test_the_home_folder_is_found(tmp_path, monkeypatch):
     assert len(load_data("npz:~/a.npz")) == 5
 
 
-@pytest.mark.parametrize("spec", ["cifar10", "digits:8", "npz:", "mnist", "csv:a.csv", ""])
+@pytest.mark.parametrize("spec", ["cifar10", "digits:8", "npz:", "mnist", "csv:", ""])
 def test_unknown_names(spec):
     with pytest.raises(DataError) as caught:
         load_data(spec)

@@ -62,7 +62,10 @@ Sizes = Annotated[
     list[str] | None,
     typer.Option("--size", help="NAME=N, the size of a dimension that an ONNX file leaves free; one option for each"),
 ]
-Data = Annotated[str, typer.Option("--data", help="digits, mnist:DIR, npz:FILE or images:DIR", show_default=False)]
+Data = Annotated[
+    str,
+    typer.Option("--data", help="digits, mnist:DIR, npz:FILE, csv:FILE?label=COLUMN or images:DIR", show_default=False),
+]
 ThreatText = Annotated[
     str,
     typer.Option(

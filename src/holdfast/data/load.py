@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from holdfast.data.csv import load_csv
 from holdfast.data.dataset import from_dataset, from_tensors
 from holdfast.data.digits import load_digits
+from holdfast.data.frames import from_frame, is_frame
 from holdfast.data.idx import is_idx_folder, load_idx
 from holdfast.data.images import load_images
 from holdfast.data.npz import load_npz
@@ -33,13 +36,18 @@ def load_data(
 
     Parameters
     ----------
-    spec : str, Source, Dataset or pair of arrays
+    spec : str, Source, Dataset or pair
         ``"digits"``: scikit-learn's bundled handwritten digits.
         ``"mnist:DIR"``: IDX files, gzipped or not.
         ``"npz:FILE"``: arrays ``x`` and ``y``, or ``x_SPLIT`` and ``y_SPLIT``; add ``?x=NAME&y=NAME`` for other names
         and ``?layout=nhwc`` (``nchw``, ``nhw``) where the file does not tell.
+        ``"csv:FILE?label=COLUMN"``: a table, gzipped or not; add ``&use=A,B`` or ``&drop=A,B`` for the columns that
+        are features, or are none, ``&group=COLUMN`` for one by which results are told apart, ``&like=FILE`` for the
+        words and classes of the training examples, ``&header=none`` where the first line is an example. What has a
+        meaning of its own in there is written as in web addresses, ``%26`` for ``&``.
         ``"images:DIR"``: a folder of image files a class, under one folder a split or without splits.
-        From Python also a map-style torch data set, a pair ``(x, y)`` of tensors or arrays, or a source.
+        From Python also a map-style torch data set, a pair ``(x, y)`` of tensors or arrays, a pair of a pandas frame
+        and the name of its label column (or a series of labels), or a source.
     split : str
         Which split of a string that has several. What is given from Python is a split already.
     examples : str, slice or range, optional
@@ -71,6 +79,10 @@ def _open(spec: str | Source | Dataset[Any] | tuple[Array, Array], split: str) -
         return spec
     if isinstance(spec, Dataset):
         return from_dataset(spec)
+    if is_frame(spec):
+        raise DataError("data: a table alone has no labels; give a pair (frame, 'COLUMN')")
+    if isinstance(spec, tuple) and len(spec) == 2 and is_frame(spec[0]):
+        return from_frame(*spec)
     if isinstance(spec, tuple) and len(spec) == 2:
         return from_tensors(*spec)
     raise DataError(f"data given as {type(spec).__name__}; give a string ({_KNOWN}), a torch Dataset or a pair (x, y)")
@@ -89,6 +101,8 @@ def _suggestion(spec: str) -> str:
     path = _path(spec)
     if spec and is_folder(path):  # the empty path would be the current folder
         return f"did you mean {'mnist' if is_idx_folder(path) else 'images'}:{spec}? "
+    if spec.endswith((".csv", ".csv.gz")) and is_file(path):
+        return f"did you mean csv:{spec}?label=COLUMN? "
     return f"did you mean npz:{spec}? " if is_file(path) and path.suffix == ".npz" else ""
 
 
@@ -100,17 +114,46 @@ def _path(text: str) -> Path:
 
 
 def _npz(rest: str, split: str) -> Source:
+    path, options = _options("npz", rest, ("x", "y", "layout"), "x=NAME, y=NAME or layout=nhwc")
+    return load_npz(path, split, **options)
+
+
+def _csv(rest: str, split: str) -> Source:
+    path, options = _options("csv", rest, _OF_CSV, f"{', '.join(_OF_CSV[:-1])} or header")
+    if "label" not in options:
+        raise DataError(f"csv:{rest}: which column is the label? write csv:{rest.partition('?')[0]}?label=COLUMN")
+    if options.setdefault("header", "names") not in ("names", "none"):
+        raise DataError(f"csv:{rest}: header={options['header']} is not known; say header=none where there is none")
+    return load_csv(
+        path,
+        unquote(options["label"]),
+        use=_columns(options.get("use")),
+        drop=_columns(options.get("drop")),
+        group=unquote(options["group"]) if "group" in options else None,
+        header=options["header"] == "names",
+        like=_path(unquote(options["like"])) if "like" in options else None,
+    )
+
+
+def _columns(text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(map(unquote, text.split(",")))
+
+
+def _options(scheme: str, rest: str, known: tuple[str, ...], cure: str) -> tuple[Path, dict[str, str]]:
+    """The path and what is said of it behind a question mark."""
     path, _, query = rest.partition("?")
     options = dict(part.partition("=")[::2] for part in query.split("&") if part)
     for key, value in options.items():
-        if key not in ("x", "y", "layout") or not value:
-            raise DataError(f'npz:{rest}: option "{key}={value}" is not known; use x=NAME, y=NAME or layout=nhwc')
-    return load_npz(_path(path), split, **options)
+        if key not in known or not value:
+            raise DataError(f'{scheme}:{rest}: option "{key}={value}" is not known; use {cure}')
+    return _path(path), options
 
 
+_OF_CSV = ("label", "use", "drop", "group", "like", "header")
 _WITH_PATH: dict[str, Callable[[str, str], Source]] = {
     "mnist": lambda rest, split: load_idx(_path(rest), split),
     "npz": _npz,
+    "csv": _csv,
     "images": lambda rest, split: load_images(_path(rest), split),
 }
-_KNOWN = "digits, mnist:DIR, npz:FILE, images:DIR"
+_KNOWN = "digits, mnist:DIR, npz:FILE, csv:FILE, images:DIR"

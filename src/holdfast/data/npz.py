@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.data.columns import feature_names
 from holdfast.data.rows import RowSource
 from holdfast.data.source import Source
 from holdfast.data.stored import INFLATES, StoredArray, check_row, naming, read_pairs
@@ -29,6 +30,7 @@ _DESCR = re.compile(r"""['"]descr['"]\s*:\s*['"]([<>=|]?[A-Za-z]\d{0,9})['"]""")
 _FORTRAN_ORDER = re.compile(r"""['"]fortran_order['"]\s*:\s*(True|False)""")
 _SHAPE = re.compile(r"""['"]shape['"]\s*:\s*\(((?:\d{1,18}L?,\s?)*(?:\d{1,18}L?)?)\)""")
 _DIMENSIONS = 32
+_NAMES = "names"  # of the array that names features
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -52,7 +54,8 @@ def load_npz(
     Returns
     -------
     Source
-        Images as ``(C, H, W)``, feature vectors as ``(D,)``. uint8 is divided by 255; all other numbers stay in
+        Images as ``(C, H, W)``, feature vectors as ``(D,)``; their ``columns`` are what an array ``names`` of ``D``
+        texts says. uint8 is divided by 255; all other numbers stay in
         their own units and are rounded to float32.
 
     Raises
@@ -65,6 +68,7 @@ def load_npz(
     with naming(str(path)), zipfile.ZipFile(path) as archive:
         x_name, y_name = _choose(path, archive, split, x, y)
         inputs, labels = _stored(path, archive, x_name), _stored(path, archive, y_name)
+        columns = _names(path, archive, inputs)
     if inputs.shape[:1] != labels.shape[:1]:
         raise DataError(f"{path}: {x_name} has shape {inputs.shape}, {y_name} {labels.shape}; take as many of each")
     layout = _layout(inputs, path) if layout is None else layout
@@ -74,7 +78,21 @@ def load_npz(
     shape = _channels_first(np.empty((0, *inputs.shape[1:])), layout).shape[1:]
     stem = writable_name(path.stem)
     name = stem if x_name == "x" else f"{stem} {x or split}"
-    return RowSource(name, shape, None, inputs.shape[0], partial(_read, inputs, labels, layout))
+    return RowSource(name, shape, None, inputs.shape[0], partial(_read, inputs, labels, layout), columns=columns)
+
+
+def _names(path: Path, archive: zipfile.ZipFile, inputs: StoredArray) -> tuple[str, ...] | None:
+    """The names of the features of a table, where the file holds an array of as many texts."""
+    if len(inputs.shape) != 2 or f"{_NAMES}.npy" not in archive.namelist():
+        return None
+    names = _stored(path, archive, _NAMES)
+    if names.dtype.kind != "U" or names.shape != inputs.shape[1:]:
+        return None
+    ((texts, _),) = read_pairs(names, names, names.shape[0], 0, names.shape[0])
+    try:
+        return feature_names(map(str, texts.tolist()))
+    except DataError as error:
+        raise DataError(f"{names.where}: {error}") from None
 
 
 def _choose(path: Path, archive: zipfile.ZipFile, split: str, x: str | None, y: str | None) -> tuple[str, str]:

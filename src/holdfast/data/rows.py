@@ -14,10 +14,29 @@ from holdfast.data.source import Batch
 from holdfast.errors import DataError, SettingError
 from holdfast.limits import check_bytes
 
-__all__ = ["ReadRows", "RowSource", "read_arrays"]
+__all__ = ["RawColumns", "ReadRows", "RowSource", "read_arrays"]
 
 ReadRows = Callable[[int, int, int], Iterator[tuple[NDArray[Any], NDArray[Any]]]]
 """``read(size, start, stop)`` yields raw ``(x, y)`` for the rows ``[start, stop)``, ``size`` at a time."""
+
+
+@dataclass(frozen=True)
+class RawColumns:
+    """The columns of the table that a source was made of, features or not.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Of all columns.
+    read : callable
+        What a column holds, in all rows, as text.
+    group : str or None
+        The column by which results are told apart unless another is named.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[str], list[str]]
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +51,10 @@ class RowSource:
         How many rows there are.
     read : ReadRows
         Reads them, already with channels first but otherwise as stored.
+    columns : tuple of str, optional
+        As in :class:`Source`.
+    raw : RawColumns, optional
+        The table behind them.
 
     Raises
     ------
@@ -44,6 +67,8 @@ class RowSource:
     classes: tuple[str, ...] | None
     count: int
     read: ReadRows
+    columns: tuple[str, ...] | None = None
+    raw: RawColumns | None = None
 
     def __post_init__(self) -> None:
         if self.count == 0:

@@ -42,6 +42,11 @@ class Slice:
         """The names of the classes of the whole split."""
         return self.source.classes
 
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The names of the features."""
+        return self.source.columns
+
     def __len__(self) -> int:
         return self.stop - self.start
 

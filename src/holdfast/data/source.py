@@ -55,6 +55,8 @@ class Source(Protocol):
         The shape of one input, without the batch dimension.
     classes : tuple of str or None
         The names of the classes where the data set knows them.
+    columns : tuple of str or None
+        The names of the features of a table, ``(D,)``, where the data set knows them.
     """
 
     @property
@@ -65,6 +67,9 @@ class Source(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def columns(self) -> tuple[str, ...] | None: ...
 
     def __len__(self) -> int: ...
 
