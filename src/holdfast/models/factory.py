@@ -9,11 +9,12 @@ import sys
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from holdfast.errors import ModelError
+from holdfast.models.estimators.estimator import is_estimator
 from holdfast.models.files import existing_file
 from holdfast.words import one_line
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 _numbers = itertools.count()
 
 
-def call_factory(source: str, factory: str) -> nn.Module:
-    """Import ``source``, call its function ``factory`` without arguments, and return the module that it makes.
+def call_factory(source: str, factory: str) -> Any:
+    """Import ``source``, call its function ``factory`` without arguments, and return what it makes.
 
     Parameters
     ----------
@@ -37,12 +38,13 @@ def call_factory(source: str, factory: str) -> nn.Module:
 
     Returns
     -------
-    nn.Module
+    nn.Module or estimator
+        A module, or a classifier of scikit-learn.
 
     Raises
     ------
     ModelError
-        If the source or the factory is missing or raises, or if what comes back is not a module.
+        If the source or the factory is missing or raises, or if what comes back is neither.
     """
     if not source.endswith(".py"):
         return _call(_import_dotted(source), source, factory)
@@ -51,7 +53,7 @@ def call_factory(source: str, factory: str) -> nn.Module:
         return _call(_import_file(path, source), source, factory)
 
 
-def _call(module: ModuleType, source: str, factory: str) -> nn.Module:
+def _call(module: ModuleType, source: str, factory: str) -> Any:
     function = getattr(module, factory, None)
     if not callable(function):
         raise ModelError(f"{source}: has no function '{factory}'; {_callables(module)}")
@@ -59,7 +61,7 @@ def _call(module: ModuleType, source: str, factory: str) -> nn.Module:
         made = function()
     except (Exception, SystemExit) as error:
         raise ModelError(f"{source}:{factory} {_raised(error, module.__file__)}") from error
-    if isinstance(made, nn.Module):
+    if isinstance(made, nn.Module) or is_estimator(made):
         return made
     hint = "; return an instance of it" if isinstance(made, type) else ""
     raise ModelError(f"{source}:{factory} returned a {type(made).__name__}, not a torch.nn.Module{hint}")

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,16 +16,19 @@ from holdfast.errors import ModelError, SettingError
 from holdfast.files import is_file, read_text
 from holdfast.limits import check_bytes
 from holdfast.models.architectures import is_network, make_network
+from holdfast.models.estimators.estimator import as_classifier, is_estimator
+from holdfast.models.estimators.files import PICKLES, load_skops, refuse_pickle
 from holdfast.models.exported import load_exported
 from holdfast.models.factory import call_factory
 from holdfast.models.networks import NETWORKS, Shape
 from holdfast.models.onnx import load_onnx
 from holdfast.models.states import renamed
 from holdfast.models.weights import fit_weights, load_weights
+from holdfast.threats.numbers import type_of
 from holdfast.words import one_line, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -40,21 +43,23 @@ _NAMES = r'{} key\(s\) in state_dict: (".*?")\. ?(?:\n\t|$)'
 TRAINED = "train.json"
 _FETCHED = "hf:"  # networks by name whose code and weights lie elsewhere
 _FEWEST = 2  # classes that a network is made for before its weights are seen
+_SKOPS = ".skops"
 _FORMS = (
-    "a folder of holdfast train, file.py:factory, package.module:factory, net.onnx, net.pt2, or the name of a network "
-    f"({', '.join(NETWORKS)})"
+    "a folder of holdfast train, file.py:factory, package.module:factory, net.onnx, net.pt2, model.skops, or the name "
+    f"of a network ({', '.join(NETWORKS)})"
 )
 
 
 @torch.inference_mode(False)
 def load_model(
-    spec: nn.Module | str | Path,
+    spec: Any,
     weights: str | Path | None = None,
     *,
     weights_key: str | None = None,
     trust: bool = False,
     shape: Shape | None = None,
     sizes: Mapping[str, int] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> nn.Module:
     """Build a model and load its weights.
 
@@ -64,9 +69,12 @@ def load_model(
         What the model is:
 
         - an ``nn.Module``, which is returned itself;
+        - a fitted classifier or pipeline of scikit-learn, see
+          :func:`~holdfast.models.estimators.estimator.as_classifier`;
         - ``"path/to/file.py:factory"`` or ``"package.module:factory"``, a function without arguments (or a class) that
-          makes one. The folder of the Python file is importable while it runs;
+          makes one, or a classifier of scikit-learn. The folder of the Python file is importable while it runs;
         - ``"net.onnx"`` (or ``"net.onnx.gz"``), see :func:`~holdfast.models.load_onnx`;
+        - ``"model.skops"``, such a classifier saved by ``skops.io.dump``;
         - ``"net.pt2"``, a program saved by ``torch.export.save`` with its batch dimension left free; needs ``trust``;
         - ``"DIR"``, the folder of a run of :func:`holdfast.train`, which holds the network's weights too; needs
           ``trust`` where a factory or the Hugging Face Hub makes the network;
@@ -84,6 +92,8 @@ def load_model(
         Of one input, which a network by name is made for; others know it themselves.
     sizes
         The sizes of dimensions that an ONNX file leaves free, see :func:`~holdfast.models.load_onnx`.
+    columns
+        What the data call the features of an input, where a classifier of scikit-learn is to be held against them.
 
     Returns
     -------
@@ -104,6 +114,8 @@ def load_model(
         raise SettingError("sizes are those of free dimensions of an ONNX file; leave them out")
     if isinstance(spec, nn.Module):
         return spec if weights is None else _with_weights(spec, weights, weights_key)
+    if is_estimator(spec):
+        return _classifier(spec, type_of(spec), weights, columns)
     if not isinstance(spec, str | Path):
         raise ModelError(f"model: a {type(spec).__name__} is no kind of model that is known; give {_FORMS}")
     text = str(spec)
@@ -113,8 +125,14 @@ def load_model(
         return _named(text, weights, weights_key, shape)
     source, colon, factory = text.rpartition(":")
     if colon and factory.isidentifier():
-        module = call_factory(source, factory)
-        return module if weights is None else _with_weights(module, weights, weights_key)
+        made = call_factory(source, factory)
+        if not isinstance(made, nn.Module):
+            return _classifier(made, text, weights, columns)
+        return made if weights is None else _with_weights(made, weights, weights_key)
+    if text.lower().endswith(_SKOPS):
+        return _classifier(load_skops(text, trust=trust), text, weights, columns)
+    if text.lower().endswith(PICKLES):
+        raise refuse_pickle(text)
     for suffix, load in _NETWORKS.items():
         if text.lower().endswith(suffix):
             if weights is not None:
@@ -130,6 +148,12 @@ def load_model(
             "file as its weights"
         )
     raise ModelError(f"{text}: not a kind of model that is known; give {_FORMS}")
+
+
+def _classifier(estimator: Any, text: str, weights: str | Path | None, columns: Sequence[str] | None) -> nn.Module:
+    if weights is not None:
+        raise ModelError(f"{text}: a fitted classifier has no use for {weights}; leave it out")
+    return as_classifier(estimator, columns)
 
 
 def _named(name: str, weights: str | Path | None, weights_key: str | None, shape: Shape | None) -> nn.Module:

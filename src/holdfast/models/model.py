@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
+from holdfast.errors import SettingError
 from holdfast.files import writable_name
+from holdfast.models.estimators.estimator import Classifier
 from holdfast.models.load import load_model
 from holdfast.models.one_logit import OneLogit
 from holdfast.models.query import Query, channel_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from torch import nn
 
 __all__ = ["Model"]
 
@@ -25,9 +27,9 @@ class Model:
 
     Parameters
     ----------
-    source : nn.Module, str or Path
-        A module that maps ``(N, ...)`` inputs to ``(N, K)`` logits, or what :func:`holdfast.load_model` reads. A single
-        output is read as one logit of two classes.
+    source : nn.Module, estimator, str or Path
+        A module that maps ``(N, ...)`` inputs to ``(N, K)`` logits, a fitted classifier or pipeline of scikit-learn, or
+        what :func:`holdfast.load_model` reads. A single output is read as one logit of two classes.
     weights : path, optional
         Weights to load into the model.
     weights_key : str, optional
@@ -43,7 +45,7 @@ class Model:
         A normalisation to put before the model, so that budgets mean raw inputs.
     """
 
-    source: nn.Module | str | Path
+    source: Any
     weights: str | Path | None = None
     weights_key: str | None = None
     trust: bool = False
@@ -53,7 +55,7 @@ class Model:
     std: Sequence[float] | None = None
 
     @classmethod
-    def of(cls, model: Model | nn.Module | str | Path) -> Model:
+    def of(cls, model: Any) -> Model:
         """What a user gave as a model."""
         return model if isinstance(model, Model) else cls(model)
 
@@ -65,7 +67,7 @@ class Model:
     @property
     def is_named(self) -> bool:
         """Whether it has to be loaded."""
-        return not isinstance(self.source, nn.Module)
+        return isinstance(self.source, str | Path)
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
@@ -78,8 +80,8 @@ class Model:
         """
         return channel_numbers("mean", self.mean), channel_numbers("std", self.std)
 
-    def load(self, shape: tuple[int, ...] | None = None) -> nn.Module:
-        """The module, for inputs of a shape.
+    def load(self, shape: tuple[int, ...] | None = None, columns: Sequence[str] | None = None) -> nn.Module:
+        """The module, for inputs of a shape, whose features the data call ``columns``.
 
         Raises
         ------
@@ -87,8 +89,19 @@ class Model:
             When there is none; see :func:`holdfast.load_model`.
         """
         module = load_model(
-            self.source, self.weights, weights_key=self.weights_key, trust=self.trust, shape=shape, sizes=self.sizes
+            self.source,
+            self.weights,
+            weights_key=self.weights_key,
+            trust=self.trust,
+            shape=shape,
+            sizes=self.sizes,
+            columns=columns,
         )
+        if isinstance(module, Classifier) and (self.mean, self.std, self.positive) != (None, None, None):
+            raise SettingError(
+                "mean, std, positive: a classifier of scikit-learn knows its classes, and has its scaler in a "
+                "pipeline; leave them out"
+            )
         return module if self.positive is None else OneLogit(module, self.positive)
 
     def query(self, module: nn.Module, seed: int, batch_size: int | None = None) -> Query:

@@ -1,0 +1,1 @@
+"""Fitted classifiers of scikit-learn as modules: written out in torch where that is exact, asked from outside else."""
