@@ -1,7 +1,9 @@
 """The rules of a table: its columns, its one-hot groups, and the relations between them."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from math import isinf
+from typing import Any
 
 from holdfast.errors import SettingError
 from holdfast.threats.table.columns import Column, Group
@@ -77,3 +79,27 @@ class Rules:
     def fault(self, line: int, words: str) -> SettingError:
         """An error about the rule in that line."""
         return SettingError(f"{self.where(line)}: {words}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rules in plain numbers, texts and lists; None for a bound that is not there."""
+
+        def plain(value: Any) -> Any:
+            return None if isinstance(value, float) and isinf(value) else value
+
+        columns = [
+            {setting.name: plain(getattr(column, setting.name)) for setting in fields(column) if setting.compare}
+            for column in self.columns
+        ]
+        groups = [
+            {
+                "name": group.name,
+                "columns": list(group.columns),
+                "distance": group.distance,
+                "cost": group.cost,
+                "transitions": None
+                if group.transitions is None
+                else {start: list(ends) for start, ends in group.transitions},
+            }
+            for group in self.groups
+        ]
+        return {"columns": columns, "groups": groups, "relations": [relation.text for relation in self.relations]}
