@@ -3,6 +3,7 @@
 from holdfast.threats.ball import L0, L1, L2, Ball, Linf
 from holdfast.threats.box import Box
 from holdfast.threats.parse import parse_threat
+from holdfast.threats.patch import Patch
 from holdfast.threats.spatial import Spatial
 from holdfast.threats.threat import Climbable, Coverable, Recognisable, Scalable, Sloped, Threat
 
@@ -15,6 +16,7 @@ __all__ = [
     "Climbable",
     "Coverable",
     "Linf",
+    "Patch",
     "Recognisable",
     "Scalable",
     "Sloped",
