@@ -170,7 +170,9 @@ def random_rules(seed, rows=4, norm=None, whole=None):
             data.append([int(c == k) for c in chosen])
         entry = {"columns": members, "distance": rng.choice([0.5, 1, 1.5]), "cost": rng.choice([0.5, 2])}
         if rng.random() < 0.4:
-            entry["transitions"] = {m: rng.sample(members, rng.randint(0, len(members))) for m in members if rng.random() < 0.7}
+            entry["transitions"] = {
+                m: rng.sample(members, rng.randint(0, len(members))) for m in members if rng.random() < 0.7
+            }
         lines[f"g{g}"] = entry
     if not any(c.get("move", "none") != "none" for c in columns.values()) and not lines:
         columns[names[0]]["move"] = "both"
@@ -203,7 +205,9 @@ def linear(rng, names, kinds):
     chosen = rng.sample(names, min(len(names), rng.randint(1, 3)))
     factors = [rng.choice([1, 1, 2, 3, -1, -2, 0.5, 0.1]) for _ in chosen]
     text = " + ".join(f"{factor}*`{name}`" for factor, name in zip(factors, chosen, strict=True)).replace("+ -", "- ")
-    return text, lambda row: sum(Fraction(repr(f)) * Fraction(repr(row[n])) for f, n in zip(factors, chosen, strict=True))
+    return text, lambda row: sum(
+        Fraction(repr(f)) * Fraction(repr(row[n])) for f, n in zip(factors, chosen, strict=True)
+    )
 
 
 def relation(rng, table, kinds):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from holdfast.arguments import choice, inputs, labels, real, threat_of, whole
 from holdfast.attacks import AnnealedPGD, WorstOfK
 from holdfast.certify.bounds.crown import MEMORY
-from holdfast.certify.certificate import METHODS, QUICK, RUNS, Certificate, Method, Runs, better
+from holdfast.certify.certificate import METHODS, RUNS, Certificate, Method, Runs, better
 from holdfast.certify.certifier import misclassified, normalised
 from holdfast.certify.doubt import CHECKS, Doubt
 from holdfast.certify.proving import needs_proofs, prover_of
@@ -130,11 +130,10 @@ def certify(
                     for o in outcomes
                     if o.verdict == "broken"
                 }
-        if method not in QUICK:
-            for part in _open(found, x, y, query.batch_size):
-                for place, certificate in certifier.prove(part.x, part.y, threat.at(part.index)):
-                    number = int(part.index[place])
-                    found[number] = better(found[number], certificate)
+        for part in _open(found, x, y, query.batch_size):
+            for place, certificate in certifier.prove(part.x, part.y, threat.at(part.index)):
+                number = int(part.index[place])
+                found[number] = better(found[number], certificate)
         found |= Doubt(query, certifier.graph, checks / len(x), seed).check(found, x, y, threat)
     return [replace(found[place], arithmetic=arithmetic) for place in range(len(x))]
 
