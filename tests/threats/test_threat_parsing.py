@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from holdfast.errors import DataError, HoldfastError, SettingError
-from holdfast.threats import L0, L1, L2, Ball, Box, Linf, parse_threat
+from holdfast.threats import L0, L1, L2, Ball, Box, Linf, Spatial, parse_threat
 
 NAN, INF = float("nan"), float("inf")
 
@@ -69,6 +69,19 @@ def test_one_number_however_it_is_written(ball, eps):
         (lambda: parse_threat("8/255"), "'8/255'"),
         (lambda: parse_threat("linf:"), "eps: '' is not a number"),
         (lambda: parse_threat("linf:\n0.1x"), "'0.1x'"),
+        (
+            lambda: parse_threat("rotate:30"),
+            "'rotate:30' is no part of a move of images: write rotate:30deg, shift:3px",
+        ),
+        (lambda: parse_threat("rotate:30deg,shift"), "'shift' is no part"),
+        (lambda: parse_threat("rotate:30deg,"), "'' is no part"),
+        (lambda: parse_threat("rotate:30deg,mirror"), "'mirror' is no part"),
+        (lambda: parse_threat("rotate:deg"), "rotation: '' is not a number"),
+        (lambda: parse_threat("rotate:200deg"), "rotation: 180 degrees"),
+        (lambda: parse_threat("rotate:1deg,rotate:2deg"), "'rotate:2deg' says again"),
+        (lambda: parse_threat("shift:1px,edge,zeros"), "'zeros' says again"),
+        (lambda: parse_threat("rotate:1deg,linf"), "eps: '' is not a number"),
+        (lambda: parse_threat("rotate:1deg,linf:0.1,shift:1px"), "'0.1,shift:1px' is not a number"),
         (lambda: Linf("eight"), "'eight'"),
         (lambda: Linf("8/0"), "'8/0'"),
         (lambda: Linf("8/255/2"), "'8/255/2'"),
@@ -111,6 +124,26 @@ def test_errors_are_one_line_that_names_the_culprit(make, culprit):
     assert "\n" not in message
     assert len(message) < 200
     assert isinstance(caught.value, DataError if "example" in culprit else SettingError)
+
+
+@pytest.mark.parametrize(
+    ("spec", "threat", "name"),
+    [
+        ("rotate:30deg", Spatial(30), "rotate:30deg"),
+        (" Scale: 1/10 , Rotate : 7.5 DEG", Spatial(7.5, scale=0.1), "rotate:7.5deg,scale:0.1"),
+        ("shift:3px,whole,edge", Spatial(0, 3, padding="edge", whole=True), "shift:3px,whole,edge"),
+        ("scale:0.2,zeros", Spatial(scale=0.2), "scale:0.2"),
+        ("rotate:0deg", Spatial(), "rotate:0deg"),
+        ("rotate:30deg,shift:3px,scale:0.1,linf: 8/255", Spatial(30, 3, 0.1).then(Linf("8/255")),
+         "rotate:30deg,shift:3px,scale:0.1,linf:8/255"),
+        ("shift:1px,whole,L0:5", Spatial(0, 1, whole=True).then(L0(5)), "shift:1px,whole,l0:5"),
+    ],
+)  # fmt: skip
+def test_moves_of_images(spec, threat, name):
+    read = parse_threat(spec)
+    assert read.name == threat.name == name
+    assert read.to_dict() == threat.to_dict() == parse_threat(name).to_dict()
+    assert parse_threat(spec, (0, 2)).to_dict()["box"] == [0, 2]
 
 
 def test_an_unknown_threat_is_told_the_known_ones():

@@ -29,7 +29,7 @@ from holdfast.errors import RunError, SettingError
 from holdfast.files import read_text, write_whole
 from holdfast.models import Model
 from holdfast.report.terminal import percent, show_diagnostics
-from holdfast.threats import Ball
+from holdfast.threats import Threat
 from holdfast.words import plain
 
 __all__ = ["PROCEDURES", "Noise", "prove", "smooth"]
@@ -69,7 +69,7 @@ class Noise:
 def prove(
     model: Model,
     data: str,
-    threat: Ball,
+    threat: Threat,
     asked: Certification,
     out: Path | None,
     console: Console,

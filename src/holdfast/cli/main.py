@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from holdfast.audit import Certification
     from holdfast.engine import Knowledge
     from holdfast.models import Model
-    from holdfast.threats import Ball
+    from holdfast.threats import Threat
 
 __all__ = ["app"]
 
@@ -118,7 +118,7 @@ def audit(
     *,
     model: "Asked[Model]",
     data: options.Data,
-    threat: "Asked[Ball]",
+    threat: "Asked[Threat]",
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -260,7 +260,7 @@ def attack(
     ],
     model: "Asked[Model]",
     data: options.Data,
-    threat: "Asked[Ball]",
+    threat: "Asked[Threat]",
     out: Annotated[Path, typer.Option("--out", help="folder for adversarial.npz and audit.json", show_default=False)],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="a setting of the attack, such as steps=100; repeatable")

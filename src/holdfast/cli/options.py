@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.errors import SettingError
-from holdfast.threats import Ball, Box, parse_threat
+from holdfast.threats import Box, Threat, parse_threat
 
 if TYPE_CHECKING:
     from holdfast.audit import Certification
@@ -149,7 +149,7 @@ def parse_sizes(texts: list[str] | None) -> dict[str, int] | None:
     return sizes or None
 
 
-def read_threat(text: str, box: str) -> Ball:
+def read_threat(text: str, box: str) -> Threat:
     """The threat and the box as typed.
 
     Raises
@@ -201,7 +201,7 @@ def model(
     )
 
 
-def threat(threat: ThreatText, box: BoxText = "0,1") -> Ball:
+def threat(threat: ThreatText, box: BoxText = "0,1") -> Threat:
     """What may be done to an input."""
     return read_threat(threat, box)
 

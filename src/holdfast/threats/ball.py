@@ -161,7 +161,7 @@ class Ball:
     def budget(self, x: Tensor) -> Tensor:
         """``(N,)`` the budget of each row of ``x``."""
         eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device)
-        if eps.dim() and len(eps) != len(x):
+        if eps.dim() and len(eps) not in (1, len(x)):
             raise DataError(f"{len(eps)} budgets for {len(x)} examples: give one number, or one for each example")
         return eps.expand(len(x))
 

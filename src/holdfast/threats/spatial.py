@@ -12,15 +12,16 @@ from torch.nn import functional
 from holdfast.draws import Draws
 from holdfast.errors import DataError, SettingError
 from holdfast.rounding import unit
-from holdfast.threats.ball import BoxArgument
+from holdfast.threats.ball import Ball, BoxArgument
 from holdfast.threats.box import TOLERANCE, Box
-from holdfast.threats.budget import Budget, parse_budget
+from holdfast.threats.budget import Budget, parse_budget, written
 from holdfast.threats.norm import safe_divide
 from holdfast.threats.planes import Planes
 from holdfast.threats.sweep import sweep
+from holdfast.threats.then import Then
 from holdfast.threats.warp import Padding, warp
 
-__all__ = ["Spatial"]
+__all__ = ["MOVES", "Spatial", "parse_spatial"]
 
 Limit = float | str | Tensor
 
@@ -93,14 +94,18 @@ class Spatial:
 
     @property
     def name(self) -> str:
-        limits = ((self.rotation, "rotate", "deg"), (self.translation, "shift", "px"), (self.scale, "scale", ""))
-        words = [f"{word}:{_shown(limit)}{unit}" for limit, word, unit in limits if not _is_zero(limit)]
+        limits = [(word, getattr(self, name), unit) for word, (name, unit) in MOVES.items()]
+        words = [f"{word}:{_shown(limit)}{unit}" for word, limit, unit in limits if not _is_zero(limit)]
         words = words or ["rotate:0deg"]
         return ",".join(words + ["whole"] * self.whole + [self.padding] * (self.padding != "zeros"))
 
     def __repr__(self) -> str:
         limits = ", ".join(f"{name}={_shown(getattr(self, name))}" for name in _MOST)
         return f"Spatial({limits}, padding={self.padding}, box={self.bounds}{', whole' * self.whole})"
+
+    def then(self, ball: Ball) -> Then:
+        """Whatever this makes of an image, followed by what a norm ball allows around that."""
+        return Then(self, ball)
 
     def nothing(self, x: Tensor) -> Tensor:
         """``(N, 4)`` zeros."""
@@ -154,7 +159,8 @@ class Spatial:
     def sample(self, x: Tensor, rng: Draws) -> Tensor:
         """Uniform between the limits."""
         limits = self.limits(x)
-        u = 2 * rng.uniform(4).to(limits.dtype) - 1
+        # From a lane that balls leave alone, for what may follow.
+        u = 2 * rng.uniform(4, lane=3).to(limits.dtype) - 1
         if self.whole:
             # Every whole number has the same share of the range.
             u[:, 1:3] *= 1 + safe_divide(torch.full_like(u[:, 1:3], 0.5), limits[:, 1:3])
@@ -339,17 +345,47 @@ class Spatial:
 
     def _each(self, limit: Budget, x: Tensor) -> Tensor:
         each = torch.as_tensor(limit, dtype=_precision(x), device=x.device)
-        if each.dim() and len(each) != len(x):
+        if each.dim() and len(each) not in (1, len(x)):
             raise DataError(f"{len(each)} limits for {len(x)} examples: give one number, or one for each example")
         return each.expand(len(x))
 
 
+MOVES = {"rotate": ("rotation", "deg"), "shift": ("translation", "px"), "scale": ("scale", "")}
 _MOST = {"rotation": 180.0, "translation": math.inf, "scale": 1.0}
 _TOO_MUCH = {
     "rotation": "180 degrees to either side are all there are",
     "translation": "a move has to end somewhere",
     "scale": "an image that shrinks by its whole size is gone, so it must be below 1",
 }
+
+
+def parse_spatial(words: Sequence[str], box: BoxArgument = (0.0, 1.0)) -> Spatial:
+    """Read the parts of a threat such as ``rotate:30deg,shift:3px,scale:0.1,whole,edge``, in any order.
+
+    Raises
+    ------
+    SettingError
+        At the first part that is none, or says again what another did.
+    """
+    settings: dict[str, Any] = {}
+    for word in words:
+        key, colon, amount = (part.strip() for part in word.lower().partition(":"))
+        name, unit = MOVES.get(key, (key, ""))
+        if key in MOVES and colon and amount.endswith(unit):
+            value: Any = amount.removesuffix(unit).strip()
+        elif word.strip().lower() in get_args(Padding):
+            name, value = "padding", key
+        elif word.strip().lower() == "whole":
+            value = True
+        else:
+            raise SettingError(f"threat: {word!r} is no part of a move of images: write {_FORM}")
+        if name in settings:
+            raise SettingError(f"threat: {word!r} says again what another part does; leave one out")
+        settings[name] = value
+    return Spatial(**settings, box=box)
+
+
+_FORM = "rotate:30deg, shift:3px, scale:0.1, and if need be whole (moves by whole pixels) or edge (padding)"
 
 
 def _limit(name: str, limit: Limit) -> Budget:
@@ -375,7 +411,7 @@ def _is_zero(limit: Budget) -> bool:
 
 def _shown(limit: Budget) -> str:
     if isinstance(limit, float):
-        return f"{limit:g}"
+        return written(limit)
     return f"{limit.min():g}..{limit.max():g}" if len(limit) else "no limits"
 
 
