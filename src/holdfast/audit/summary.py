@@ -98,7 +98,7 @@ def summarise(
     used = {attack.knowledge for stage in plan.stages for attack in (stage.attack, stage.polish) if attack is not None}
     return AuditResult(
         **given,
-        threat=threat.to_dict(),
+        threat={"name": threat.name, **threat.to_dict()},
         knowledge=next(text for kind, text in KNOWLEDGE.items() if kind in used or not used),
         data=source.name,
         examples=total,

@@ -29,6 +29,7 @@ from holdfast.errors import RunError, SettingError
 from holdfast.files import read_text, write_whole
 from holdfast.models import Model
 from holdfast.report.terminal import percent, show_diagnostics
+from holdfast.report.threat import allowed
 from holdfast.threats import Threat
 from holdfast.words import plain
 
@@ -167,10 +168,9 @@ def _show_proofs(result: AuditResult, console: Console) -> None:
     assert found is not None  # asked for
     certified = sum(found.methods.values())
     low, high = found.interval
-    eps = result.threat["eps"]
     console.print(
         f"certified accuracy {percent(result.bracket[0])} ({certified} of {result.examples}; {result.confidence:.0%} "
-        f"interval {percent(low)} to {percent(high)}), {result.threat['norm']} within {eps:g}",
+        f"interval {percent(low)} to {percent(high)}), {allowed(result.threat)}",
         soft_wrap=True,
     )
     counts = {

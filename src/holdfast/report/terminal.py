@@ -1,8 +1,6 @@
 """An audit's result in a terminal."""
 
-import math
 from collections.abc import Collection, Iterator
-from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -12,6 +10,7 @@ from rich.text import Text
 
 from holdfast.audit import AuditResult
 from holdfast.audit.result import Certification, SmoothedResult
+from holdfast.report.threat import allowed, in_units
 from holdfast.words import plain
 
 __all__ = ["percent", "show_diagnostics", "show_result"]
@@ -69,19 +68,12 @@ def _headline(result: AuditResult) -> Text:
 
 def _facts(result: AuditResult) -> Table:
     low, high = result.robust_interval
-    threat = result.threat
-    eps = [math.inf if one is None else one for one in _listed(threat["eps"])]
-    budget = f"{min(eps):g}" if len(eps) == 1 else f"{min(eps):g} to {max(eps):g}, one an example"
-    bounds = threat["box"]
-    one_box = all(isinstance(bound, float) for bound in bounds)
-    inside = f"inside [{bounds[0]:g}, {bounds[1]:g}]" if one_box else "inside bounds of its own for each feature"
     cost = result.cost
     interval = f"{result.confidence:.0%} interval {percent(low)} to {percent(high)}, Clopper-Pearson"
-    within = "at any distance" if eps == [math.inf] else f"within {budget}"
     facts = {
         "model": f"{result.model} on {result.device}",
         "data": f"{result.data}, {result.examples} examples",
-        "threat": f"{threat['norm']} {within}, {inside}; {result.knowledge}",
+        "threat": f"{allowed(result.threat)}; {result.knowledge}",
         "clean accuracy": f"{percent(result.clean_accuracy)} (commonest label {percent(result.majority_class_rate)})",
         "robust accuracy": f"{percent(result.robust_accuracy)} ({interval})",
         "certified": _certified(result),
@@ -106,7 +98,7 @@ def _median(result: AuditResult) -> str:
     """The median distance, and what is not in it: what nothing broke at any distance would raise it."""
     if result.median_distance is None:
         return "-"
-    text = f"{result.median_distance:.4g} in {result.threat['norm']}, of the adversarial inputs found"
+    text = f"{in_units(result.median_distance, result.threat)}, of the adversarial inputs found"
     standing = result.verdicts["robust"] + result.verdicts["undecided"]
     return f"{text}; {standing} more examples never broken" if result.curve is not None and standing else text
 
@@ -128,9 +120,6 @@ def _smoothed(found: SmoothedResult) -> str:
         f"correct, {found.abstained} abstained; of another classifier, and no part of the bracket"
     )
 
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _curve(result: AuditResult) -> Table:
