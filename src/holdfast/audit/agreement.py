@@ -7,7 +7,7 @@ import torch
 from holdfast.audit.store import RunStore
 from holdfast.data import Batch
 from holdfast.errors import RunError
-from holdfast.threats import Threat
+from holdfast.threats import Recognisable, Threat
 
 __all__ = ["agreeing"]
 
@@ -57,8 +57,11 @@ def _check_inputs(batch: Batch, places: dict[int, int], store: RunStore, threat:
             place = torch.tensor([places[index]])
             x = batch.x[place]
             kept = torch.frombuffer(bytearray(content), dtype=torch.float32).reshape(x.shape)
+            here = threat.at(batch.index[place])
+            # Of a set whose inputs cannot be told by themselves, no more is known than that they are numbers.
+            admitted = bool(here.admits(kept, x)) if isinstance(here, Recognisable) else bool(kept.isfinite().all())
             same = verdict == "misclassified" and torch.equal(kept, x)
-            if not (same or (verdict == "broken" and bool(threat.at(batch.index[place]).contains(kept, x)))):
+            if not (same or (verdict == "broken" and admitted)):
                 raise _refusal(store, index, "an input that the threat does not allow")
 
 
