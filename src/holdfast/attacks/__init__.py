@@ -15,6 +15,8 @@ from holdfast.attacks.fmn import FMN
 from holdfast.attacks.hopskipjump import HopSkipJump
 from holdfast.attacks.mifgsm import MIFGSM
 from holdfast.attacks.nes import NES
+from holdfast.attacks.patch_pgd import PatchPGD
+from holdfast.attacks.patch_rs import PatchRS
 from holdfast.attacks.pgd import PGD
 from holdfast.attacks.ray import Ray
 from holdfast.attacks.shrinking import ShrinkingBall
@@ -49,6 +51,8 @@ __all__ = [
     "HopSkipJump",
     "Knowledge",
     "Outcome",
+    "PatchPGD",
+    "PatchRS",
     "Problem",
     "Ray",
     "Rows",

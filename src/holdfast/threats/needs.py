@@ -6,9 +6,10 @@ from torch import Tensor
 
 from holdfast.errors import SettingError
 from holdfast.threats.ball import Ball
+from holdfast.threats.patch import Patch
 from holdfast.threats.threat import Climbable, Scalable, Threat
 
-__all__ = ["needs_ball", "needs_climbing", "scaled"]
+__all__ = ["needs_ball", "needs_climbing", "needs_patch", "scaled"]
 
 T = TypeVar("T", bound=Threat)
 
@@ -41,6 +42,19 @@ def needs_climbing(who: str, threat: Threat, instead: str = "worst-of-k") -> Cli
         raise SettingError(
             f"{who} climbs from choice to choice, which {threat.name} has no steps for: use {instead} there"
         )
+    return threat
+
+
+def needs_patch(who: str, threat: Threat) -> Patch:
+    """The threat, if it is a patch.
+
+    Raises
+    ------
+    SettingError
+        When it is none.
+    """
+    if not isinstance(threat, Patch):
+        raise SettingError(f"{who} moves a patch over images, and {threat.name} is none: use worst-of-k there")
     return threat
 
 

@@ -103,14 +103,18 @@ class Patch:
         content = z[:, 2:] + column(size, z) * (upper - lower) * grad[:, 2:].sign()
         return torch.cat([self._place(x, z), content.clamp(lower, upper)], dim=1)
 
+    def extreme(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Like ``x``: at every pixel the value that gains most along a gradient, and its own where that is 0."""
+        lower, upper = self.bounds.ends(x)
+        return torch.where(grad > 0, torch.maximum(upper, x), torch.where(grad < 0, torch.minimum(lower, x), x))
+
     def gains(self, x: Tensor, grad: Tensor) -> Tensor:
         """``(N, M)`` what the best content gains to first order, ``max <grad, change>``, at each of the :meth:`places`.
 
         For a linear model that is the worst case, exactly.
         """
         self._last(x)
-        lower, upper = self.bounds.around(x)
-        gain = torch.maximum(grad * lower, grad * upper).reshape(len(x), _flat(x).shape[1], *x.shape[-2:]).sum(1, True)
+        gain = _flat(grad * (self.extreme(x, grad) - x)).sum(1).reshape(len(x), 1, *x.shape[-2:])
         return functional.avg_pool2d(gain, (self.height, self.width), stride=1, divisor_override=1).flatten(1)
 
     def places(self, x: Tensor) -> Tensor:
