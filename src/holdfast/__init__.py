@@ -13,7 +13,7 @@ from holdfast.engine import AttackResult
 from holdfast.errors import DataError, HoldfastError, ModelError, ProofError, RunError, SettingError
 from holdfast.models import BPDA, Model, Query, load_model
 from holdfast.processes import Processes
-from holdfast.threats import L0, L1, L2, Box, Linf, Patch, Threat, parse_threat
+from holdfast.threats import L0, L1, L2, Box, Linf, Patch, Spatial, Threat, parse_threat
 from holdfast.train import TrainingResult, train
 
 __version__ = version("holdfast")
@@ -44,6 +44,7 @@ __all__ = [
     "RunError",
     "SettingError",
     "Source",
+    "Spatial",
     "Threat",
     "TrainingResult",
     "__version__",

@@ -74,7 +74,7 @@ def test_the_file_is_the_result(whole):
     document = json.loads((folder / "audit.json").read_text())
     assert document["schema_version"] == 1
     assert document["certified_accuracy"] is None
-    assert document["threat"] == {"norm": "linf", "eps": 0.1, "box": [0.0, 1.0]}
+    assert document["threat"] == {"name": "linf:0.1", "norm": "linf", "eps": 0.1, "box": [0.0, 1.0]}
 
 
 def test_saved_inputs_hold_up_outside(whole):
