@@ -14,6 +14,7 @@ from holdfast.certify.cover import CoverCertifier
 from holdfast.errors import DataError, ProofError, SettingError
 from holdfast.threats import Coverable
 from holdfast.threats.patch import Patch
+from holdfast.threats.planes import Planes
 from holdfast.threats.spatial import Spatial
 
 SIDE = 5
@@ -47,7 +48,10 @@ class Lying:
         same = x.expand(len(cells), *x.shape)
         return same, same
 
-    planes = property()  # boxes alone
+    def planes(self, x: Tensor, cells: Tensor) -> Planes:
+        same = x.expand(len(cells), *x.shape).double()
+        reach = same.new_zeros(len(cells), 4)
+        return Planes(same, same, reach, reach.reshape(-1, 4, 1, 1, 1) * same.unsqueeze(1), same, same)
 
 
 def labelled(model, count=12, seed=0):

@@ -202,6 +202,19 @@ def test_splits_go_where_pixels_move_most():
     assert len(Spatial().cells(x)) == 1
 
 
+def test_moves_are_cut_at_whole_pixels_first():
+    threat, x = Spatial(translation=2.5), digit(0, torch.float64)
+    cells = threat.cells(x)
+    assert {-2, -1, 0, 1, 2} <= set(cells[:, 1].tolist()) & set(cells[:, 2].tolist())
+    assert float((cells[:, 5:7].ceil() - cells[:, 1:3].floor()).max()) == 1
+    # Between whole pixels an image moved along one axis is a mixture of two, and planes miss nothing of that.
+    along = Spatial(translation=2).cells(x)
+    along[:, 2] = along[:, 6] = 1
+    planes = threat.planes(x, along)
+    assert float((planes.ceiling - planes.floor).max()) < 1e-11
+    assert float((planes.upper - planes.lower).mean()) > 0.1
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_choice_is_found_again_from_what_it_shows(family):
     x, threat = digit(7, torch.float64), Spatial(**FAMILIES[family])

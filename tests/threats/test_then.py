@@ -70,6 +70,9 @@ def test_boxes_hold_moved_and_perturbed_images(ball, dtype):
         z = threat.project(z, many)
         images = threat.apply(many, z)
         assert bool((low <= images).all() & (images <= high).all())
+        planes, middle = threat.planes(x, cell[None]), (cell[:4] + cell[4:8]) / 2
+        moved = images - torch.einsum("nz,z...->n...", z[:, :4] - middle, planes.slope[0])
+        assert bool((planes.floor <= moved).all() & (moved <= planes.ceiling).all())
 
 
 def test_whole_moves_and_a_cube_are_boxes_all_of_whose_points_are_chosen():

@@ -77,13 +77,15 @@ class CoverCertifier:
 
 def _region(threat: Coverable, x: Tensor, cells: Tensor) -> Region:
     """What is known of the inputs that some cells give."""
-    lower, upper = threat.box(x, cells)
     if not isinstance(threat, Sloped):
-        return Region.box(lower, upper)
+        return Region.box(*threat.box(x, cells))
     planes = threat.planes(x, cells)
     rest = Region.box(*outward(planes.floor, planes.ceiling, x.dtype))
-    reach = planes.reach.reshape(*planes.reach.shape, *[1] * x.dim()) * _AMPLE
-    return Region.box(lower, upper, Zonotope(rest, planes.slope * reach))
+    moving = (planes.reach > 0).any(0)
+    reach = planes.reach[:, moving].reshape(len(cells), -1, *[1] * x.dim()) * _AMPLE
+    return Region.box(
+        planes.lower.to(x.dtype), planes.upper.to(x.dtype), Zonotope(rest, planes.slope[:, moving] * reach)
+    )
 
 
 @dataclass(eq=False)

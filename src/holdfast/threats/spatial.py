@@ -257,11 +257,7 @@ class Spatial:
             ``(M, *shape)`` each, in the precision of ``x``.
         """
         planes = self.planes(x, cells)
-        lower, upper = planes.lower.to(x.dtype), planes.upper.to(x.dtype)
-        low, high = _ends(cells)
-        single = (low == high).all(1)
-        lower[single] = upper[single] = self.apply(x.expand(int(single.sum()), *x.shape), low[single])
-        return lower, upper
+        return planes.lower.to(x.dtype), planes.upper.to(x.dtype)
 
     def planes(self, x: Tensor, cells: Tensor) -> Planes:
         """Bounds of the same that are linear in the choice: unlike boxes, they know how pixels change together.
@@ -284,7 +280,11 @@ class Spatial:
         rounding = unit(x.dtype) * (torch.maximum(lower.abs(), upper.abs()) + torch.finfo(x.dtype).tiny)
         floor = floor - (upper - most).clamp_min(0) - rounding
         ceiling = ceiling + (least - lower).clamp_min(0) + rounding
-        return Planes(lower.clamp(least, most), upper.clamp(least, most), found.reach, slope, floor, ceiling)
+        lower, upper = (bound.clamp(least, most).to(x.dtype).double() for bound in (lower, upper))
+        single = (low == high).all(1)
+        images = self.apply(x.expand(int(single.sum()), *x.shape), low[single])
+        lower[single] = upper[single] = images.double()
+        return Planes(lower, upper, found.reach, slope, floor, ceiling).closer()
 
     def choose(self, x: Tensor, cells: Tensor, point: Tensor) -> Tensor:
         """``(M, 4)`` a choice of each cell that comes near to the images ``point``, ``(M, *shape)``.
@@ -305,18 +305,23 @@ class Spatial:
         return self.project(z.to(_precision(x)), x.expand(len(cells), *x.shape))
 
     def split(self, cells: Tensor) -> Tensor:
-        """Each cell cut in two where pixels move most; none, ``(0, 9)``, where all cells are single choices."""
+        """Each cell cut in two where pixels move most; none, ``(0, 9)``, where all cells are single choices.
+
+        Moves are cut at whole pixels as long as there are such between the ends: there interpolation has its kinks.
+        """
         low, high = _ends(cells)
         if bool((low == high).all()):
             return cells[:0]
         widest = functional.one_hot(_effects(cells).argmax(1), 4).bool()
-        middle = (low + high) / 2
+        cut = (low + high) / 2
+        pixel = cut.round()
+        cut[:, 1:3] = torch.where((low < pixel) & (pixel < high), pixel, cut)[:, 1:3]
         far = cells[:, 8:]
-        halves = [
-            torch.cat([low, torch.where(widest, middle, high), far], dim=1),
-            torch.cat([torch.where(widest, middle, low), high, far], dim=1),
+        parts = [
+            torch.cat([low, torch.where(widest, cut, high), far], dim=1),
+            torch.cat([torch.where(widest, cut, low), high, far], dim=1),
         ]
-        return torch.stack(halves, dim=1).flatten(0, 1)
+        return torch.stack(parts, dim=1).flatten(0, 1)
 
     def budget(self, x: Tensor) -> Tensor:
         """``(N,)`` ones: all of every limit."""

@@ -8,13 +8,15 @@ from torch import Tensor
 
 from holdfast.draws import Draws
 from holdfast.errors import SettingError
+from holdfast.rounding import unit
 from holdfast.threats.ball import Ball
-from holdfast.threats.threat import Climbable, Coverable
+from holdfast.threats.planes import Planes
+from holdfast.threats.threat import Climbable, Sloped
 
 __all__ = ["Then"]
 
 
-class _First(Climbable, Coverable, Protocol):
+class _First(Climbable, Sloped, Protocol):
     """A set of few parameters, ``(N, K)``, to climb in and to cover."""
 
 
@@ -122,14 +124,19 @@ class Then:
 
     def box(self, x: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
         """The boxes of the first set, wider by the smallest box around the ball on every side."""
-        lower, upper = self.first.box(x, cells)
-        reach = self.ball.budget(x.unsqueeze(0))[0]
-        if self.ball.norm == "l0":
-            reach = torch.where(reach > 0, torch.inf, reach)
-        elif self.ball.norm != "linf":
-            # Projections onto spheres may end as far outside of them.
-            reach = reach * (1 + 4 * torch.finfo(x.dtype).eps)
-        return self.ball.box.clip(lower - reach), self.ball.box.clip(upper + reach)
+        planes = self.planes(x, cells)
+        return planes.lower.to(x.dtype), planes.upper.to(x.dtype)
+
+    def planes(self, x: Tensor, cells: Tensor) -> Planes:
+        """The planes of the first set, farther apart by the ball on either side."""
+        planes, reach = self.first.planes(x, cells), self._reach(x)
+        lower, upper = self._within(planes.lower.to(x.dtype) - reach), self._within(planes.upper.to(x.dtype) + reach)
+        # What is inside the box already is clipped by no more than it was perturbed.
+        outside = planes.lower - self._within(planes.lower), planes.upper - self._within(planes.upper)
+        rounding = unit(x.dtype) * (torch.maximum(lower.abs(), upper.abs()).double() + torch.finfo(x.dtype).tiny)
+        wider = reach.double() + torch.maximum(outside[0].abs(), outside[1].abs()) + 2 * rounding
+        floor, ceiling = planes.floor - wider, planes.ceiling + wider
+        return Planes(lower.double(), upper.double(), planes.reach, planes.slope, floor, ceiling).closer()
 
     def choose(self, x: Tensor, cells: Tensor, point: Tensor) -> Tensor:
         """The first set's choice, and the perturbation that goes from what it gives towards the point."""
@@ -141,6 +148,17 @@ class Then:
     def split(self, cells: Tensor) -> Tensor:
         """The first set's cells, finer."""
         return self.first.split(cells)
+
+    def _reach(self, x: Tensor) -> Tensor:
+        """By how much the ball may change a coordinate of one input."""
+        budget = self.ball.budget(x.unsqueeze(0))[0]
+        if self.ball.norm == "l0":
+            return torch.where(budget > 0, torch.inf, budget)
+        # Projections onto spheres may end as far outside of them.
+        return budget if self.ball.norm == "linf" else budget * (1 + 4 * torch.finfo(x.dtype).eps)
+
+    def _within(self, x: Tensor) -> Tensor:
+        return self.ball.box.clip(x)
 
 
 def _joined(parameters: Tensor, change: Tensor) -> Tensor:
