@@ -94,9 +94,9 @@ class Judge:
                 spent.append(number(group.get("cost" if self.norm == "cost" else "distance", 1)))
         for parts in self.relations:
             *guard, comparison = parts
-            if all(self.holds(part, after, lenient=False) for part in guard):
-                if not self.holds(comparison, after, lenient=True):
-                    return f"the relation {parts}"
+            held = all(self.holds(part, after, lenient=False) for part in guard)
+            if held and not self.holds(comparison, after, lenient=True):
+                return f"the relation {parts}"
         length = {
             "linf": lambda s: max(s, default=Fraction(0)),
             "l1": sum,
@@ -176,7 +176,7 @@ def random_rules(seed, rows=4, norm=None, whole=None):
         lines[f"g{g}"] = entry
     if not any(c.get("move", "none") != "none" for c in columns.values()) and not lines:
         columns[names[0]]["move"] = "both"
-    table = {name: values for name, values in zip(columns, data, strict=True)}
+    table = dict(zip(columns, data, strict=True))
     relations = [relation(rng, table, kinds) for _ in range(rng.randint(0, 4))]
     norm = norm or rng.choice(["linf", "l1", "l2", "l0", "cost"])
     if norm == "l0":

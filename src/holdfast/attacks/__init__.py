@@ -9,6 +9,7 @@ from holdfast.attacks.cw import CW
 from holdfast.attacks.ddn import DDN
 from holdfast.attacks.deepfool import DeepFool
 from holdfast.attacks.ead import EAD
+from holdfast.attacks.evolution import Evolution
 from holdfast.attacks.fab import FAB
 from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.fmn import FMN
@@ -48,6 +49,7 @@ __all__ = [
     "AttackResult",
     "DeepFool",
     "Diversity",
+    "Evolution",
     "HopSkipJump",
     "Knowledge",
     "Outcome",

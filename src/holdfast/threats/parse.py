@@ -7,6 +7,7 @@ from holdfast.errors import SettingError
 from holdfast.threats.ball import L0, L1, L2, Ball, BoxArgument, Linf
 from holdfast.threats.patch import parse_patch
 from holdfast.threats.spatial import MOVES, parse_spatial
+from holdfast.threats.table import read_table
 from holdfast.threats.threat import Threat
 
 __all__ = ["parse_threat"]
@@ -20,6 +21,7 @@ def parse_threat(spec: str, box: BoxArgument = (0.0, 1.0)) -> Threat:
 
     ``"l2:inf"`` asks for the nearest adversarial input. ``"rotate:30deg,shift:3px,scale:0.1"`` moves images; at its end
     may stand a ball, ``"rotate:30deg,linf:0.1"``. ``"patch:5x5"`` is a rectangle that shows anything.
+    ``"table:FILE"`` reads a file of rules, which have bounds of their own: ``box`` says nothing of them.
 
     Raises
     ------
@@ -31,10 +33,12 @@ def parse_threat(spec: str, box: BoxArgument = (0.0, 1.0)) -> Threat:
     name, colon, rest = spec.partition(":")
     if _key(name) in MOVES:
         return _moves(spec, box)
+    if _key(name) == "table" and rest.strip():
+        return read_table(rest.strip())
     make = {**_BALLS, **_OTHERS}.get(_key(name))
     if make is None or not colon:
         raise SettingError(f"unknown threat {spec!r}: write NORM:BUDGET with NORM one of {', '.join(_BALLS)}, "
-                           "rotate:30deg,shift:3px or patch:5x5")  # fmt: skip
+                           "rotate:30deg,shift:3px, patch:5x5 or table:FILE")  # fmt: skip
     return make(rest.strip(), box)
 
 

@@ -78,7 +78,7 @@ class Lines:
         return (rows[:, self.columns] * self.coefficients).abs().sum(2) + self.bound.abs()
 
     def hold(self, rows: Tensor) -> Tensor:
-        """``(N, R)`` bool: exactly between whole numbers, else but for a millionth, which strict ones do not forgive."""
+        """``(N, R)`` bool: exactly between whole numbers, else to a millionth, which strict ones do not forgive."""
         size = self.sizes(rows)
         return self._compare(rows, torch.where(self.exact, 0.0, TOLERANCE * size), -self.blur * size)
 

@@ -13,6 +13,7 @@ from holdfast.threats.budget import Budget, parse_budget
 from holdfast.threats.norm import safe_divide
 from holdfast.threats.table.around import Around, around
 from holdfast.threats.table.checks import check_rows
+from holdfast.threats.table.cover import choose, first_cells, halves, of_cells
 from holdfast.threats.table.layout import Layout, layout_of
 from holdfast.threats.table.mend import FRACTION, mend
 from holdfast.threats.table.rows import decode, one_hot, switched
@@ -182,6 +183,26 @@ class Table:
             target[:, group.columns] = torch.where(change[:, count:] < 0.5, change[:, :count], clean)
         return self._admit(x, (target - here.x).to(x.dtype), _NEAR)
 
+    def cells(self, x: Tensor) -> Tensor:
+        """``(M, 3 d)`` a cell for each combination of categories, where there are few; see :mod:`cover`."""
+        return first_cells(self._around(x.unsqueeze(0)), x.dtype)
+
+    def box(self, x: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """``(M, d)`` lower and upper bounds of the rows of cells."""
+        lower, upper, _ = of_cells(cells)
+        return lower, upper
+
+    def choose(self, x: Tensor, cells: Tensor, point: Tensor) -> Tensor:
+        """``(M, d)`` an admissible choice of each cell; no change where a cell seems to have none."""
+        rows = choose(self._around(x.unsqueeze(0)), cells, point)
+        clean = x.expand(len(cells), -1)
+        z = (rows - clean.double()).to(x.dtype)
+        return torch.where(self._one(len(cells)).contains(clean, z).unsqueeze(1), z, 0)
+
+    def split(self, cells: Tensor) -> Tensor:
+        """``(2 M, 3 d)`` two parts of each cell: categories, then whole numbers, then halves."""
+        return halves(self._around(of_cells(cells)[2][:1]), cells) if len(cells) else cells
+
     def budget(self, x: Tensor) -> Tensor:
         """``(N,)`` the budget of each row."""
         eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device)
@@ -214,6 +235,11 @@ class Table:
         """Norm, budget and rules in plain numbers, texts and lists; None for a bound that is not there."""
         eps = self.eps.tolist() if isinstance(self.eps, Tensor) else self.eps
         return {"norm": self.norm, "eps": eps, "rules": self.rules.to_dict()}
+
+    def _one(self, count: int) -> Self:
+        """The threat to one example, for as many rows."""
+        eps = self.eps.expand(count) if isinstance(self.eps, Tensor) else self.eps
+        return replace(self, eps=eps, _index=None if self._index is None else self._index.expand(count))
 
     def _around(self, x: Tensor) -> Around:
         if self._near is not None and self._near[0] is x:
