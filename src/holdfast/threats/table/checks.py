@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from holdfast.errors import DataError
-from holdfast.threats.table.layout import Layout
+from holdfast.threats.table.layout import Layout, layout_of
+from holdfast.threats.table.rows import in_bounds
 from holdfast.threats.table.rules import Rules
 
 __all__ = ["check_relations", "check_rows"]
@@ -32,7 +33,7 @@ def check_rows(rules: Rules, layout: Layout, x: Tensor, index: Tensor | None = N
             f"{rules.where(0)}: there are rules for {len(rules.columns)} columns, but an example has {shape}: give "
             "rows of the same columns in the same order"
         )
-    bad = ~x.isfinite() | (layout.integer & (x != x.round())) | (x < layout.lower) | (x > layout.upper)
+    bad = ~x.isfinite() | (layout.integer & (x != x.round())) | ~in_bounds(layout, x)
     for group in layout.groups:
         row = x[:, group.columns]
         bad[:, group.columns] |= (((row != 0) & (row != 1)).any(1) | (row.sum(1) != 1)).unsqueeze(1)
@@ -54,7 +55,7 @@ def check_rows(rules: Rules, layout: Layout, x: Tensor, index: Tensor | None = N
     )
 
 
-def check_relations(rules: Rules, layout: Layout, x: Tensor) -> None:
+def check_relations(rules: Rules, x: Tensor) -> None:
     """Refuse a relation that none of the clean rows ``(N, d)`` satisfies.
 
     Raises
@@ -62,7 +63,7 @@ def check_relations(rules: Rules, layout: Layout, x: Tensor) -> None:
     DataError
         Naming the first such relation, with its line.
     """
-    never = ~layout.satisfied(x.double()).any(0)
+    never = ~layout_of(rules).satisfied(x.double()).any(0)
     if len(x) and bool(never.any()):
         relation = rules.relations[int(never.nonzero()[0, 0])]
         raise DataError(

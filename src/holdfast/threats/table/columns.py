@@ -124,10 +124,11 @@ class Group:
         if len(self.columns) < 2 or len(set(self.columns)) < len(self.columns):
             raise SettingError(f"{place}: a one-hot group has two or more columns, each named once")
         for name in ("distance", "cost"):
-            value = _number(place, name, getattr(self, name))
-            if not 0 <= value < math.inf:
-                raise SettingError(f"{place}: its {name} must be a number of at least 0, got {value:g}")
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, _number(place, name, getattr(self, name)))
+        if not 0 < self.distance < math.inf:
+            raise SettingError(f"{place}: its distance must be a positive number, got {self.distance:g}")
+        if not 0 <= self.cost < math.inf:
+            raise SettingError(f"{place}: its cost must be a number of at least 0, got {self.cost:g}")
         for start, ends in self.transitions or ():
             for column in (start, *ends):
                 if column not in self.columns:
@@ -144,9 +145,9 @@ def _word(place: str, name: str, value: object, words: tuple[str, ...]) -> None:
 
 
 def _number(place: str, name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise SettingError(f"{place}: {name} must be a number, got {value!r}")
     try:
         return float(value)
     except OverflowError:
-        raise SettingError(f"{place}: {name} is more than a number of double precision can hold") from None
+        raise SettingError(f"{place}: {name} is more than double precision can hold") from None

@@ -170,8 +170,7 @@ def _within_budget(here: Around, cells: _Cells) -> _Cells:
     gap = torch.maximum(cells.lower - x, x - cells.upper).clamp_min(0)
     # What admissible rows are forgiven (rows.admissible) is not counted.
     exact = layout.integer
-    forgiven = torch.where(exact, 0.0, TOLERANCE)
-    blur = torch.where(exact, 0.0, here.rounding / 2)
+    forgiven, blur = TOLERANCE * (~exact).double(), here.rounding / 2 * (~exact).double()
     charged = layout.moves & here.charged
     scale = torch.where(charged, here.scale, 1.0)
     least = ((gap * (1 - forgiven) - blur * (x.abs() + gap)).clamp_min(0) / scale).masked_fill(~charged, 0)
@@ -189,7 +188,7 @@ def _within_budget(here: Around, cells: _Cells) -> _Cells:
         spare = (budget**power - spent + must**power).clamp_min(-1) if must.numel() else must
         left = left.clamp_min(0) ** (1 / power)
     if here.norm == "l0":
-        left = torch.where(left >= 1, torch.inf, 0.0)
+        left = torch.where(left >= 1, torch.inf, 0.0).double()
     room = (left * scale + blur * x.abs()) / (1 - forgiven - blur)
     room = torch.where(exact, (room * (1 + _SLIP)).floor(), room).masked_fill(~charged, torch.inf)
     lower, upper = torch.maximum(cells.lower, x - room), torch.minimum(cells.upper, x + room)
@@ -273,7 +272,7 @@ def _sides(here: Around, cells: _Cells) -> Tensor:
     side = torch.where(layout.moves & (length > _SHORT), length, 0.0)
     for group in layout.groups:
         open_ = cells.upper[:, group.columns]
-        side[:, group.columns] = torch.where((open_.sum(1, keepdim=True) > 1) & (open_ == 1), _LONG, 0.0)
+        side[:, group.columns] = _LONG * ((open_.sum(1, keepdim=True) > 1) & (open_ == 1)).double()
     return side
 
 

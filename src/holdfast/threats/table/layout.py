@@ -92,7 +92,7 @@ class Lines:
         """``(R,)`` the share of its size by which float64 may be off a comparison; 0 where nothing is rounded."""
         plain = (self.coefficients != 0).sum(1) <= 1
         plain &= (self.coefficients.abs().frexp().mantissa % 0.5 == 0).all(1)
-        return torch.where(self.exact | plain, 0.0, 2.0**-50)
+        return 2.0**-50 * (~(self.exact | plain)).double()
 
     def _compare(self, rows: Tensor, slack: Tensor, strict: Tensor) -> Tensor:
         excess = self.values(rows) - self.bound

@@ -34,7 +34,7 @@ def mend(here: Around, wanted: Tensor, rounds: int) -> Tensor:
     wanted : Tensor
         ``(N, d)`` float64.
     rounds : int
-        Of alternating projections.
+        Of the search for the nearest point.
 
     Returns
     -------

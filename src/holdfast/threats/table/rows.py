@@ -6,7 +6,7 @@ from torch import Tensor
 from holdfast.threats.table.layout import TOLERANCE, Layout
 from holdfast.threats.table.spending import TableNorm, distance
 
-__all__ = ["admissible", "decode", "one_hot", "reach", "switched"]
+__all__ = ["admissible", "decode", "in_bounds", "one_hot", "reach", "switched"]
 
 
 def reach(layout: Layout, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,13 +93,12 @@ def admissible(layout: Layout, norm: TableNorm, budget: Tensor, x: Tensor, row: 
     """
     change = row - x
     still = change == 0
-    room = torch.where(layout.integer, 0.0, TOLERANCE)
+    room = TOLERANCE * (~layout.integer).double()
     # Half a unit in the last place: what the nearest number of this precision may be off.
     blur = torch.where(layout.integer, 0.0, rounding / 2 * row.abs())
     size = (change.abs() * (1 - room) - blur).clamp_min(0)
-    near = (row >= layout.lower - _share(room, layout.lower)) & (row <= layout.upper + _share(room, layout.upper))
     way = torch.where(change > 0, layout.up, layout.down)
-    fits = still | (way & near & (size <= layout.most) & (~layout.integer | (row == row.round())))
+    fits = still | (way & in_bounds(layout, row) & (size <= layout.most) & (~layout.integer | (row == row.round())))
     for group in layout.groups:
         clean, chosen = x[:, group.columns], row[:, group.columns]
         one = ((chosen == 0) | (chosen == 1)).all(1) & (chosen.sum(1) == 1)
@@ -110,5 +109,9 @@ def admissible(layout: Layout, norm: TableNorm, budget: Tensor, x: Tensor, row: 
     return row.isfinite().all(1) & (obeys | still.all(1))
 
 
-def _share(room: Tensor, bound: Tensor) -> Tensor:
-    return torch.where(bound.isfinite(), room * bound.abs(), 0.0)
+def in_bounds(layout: Layout, row: Tensor) -> Tensor:
+    """``(N, d)`` bool, whether values are inside their bounds: those of real columns but for a millionth of a bound."""
+    room = TOLERANCE * (~layout.integer).double()
+    # The products are 0 for whole numbers, also where there is no bound.
+    under, above = (torch.where(end.isfinite(), room * end.abs(), 0.0) for end in (layout.lower, layout.upper))
+    return (row >= layout.lower - under) & (row <= layout.upper + above)

@@ -22,8 +22,8 @@ from holdfast.threats.table.spending import TableNorm, distance, norm_of
 
 __all__ = ["Table"]
 
-# Rounds of alternating projections for the nearest row, and for one that is near enough to go on from.
-_NEAREST, _NEAR = 500, 8
+# Rounds of the search for the nearest row, and for one that is near enough to go on from.
+_NEAREST, _NEAR = 2000, 30
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -197,7 +197,7 @@ class Table:
         rows = choose(self._around(x.unsqueeze(0)), cells, point)
         clean = x.expand(len(cells), -1)
         z = (rows - clean.double()).to(x.dtype)
-        return torch.where(self._one(len(cells)).contains(clean, z).unsqueeze(1), z, 0)
+        return torch.where(self.contains(clean, z).unsqueeze(1), z, 0)
 
     def split(self, cells: Tensor) -> Tensor:
         """``(2 M, 3 d)`` two parts of each cell: categories, then whole numbers, then halves."""
@@ -206,7 +206,7 @@ class Table:
     def budget(self, x: Tensor) -> Tensor:
         """``(N,)`` the budget of each row."""
         eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device)
-        if eps.dim() and len(eps) != len(x):
+        if eps.dim() and len(eps) not in (1, len(x)):
             raise DataError(f"{len(eps)} budgets for {len(x)} examples: give one number, or one for each example")
         return eps.expand(len(x))
 
@@ -236,11 +236,6 @@ class Table:
         eps = self.eps.tolist() if isinstance(self.eps, Tensor) else self.eps
         return {"norm": self.norm, "eps": eps, "rules": self.rules.to_dict()}
 
-    def _one(self, count: int) -> Self:
-        """The threat to one example, for as many rows."""
-        eps = self.eps.expand(count) if isinstance(self.eps, Tensor) else self.eps
-        return replace(self, eps=eps, _index=None if self._index is None else self._index.expand(count))
-
     def _around(self, x: Tensor) -> Around:
         if self._near is not None and self._near[0] is x:
             return self._near[1]
@@ -253,7 +248,7 @@ class Table:
         here = self._around(x)
         layout, wanted = here.layout, here.x + z.double()
         # What no column reaches is forgotten, lest it take as long to come back.
-        slack = torch.where(layout.integer, FRACTION, 0.0)
+        slack = FRACTION * layout.integer.double()
         reached = wanted.clamp(here.lower - slack, here.upper + slack)
         reached = torch.where(layout.moves, reached, wanted)
         z = torch.where(reached == wanted, z, (reached - here.x).to(z.dtype))
@@ -261,7 +256,7 @@ class Table:
         if not len(bad):
             return z
         part = here.take(bad)
-        change = (mend(part, reached[bad].nan_to_num(0.0), rounds) - part.x).to(z.dtype)
+        change = (mend(part, wanted[bad].nan_to_num(0.0), rounds) - part.x).to(z.dtype)
         obeys = self._means_admissible(part, change)
         return z.index_copy(0, bad, torch.where(obeys.unsqueeze(1), change, 0))
 
