@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from holdfast import load_model
 from holdfast.models import Query
-from holdfast.objectives import cross_entropy
+from holdfast.tasks.objectives import cross_entropy
 
 HERE = Path(__file__).resolve().parent
 

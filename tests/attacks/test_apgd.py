@@ -10,7 +10,7 @@ from holdfast.attacks.apgd import windows
 from holdfast.draws import Draws
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import dlr
+from holdfast.tasks.objectives import dlr
 
 OBJECTIVES = [{"objective": "ce"}, {"objective": "dlr"}, {"objective": "margin"}, {"objective": "dlr", "targets": 3}]
 CHECKPOINTS = {

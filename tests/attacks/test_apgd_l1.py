@@ -11,7 +11,7 @@ from holdfast.attacks.apgd_l1 import APGDL1, phases
 from holdfast.draws import Draws
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import dlr
+from holdfast.tasks.objectives import dlr
 from holdfast.threats import L1
 
 

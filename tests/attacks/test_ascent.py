@@ -9,7 +9,7 @@ from helpers.attacks import EPS, NORMS
 from helpers.zoo import mlp, uniform
 from holdfast.attacks import PGD, Problem, Rows, climb
 from holdfast.models.query import Query
-from holdfast.objectives import cross_entropy
+from holdfast.tasks.objectives import cross_entropy
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -11,7 +11,7 @@ from holdfast.attacks.nes import NES
 from holdfast.draws import Draws
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -7,7 +7,7 @@ from helpers.attacks import NORMS
 from helpers.zoo import linear, mlp, random_linear, uniform
 from holdfast.attacks import APGD, FGSM, PGD, craft, maximize
 from holdfast.models.query import Query
-from holdfast.objectives import cross_entropy, margin
+from holdfast.tasks.objectives import cross_entropy, margin
 
 EPS = {"linf": 0.1, "l2": 0.4, "l1": 0.8, "l0": 2.0}
 FEATURES, COUNT = 12, 30

@@ -9,7 +9,7 @@ from holdfast.attacks import Problem, Rows, maximize
 from holdfast.attacks.sparse_rs import SparseRS
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 
 
 def test_shared():

@@ -7,7 +7,7 @@ from holdfast.attacks import Problem, Rows, maximize
 from holdfast.attacks.spsa import SPSA
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -10,7 +10,7 @@ from holdfast.attacks.square import Square, bump, window
 from holdfast.draws import Draws
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 
 BLOCK = 256
 

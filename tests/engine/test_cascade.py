@@ -13,7 +13,7 @@ from holdfast.data import Batch
 from holdfast.engine.verification import verify
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 from holdfast.threats import L2, Linf
 
 # Every input is CLEAN and class 1 begins above HALF; all numbers are multiples of 1/64, so nothing is rounded.

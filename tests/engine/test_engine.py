@@ -12,7 +12,7 @@ from holdfast.attacks import APGD, FGSM, PGD, Outcome, Rows, Stage, craft, drive
 from holdfast.data import Batch
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 from holdfast.threats import Linf
 
 NEVER = (0, 99)

@@ -13,7 +13,7 @@ from holdfast.attacks import Rows
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import join, take
 from holdfast.models.query import Query
-from holdfast.objectives import cross_entropy, margin, targeted_margin
+from holdfast.tasks.objectives import cross_entropy, margin, targeted_margin
 from holdfast.threats import L2, Linf
 
 N, CLASSES = 7, 5

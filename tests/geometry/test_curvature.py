@@ -6,7 +6,7 @@ from torch import nn
 
 from holdfast.errors import ModelError, SettingError
 from holdfast.geometry import crossing, curvature, gradient_alignment, gradient_saturation, linearity_violation
-from holdfast.objectives import cross_entropy, margin
+from holdfast.tasks.objectives import cross_entropy, margin
 from holdfast.threats import L1, L2, Linf
 
 BALLS = {"linf": Linf, "l2": L2, "l1": L1}

@@ -8,12 +8,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from holdfast import objectives
 from holdfast.certify import Gaussian
 from holdfast.cli.main import app
 from holdfast.errors import SettingError
 from holdfast.games import gradient
 from holdfast.lab import EXPERIMENTS, Experiment, Finding, between, gallery, load, near
+from holdfast.tasks import objectives
 from holdfast.threats import l2, linf
 from holdfast.train import guard, trades
 

@@ -8,7 +8,7 @@ from holdfast.attacks import PGD
 from holdfast.errors import ModelError
 from holdfast.models.bpda import BPDA
 from holdfast.models.query import Query
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 from holdfast.threats import Linf
 
 

@@ -13,7 +13,7 @@ from helpers.zoo import convnet, seeded, uniform
 from holdfast.models import gradients
 from holdfast.models.gradients import InputGradients, phases
 from holdfast.models.query import Query
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 
 KINDS = [
     {"kernel_size": 3, "padding": 1},

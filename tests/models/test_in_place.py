@@ -11,7 +11,7 @@ from holdfast.attacks import FAB, Square
 from holdfast.certify import Smoothed, certify, exact_distance, output_bounds, parse_vnnlib, verify
 from holdfast.geometry import curvature
 from holdfast.models.query import Query
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 from holdfast.train import train
 
 X = uniform(24, 6, seed=1)

@@ -12,7 +12,7 @@ from holdfast import APGD, PGD, Linf, ModelError
 from holdfast.attacks import FAB
 from holdfast.certify import Smoothed, certify, exact_distance, output_bounds, parse_vnnlib, verify
 from holdfast.models.query import Query
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 from holdfast.train import train
 
 MODES = {"inference": torch.inference_mode, "no gradients": torch.no_grad}

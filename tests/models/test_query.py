@@ -26,7 +26,7 @@ from helpers.zoo import (
 )
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import cross_entropy, margin
+from holdfast.tasks.objectives import cross_entropy, margin
 
 # name -> (model, shape of an input): what may be rounded differently in a batch.
 NETS = {

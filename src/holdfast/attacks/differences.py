@@ -13,7 +13,7 @@ from torch import Tensor
 from holdfast.draws import Draws
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import overlay
-from holdfast.objectives import ObjectiveName
+from holdfast.tasks.objectives import ObjectiveName
 from holdfast.threats.norm import column
 
 __all__ = ["Climb", "Probing", "gaussian", "rademacher"]

@@ -10,8 +10,8 @@ from holdfast.engine.attack import Knowledge
 from holdfast.engine.craft import craft
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows, overlay
-from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
+from holdfast.tasks.objectives import ObjectiveName
 from holdfast.threats.needs import needs_ball
 
 __all__ = ["FGSM"]

@@ -15,8 +15,8 @@ from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows
 from holdfast.errors import ModelError, SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
+from holdfast.tasks.objectives import ObjectiveName
 from holdfast.threats.needs import needs_ball
 
 __all__ = ["Diversity", "Transfer", "TranslationKernel", "VarianceTuning"]

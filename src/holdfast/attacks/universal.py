@@ -8,12 +8,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from holdfast import objectives
 from holdfast.arguments import as_float, ball_of, choice, number, real, whole
 from holdfast.data import Source, load_data
 from holdfast.errors import DataError, SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import ObjectiveName
+from holdfast.tasks import objectives
+from holdfast.tasks.objectives import ObjectiveName
 from holdfast.threats import Ball
 from holdfast.threats.box import Box
 

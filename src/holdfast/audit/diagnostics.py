@@ -11,7 +11,7 @@ from holdfast.certify.certificate import LOOSE, TIMEOUT
 from holdfast.data import Batch
 from holdfast.models.one_logit import OneLogit
 from holdfast.models.query import Query
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 from holdfast.threats import Threat
 
 __all__ = ["examine_model", "examine_outputs", "examine_proofs", "examine_stages", "examine_verdicts"]

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from holdfast import objectives
 from holdfast.arguments import ball_of, choice, inputs, labels, real
 from holdfast.attacks import FMN
 from holdfast.certify.bounds.crown import crown, lower_bounds
@@ -37,6 +36,7 @@ from holdfast.certify.search.domains import Problem
 from holdfast.engine import craft
 from holdfast.errors import ModelError
 from holdfast.models.query import Query
+from holdfast.tasks import objectives
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from holdfast.errors import ModelError
 from holdfast.models.borrow import borrowed
 from holdfast.models.precision import first_float
 from holdfast.models.query import Query
-from holdfast.objectives import cross_entropy
+from holdfast.tasks.objectives import cross_entropy
 from holdfast.threats.norm import column
 
 if TYPE_CHECKING:

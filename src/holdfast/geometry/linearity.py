@@ -10,7 +10,7 @@ from torch.nn import functional
 from holdfast.arguments import ball_of, inputs, labels, require_classes, seed_of, whole
 from holdfast.draws import Draws
 from holdfast.models.query import Query
-from holdfast.objectives import cross_entropy
+from holdfast.tasks.objectives import cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.arguments import ball_of, inputs, labels, number, require_classes
 from holdfast.models.query import Query
-from holdfast.objectives import cross_entropy, margin
+from holdfast.tasks.objectives import cross_entropy, margin
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,8 +14,8 @@ from holdfast.attacks import climb
 from holdfast.attacks.worst_of_k import worst_of
 from holdfast.draws import Draws
 from holdfast.models.query import Query
-from holdfast.objectives import cross_entropy
 from holdfast.processes import ALONE, Processes
+from holdfast.tasks.objectives import cross_entropy
 from holdfast.threats import Ball, Threat
 from holdfast.train.method import Criterion
 

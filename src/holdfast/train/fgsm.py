@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from holdfast.models.query import Query
-from holdfast.objectives import cross_entropy
+from holdfast.tasks.objectives import cross_entropy
 from holdfast.threats import Ball
 from holdfast.threats.needs import needs_ball
 from holdfast.train.method import Criterion

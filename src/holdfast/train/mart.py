@@ -10,7 +10,7 @@ from torch.nn import functional
 from holdfast.attacks import climb
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import cross_entropy, kl_divergence
+from holdfast.tasks.objectives import cross_entropy, kl_divergence
 from holdfast.threats import Ball
 from holdfast.threats.needs import needs_ball
 from holdfast.train.method import Criterion

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from holdfast.attacks import climb
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import cross_entropy
+from holdfast.tasks.objectives import cross_entropy
 from holdfast.threats import Climbable
 from holdfast.threats.needs import needs_climbing
 from holdfast.train.method import Criterion

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from holdfast.attacks import climb
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import kl_divergence
+from holdfast.tasks.objectives import kl_divergence
 from holdfast.threats import Ball
 from holdfast.threats.needs import needs_ball
 from holdfast.train.method import Criterion

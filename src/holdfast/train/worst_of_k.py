@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from holdfast.attacks.worst_of_k import worst_of
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
-from holdfast.objectives import cross_entropy
+from holdfast.tasks.objectives import cross_entropy
 from holdfast.threats import Threat
 from holdfast.train.method import Criterion
 from holdfast.train.step import Step

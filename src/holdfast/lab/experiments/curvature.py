@@ -15,7 +15,7 @@ from holdfast.lab.canvas import BLUE, GREEN, GREY, INK, PURPLE, RED, canvas, lab
 from holdfast.lab.claim import Claim, between, near
 from holdfast.lab.experiment import Finding
 from holdfast.lab.networks import dense
-from holdfast.objectives import cross_entropy, margin
+from holdfast.tasks.objectives import cross_entropy, margin
 from holdfast.threats import L1, L2, Linf
 from holdfast.train import Method, PGDTraining, Recipe, Standard, fit
 

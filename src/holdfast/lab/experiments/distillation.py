@@ -14,7 +14,7 @@ from holdfast.geometry import gradient_saturation
 from holdfast.lab.canvas import BLUE, GOLD, GREEN, GREY, INK, PURPLE, RED, canvas, label
 from holdfast.lab.claim import Claim, between, near
 from holdfast.lab.experiment import Finding
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 from holdfast.threats import L2, Linf
 from holdfast.train import train
 

@@ -16,7 +16,7 @@ from holdfast.lab.canvas import BLUE, GREEN, GREY, INK, RED, canvas, label
 from holdfast.lab.claim import Claim, between, near
 from holdfast.lab.experiment import Finding
 from holdfast.lab.networks import dense
-from holdfast.objectives import ObjectiveName, margin
+from holdfast.tasks.objectives import ObjectiveName, margin
 from holdfast.threats import Linf
 from holdfast.train import Recipe, Standard, fit
 

@@ -13,7 +13,7 @@ from holdfast.lab.canvas import BLUE, GOLD, GREEN, GREY, INK, RED, canvas, label
 from holdfast.lab.claim import between
 from holdfast.lab.experiment import Finding
 from holdfast.models import Query
-from holdfast.objectives import cross_entropy, kl_divergence
+from holdfast.tasks.objectives import cross_entropy, kl_divergence
 from holdfast.threats import Linf
 from holdfast.train import TRADES, Progress, Recipe, Step, evaluate, fit
 

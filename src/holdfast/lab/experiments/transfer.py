@@ -20,7 +20,7 @@ from holdfast.lab.claim import Claim, between, near
 from holdfast.lab.experiment import Finding
 from holdfast.lab.networks import dense, half_spaces
 from holdfast.models import Query
-from holdfast.objectives import cross_entropy
+from holdfast.tasks.objectives import cross_entropy
 from holdfast.threats import L2, Linf
 from holdfast.train import train
 

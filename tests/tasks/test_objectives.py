@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from holdfast import objectives
 from holdfast.errors import SettingError
-from holdfast.objectives import objective
+from holdfast.tasks import objectives
+from holdfast.tasks.objectives import objective
 
 KINDS = ["normal", "ties", "constant", "huge"]
 
