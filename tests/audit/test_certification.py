@@ -207,7 +207,7 @@ def test_what_cannot_be_bounded_is_named_and_the_audit_goes_on(plain, tmp_path):
 
 def test_a_proof_against_a_counterexample_is_an_error(monkeypatch, tmp_path):
     proof = Certificate("certified", "crown", 1.0, None, 0.0)
-    broken = Outcome(3, 0, 0, "broken", "pgd", 0.1, math.nan, 1, 1, torch.zeros(1))
+    broken = Outcome(3, 0, 0, "broken", "pgd", 0.1, math.nan, 1, 1, torch.zeros(1), 0.0, 1.0)
     with (
         RunStore(tmp_path / "store", {}, Expected(range(10))) as store,
         pytest.raises(ProofError, match=r"example 3: a proof .*pgd"),

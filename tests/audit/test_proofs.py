@@ -139,7 +139,8 @@ def test_what_rounding_breaks_is_told_as_its_own_stage(monkeypatch, tmp_path):
     def breaking(self, batch, certificates, threat):
         found = honest(self, batch, certificates, threat)
         for index, outcome in list(found.items())[:1]:
-            found[index] = holdfast.attacks.Outcome(**{**vars(outcome), "verdict": "broken", "stage": CHECK})
+            told = {"verdict": "broken", "stage": CHECK, "attacked_wrong": 1.0}
+            found[index] = holdfast.attacks.Outcome(**{**vars(outcome), **told})
         return found
 
     monkeypatch.setattr(Doubt, "attack", breaking)

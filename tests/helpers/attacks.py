@@ -79,7 +79,8 @@ def assert_same(got: dict[int, Outcome], expected: dict[int, Outcome]) -> None:
     """Every outcome of ``got`` is bit for bit the expected one."""
     for index, outcome in got.items():
         other = expected[index]
-        for field in ("label", "clean_prediction", "verdict", "stage", "distance", "forwards", "backwards"):
+        for field in ("label", "clean_prediction", "verdict", "stage", "distance", "forwards", "backwards",
+                      "clean_wrong", "attacked_wrong"):  # fmt: skip
             assert getattr(outcome, field) == getattr(other, field), (index, field)
         assert outcome.objective == other.objective or other.objective != other.objective, index
         assert torch.equal(outcome.x_adv, other.x_adv), index

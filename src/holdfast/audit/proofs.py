@@ -166,7 +166,7 @@ class Proofs:
         threat = self.threat.at(index)
         rows = Rows.fresh(threat, index, self.query.prepare(example.x), example.y.to(self.query.device))
         x_adv = self.query.prepare(certificate.x_adv.unsqueeze(0))
-        votes = sum(int(rows.fooled(self.query.bare_logits(x_adv))) for _ in range(self.samples))
+        wrong = rows.wrong(*(self.query.bare_logits(x_adv) for _ in range(self.samples)))
         outcome = replace(outcome, forwards=outcome.forwards + self.samples)
         if certificate.choice is None:
             assert isinstance(threat, Ball)
@@ -175,9 +175,10 @@ class Proofs:
             z = certificate.choice.unsqueeze(0)
             same = torch.equal(threat.apply(rows.x, z), x_adv)
             admitted, distance = threat.contains(rows.x, z) & same, threat.distance(rows.x, z)
-        if 2 * votes <= self.samples or not bool(admitted):
+        if not bool(rows.broken(wrong) & admitted):
             return outcome
-        return replace(outcome, verdict="broken", stage=SEARCH, distance=float(distance), x_adv=x_adv[0])
+        found = replace(outcome, verdict="broken", stage=SEARCH, distance=float(distance), x_adv=x_adv[0])
+        return replace(found, attacked_wrong=max(outcome.attacked_wrong, float(wrong)))
 
     def _doubt_curve(
         self, batch: Batch, reached: Tensor, certificates: Mapping[int, Certificate]
@@ -202,10 +203,11 @@ class Proofs:
     def _known(self, example: Batch) -> Outcome:
         """What the store holds of an example."""
         (index,) = example.index.tolist()
-        columns = "label, clean_prediction, verdict, stage, distance, forwards, backwards"
+        columns = "label, clean_prediction, verdict, stage, distance, forwards, backwards, clean_wrong, attacked_wrong"
         (row,) = self.ledger.store.select(f"SELECT {columns} FROM examples WHERE idx = ?", index)
-        label, prediction, verdict, stage, distance, forwards, backwards = row
-        return Outcome(index, label, prediction, verdict, stage, distance, math.nan, forwards, backwards, example.x[0])
+        label, said, verdict, stage, distance, forwards, backwards, clean, attacked = row
+        x = example.x[0]
+        return Outcome(index, label, said, verdict, stage, distance, math.nan, forwards, backwards, x, clean, attacked)
 
     def _check_curve(self, batch: Batch, reached: Tensor) -> None:
         """No example may be certified at a budget at which an attack has broken it."""

@@ -138,6 +138,10 @@ class AuditResult(_Frozen):
     robust_accuracy: float
     robust_interval: tuple[float, float] = Field(description="Clopper-Pearson, at the given confidence")
     confidence: float
+    clean_error: float = Field(description="mean share of an example that is wrong; of classes 1 - clean accuracy")
+    robust_error: float = Field(
+        description="mean of the largest share that the attacks found; of classes 1 - robust accuracy"
+    )
     certified_accuracy: float | None = None
     bracket: tuple[float, float] = Field(description="what was proved, and what attacks left standing")
     bracket_interval: tuple[float, float] = Field(

@@ -226,7 +226,7 @@ class RunStore:
         """
         rows = [_row(outcome, certificates.get(outcome.index)) for outcome in outcomes]
         with self._writing():
-            self._db.executemany("INSERT OR REPLACE INTO main.examples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany(f"INSERT OR REPLACE INTO main.examples VALUES ({', '.join('?' * 13)})", rows)
             if inputs:
                 found = [(o.index, o.x_adv.float().cpu().contiguous().numpy().tobytes()) for o in outcomes]
                 self._db.executemany("INSERT OR REPLACE INTO main.inputs VALUES (?, ?)", found)
@@ -241,7 +241,8 @@ class RunStore:
             # What another process decided in an earlier session is copied into this one's part.
             spent = (
                 "INSERT OR REPLACE INTO main.examples SELECT idx, label, clean_prediction, verdict, stage, distance, "
-                "forwards + ?, backwards + ?, certified, bound, note FROM examples WHERE idx = ?"
+                "forwards + ?, backwards + ?, clean_wrong, attacked_wrong, certified, bound, note "
+                "FROM examples WHERE idx = ?"
             )
             with self._writing():
                 self._db.executemany(f"INSERT OR REPLACE INTO main.{table} VALUES ({marks})", rows)
@@ -347,6 +348,8 @@ def _row(outcome: Outcome, certificate: Certificate | None) -> tuple[Any, ...]:
         outcome.distance,
         outcome.forwards,
         outcome.backwards,
+        outcome.clean_wrong,
+        outcome.attacked_wrong,
         certificate.method if certificate is not None and certified else None,
         None if certificate is None else certificate.bound,
         certificate.note or None if certificate is not None and standing else None,

@@ -85,6 +85,7 @@ def summarise(
     ((forwards, backwards),) = store.select(
         "SELECT coalesce(sum(forwards), 0), coalesce(sum(backwards), 0) FROM examples"
     )
+    ((clean_error, robust_error),) = store.select("SELECT avg(clean_wrong), avg(attacked_wrong) FROM examples")
     robust = standing / total
     robust_interval = clopper_pearson(standing, total, CONFIDENCE)
     stages = _stages(store, plan, total, correct, attacked)
@@ -107,6 +108,8 @@ def summarise(
         clean_accuracy=correct / total,
         robust_accuracy=robust,
         robust_interval=robust_interval,
+        clean_error=clean_error,
+        robust_error=robust_error,
         confidence=CONFIDENCE,
         certified_accuracy=None if proofs is None else sum(proofs.methods.values()) / total,
         bracket=(0.0 if proofs is None else sum(proofs.methods.values()) / total, robust),

@@ -29,6 +29,8 @@ CREATE TABLE IF NOT EXISTS examples (
     distance REAL,
     forwards INTEGER NOT NULL,
     backwards INTEGER NOT NULL,
+    clean_wrong REAL NOT NULL,
+    attacked_wrong REAL NOT NULL,
     certified TEXT CHECK (certified IS NULL OR verdict = 'robust'),
     bound REAL,
     note TEXT
@@ -111,6 +113,12 @@ _FAULTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("has a distance that is none", "distance IS NOT NULL AND (typeof(distance) != 'real' OR distance < 0)"),
         ("is broken at no distance", "verdict = 'broken' AND NOT coalesce(distance <= 1.7976931348623157e308, FALSE)"),
         ("has costs that are no counts", f"{_no_count('forwards')} OR {_no_count('backwards')}"),
+        # A class is wrong as a whole.
+        (
+            "has a verdict against the share that is wrong",
+            "typeof(clean_wrong) != 'real' OR clean_wrong != (verdict = 'misclassified') "
+            "OR typeof(attacked_wrong) != 'real' OR attacked_wrong != (verdict IN ('broken', 'misclassified'))",
+        ),
         ("has a bound that is no number", "bound IS NOT NULL AND typeof(bound) != 'real'"),
         (
             "is certified by nothing that was asked for",

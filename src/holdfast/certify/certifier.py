@@ -28,6 +28,7 @@ from holdfast.certify.search.branch import branch_and_bound
 from holdfast.certify.search.domains import Problem
 from holdfast.errors import ModelError
 from holdfast.models.precision import first_float
+from holdfast.tasks import CLASSIFICATION
 from holdfast.threats import Ball, Coverable, Threat
 
 __all__ = ["BOUNDS", "COMPARED", "Certifier", "misclassified", "normalised", "proven"]
@@ -243,8 +244,7 @@ def rounding_its_input(graph: Graph) -> Graph:
 
 def misclassified(logits: Tensor, y: Tensor) -> Tensor:
     """``(N,)`` bool: a wrong class; logits that are no numbers are wrong."""
-    top, predicted = logits.max(1)  # a maximum is NaN where any of its numbers is
-    return (predicted != y) | top.isnan()
+    return CLASSIFICATION.wrong(logits, y, None) > CLASSIFICATION.threshold
 
 
 def _certificate(method: Method, lower: float, seconds: float, note: str) -> Certificate:

@@ -25,7 +25,7 @@ from holdfast.engine import Attack, Knowledge, Outcome, Problem, Rows, Stage, dr
 from holdfast.engine.rows import take
 from holdfast.errors import ModelError, ProofError
 from holdfast.models.query import Query
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 from holdfast.threats import Ball, Climbable, Threat
 from holdfast.threats.norm import column
 
@@ -143,7 +143,7 @@ class Doubt:
         x_adv, y = outcome.x_adv.unsqueeze(0), torch.tensor([outcome.label], device=x.device)
         here = threat.at(torch.tensor([outcome.index], device=x.device))
         if not _strictly_inside(here, outcome, x_adv, x):
-            return replace(outcome, verdict="robust", stage=None)
+            return replace(outcome, verdict="robust", stage=None, attacked_wrong=outcome.clean_wrong)
         values = self.graph.to(torch.float64).values(x_adv.double().contiguous())
         exact = -float(margin(values[-1], y))
         seen = -float(margin(self.query.bare_logits(x_adv).double(), y))

@@ -23,6 +23,7 @@ from holdfast.engine.rows import Rows, join, take
 from holdfast.engine.verification import verify
 from holdfast.errors import DataError, ModelError, SettingError
 from holdfast.models.query import Query
+from holdfast.tasks import CLASSIFICATION, Task
 from holdfast.threats import Threat
 from holdfast.threats.box import TOLERANCE
 
@@ -68,8 +69,10 @@ class Outcome:
 
     Parameters
     ----------
-    index, label, clean_prediction : int
-        Which example, its label, and what the bare model says of the clean input.
+    index : int
+        Which example.
+    label, clean_prediction : int
+        Its label, and what the bare model says of the clean input; nested lists where a task's labels are no numbers.
     verdict : str
         ``"misclassified"`` on the clean input; ``"broken"`` by a verified adversarial input; ``"robust"`` against
         every stage; ``"undecided"`` where the budget of queries ended first.
@@ -85,6 +88,9 @@ class Outcome:
         Passes spent on it, clean prediction and verification included.
     x_adv : Tensor
         The adversarial input, or the best that was tried.
+    clean_wrong, attacked_wrong : float
+        The share of the example that is wrong, clean and at worst: as verified where it is broken, and as the attacks
+        saw it elsewhere. Attacks end where an example is broken, so it may be made worse than that.
     """
 
     index: int
@@ -97,6 +103,8 @@ class Outcome:
     forwards: int
     backwards: int
     x_adv: Tensor
+    clean_wrong: float
+    attacked_wrong: float
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,7 @@ def drive(
     stages: Sequence[Stage],
     batches: Iterable[Batch],
     *,
+    task: Task = CLASSIFICATION,
     seed: int = 0,
     target: Tensor | None = None,
     max_forwards: int | None = None,
@@ -130,6 +139,8 @@ def drive(
         The attacks, in order; each sees only the examples that those before it left unbroken.
     batches : iterable of Batch
         The examples.
+    task : Task
+        What the model's answers mean.
     seed : int
         Of every random draw.
     target : Tensor, optional
@@ -158,7 +169,7 @@ def drive(
         When an attack that searches inside a budget meets an infinite one, or a look is to have no pass.
     """
     samples = whole("samples", samples)
-    return _Engine(query, threat, stages, seed, target, max_forwards, samples).run(batches)
+    return _Engine(query, threat, stages, task, seed, target, max_forwards, samples).run(batches)
 
 
 @dataclass
@@ -166,6 +177,7 @@ class _Engine:
     query: Query
     threat: Threat
     stages: Sequence[Stage]
+    task: Task
     seed: int
     target: Tensor | None
     max_forwards: int | None
@@ -203,19 +215,22 @@ class _Engine:
         clean = self._clean_logits(x)
         x = query.prepare(x)
         threat = self.threat.at(index)
+        target = None if self.target is None else self.target.to(query.device)[index]
+        self.task.check(index, clean, y, target)
         rows = Rows.fresh(
             threat,
             index,
             x,
             y,
-            target=None if self.target is None else self.target.to(query.device)[index],
+            task=self.task,
+            target=target,
             clean_logits=clean,
             forwards=self.samples,
         )
         _check(rows, clean, threat, self.stages)
         if not self.lanes:
             self._open_lanes(rows)
-        wrong = rows.fooled(clean)
+        wrong = rows.broken(rows.share)
         outcomes = self._outcomes(take(rows, wrong), "misclassified")
         standing = take(rows, ~wrong)
         if self.max_forwards is not None and self.max_forwards < self.samples:
@@ -352,16 +367,18 @@ class _Engine:
         columns = (
             rows.index,
             rows.y,
-            rows.clean_logits.argmax(1),
+            rows.task.prediction(rows.clean_logits),
             distance,
             torch.where(unknown, torch.nan, rows.value),
             rows.forwards,
             rows.backwards,
+            rows.clean_share,
+            rows.share,
         )
         return [
-            Outcome(index, label, prediction, verdict, name, distance, value, forwards, backwards, x)
-            for name, index, label, prediction, distance, value, forwards, backwards, x in zip(
-                stages, *(column.tolist() for column in columns), x_adv.unbind(), strict=True
+            Outcome(index, label, said, verdict, name, distance, value, forwards, backwards, x, clean_share, share)
+            for name, x, index, label, said, distance, value, forwards, backwards, clean_share, share in zip(
+                stages, x_adv.unbind(), *(column.tolist() for column in columns), strict=True
             )
         ]
 
@@ -420,15 +437,6 @@ def _check(rows: Rows, clean: Tensor, threat: Threat, stages: Sequence[Stage]) -
             f"{bound} searches inside a budget, but that of example {example} is infinite: give a finite one, or run a "
             "minimum-norm attack"
         )
-    classes = clean.shape[1]
-    if (example := first((rows.y < 0) | (rows.y >= classes))) is not None:
-        label = int(rows.y[rows.index == example][0])
-        raise DataError(
-            f"example {example} has label {label}, but the model knows classes 0 to {classes - 1}: count labels from "
-            "0, or give the model that goes with these data"
-        )
-    if rows.target is not None and (example := first((rows.target < 0) | (rows.target >= classes))) is not None:
-        raise DataError(f"example {example} has a target class outside 0 to {classes - 1}")
     if (example := first(~_unchanged(threat, rows))) is not None:
         low, high = (float(end) for end in rows.x[rows.index == example].aminmax())
         cure = "give raw inputs and normalise inside the model (or give mean and std), or set another box"

@@ -10,7 +10,7 @@ from torch import Tensor
 from holdfast.draws import Draws
 from holdfast.engine.rows import Rows, overlay
 from holdfast.models.query import Answer, Query
-from holdfast.objectives import ObjectiveName, objective
+from holdfast.tasks.objectives import ObjectiveName
 from holdfast.threats import Ball, Climbable, Threat
 
 __all__ = ["Problem"]
@@ -94,7 +94,8 @@ class Problem:
 
     def objective(self, name: ObjectiveName, target: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """The named objective for these rows: towards the class the adversary wants or ``target``, else away."""
-        return objective(name, self.rows.y, target if self.rows.target is None else self.rows.target)
+        rows = self.rows
+        return rows.task.objective(name, rows.y, target if rows.target is None else rows.target)
 
     def clean_logits(self) -> Tensor:
         """``(N, K)`` logits of the clean inputs, asked of the model only where they are not known yet."""
@@ -169,22 +170,17 @@ class Problem:
 
     def _see(self, z: Tensor, look: Callable[[], Answer], backwards: Tensor | int) -> Answer:
         """Look once, or as often as a random model needs for an average, and record what was seen."""
-        answer = look()
-        fooled = self.rows.fooled(answer.logits)
-        if self._samples > 1:
-            wrong = fooled.long()
-            parts = [answer]
-            for _ in range(1, self._samples):
-                parts.append(look())
-                wrong += self.rows.fooled(parts[-1].logits)
+        parts = [look() for _ in range(self._samples)]
+        share = self.rows.wrong(*(part.logits for part in parts))
+        (answer, *more) = parts
+        if more:
             names = ("logits", "values", "grad")
             answer = Answer(*(sum(getattr(part, name) for part in parts) / self._samples for name in names))
-            fooled = 2 * wrong > self._samples
-        self.fooled = fooled
-        self._record(z, answer, backwards)
+        self.fooled = self.rows.broken(share)
+        self._record(z, answer, share, backwards)
         return answer
 
-    def _record(self, z: Tensor, answer: Answer, backwards: Tensor | int) -> None:
+    def _record(self, z: Tensor, answer: Answer, share: Tensor, backwards: Tensor | int) -> None:
         rows, hit, values = self.rows, self.fooled, answer.values
         margin = self.objective("margin")(answer.logits)
         if self._roams:
@@ -192,7 +188,7 @@ class Problem:
             distance = self.threat.distance(self.x, z)
             inside = self._inside(z, distance)
             hit = hit & inside
-            margin = torch.where(inside, margin, rows.margin)
+            margin, share = torch.where(inside, margin, rows.margin), torch.where(inside, share, rows.share)
             values = torch.where(self.nearest & hit, -distance, values)
             better = inside & torch.where(hit == rows.found, values > rows.value, hit)
         else:
@@ -206,6 +202,7 @@ class Problem:
             stage=rows.stage.masked_fill(better, self._stage),
             value=torch.where(better, values, rows.value),
             margin=torch.fmax(rows.margin, margin),
+            share=torch.maximum(rows.share, share),
         )
 
     def _inside(self, z: Tensor, distance: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """The examples in play, a row each, and how rows leave and join."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from holdfast.models.layout import pick
-from holdfast.objectives import objective
+from holdfast.tasks import CLASSIFICATION, Task
 from holdfast.threats import Threat
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["Rows", "join", "overlay", "take"]
 
 T = TypeVar("T", bound="DataclassInstance")
+
+# Marks a field that all rows have in common.
+_SHARED = "shared"
 
 
 def take(rows: T, which: Tensor) -> T:
@@ -51,7 +54,8 @@ def overlay(old: Tensor, new: Tensor, which: Tensor) -> Tensor:
 
 
 def _fields(rows: "DataclassInstance") -> list[tuple[str, Any]]:
-    return [(field.name, getattr(rows, field.name)) for field in fields(rows)]
+    """The fields of a dataclass that have a row for each example."""
+    return [(part.name, getattr(rows, part.name)) for part in fields(rows) if _SHARED not in part.metadata]
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,10 @@ class Rows:
         ``(N,)`` the objective there; where the budget is infinite and something was found, its distance, negated.
     margin : Tensor
         ``(N,)`` the highest margin of any admissible choice seen, whatever was raised.
+    clean_share, share : Tensor
+        ``(N,)`` how much of the clean example is wrong, and the most that was seen of any admissible choice.
+    task : Task
+        What answers mean.
     """
 
     index: Tensor
@@ -96,6 +104,9 @@ class Rows:
     stage: Tensor
     value: Tensor
     margin: Tensor
+    clean_share: Tensor
+    share: Tensor
+    task: Task = field(metadata={_SHARED: True})
 
     @classmethod
     def fresh(
@@ -105,6 +116,7 @@ class Rows:
         x: Tensor,
         y: Tensor,
         *,
+        task: Task = CLASSIFICATION,
         target: Tensor | None = None,
         clean_logits: Tensor | None = None,
         forwards: int = 0,
@@ -116,6 +128,7 @@ class Rows:
         index, y, target = index.long(), y.long(), None if target is None else target.long()
         count = torch.zeros_like(index)
         low = x.new_full((len(x),), -torch.inf)
+        share = x.new_zeros(len(x)) if clean_logits is None else task.wrong(clean_logits, y, target)
         return cls(
             index=index,
             x=x,
@@ -130,6 +143,9 @@ class Rows:
             stage=count,
             value=low,
             margin=low,
+            clean_share=share,
+            share=share,
+            task=task,
         )
 
     def __len__(self) -> int:
@@ -145,14 +161,19 @@ class Rows:
     def clean_margin(self) -> Tensor:
         """``(N,)`` the margin of the clean input."""
         assert self.clean_logits is not None
-        return objective("margin", self.y, self.target)(self.clean_logits)
+        return self.task.objective("margin", self.y, self.target)(self.clean_logits)
 
-    def fooled(self, logits: Tensor) -> Tensor:
-        """``(N,)`` bool: a wrong class, or the wanted one where there is one; logits that are no numbers are wrong."""
-        if self.target is not None:
-            return logits.argmax(1) == self.target
-        top, predicted = logits.max(1)  # a maximum is NaN where any of its numbers is
-        return (predicted != self.y) | top.isnan()
+    def wrong(self, *logits: Tensor) -> Tensor:
+        """``(N,)`` how much of each example is wrong, by an answer; by those of several looks the middle of it.
+
+        Of an even number the lower of the two in the middle: more than half of the looks must see it broken.
+        """
+        shares = [self.task.wrong(answer, self.y, self.target) for answer in logits]
+        return shares[0] if len(shares) == 1 else torch.stack(shares).median(0).values
+
+    def broken(self, share: Tensor) -> Tensor:
+        """``(N,)`` bool, where so much is wrong that the example counts as broken."""
+        return share > self.task.threshold
 
     def entering(self, run: Tensor | int) -> Self:
         """The same rows at the start of a run."""

@@ -17,7 +17,11 @@ _NUDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
 def verify(query: Query, threat: Threat, rows: Rows, samples: int) -> tuple[Rows, Tensor]:
-    """Which claims hold, ``(N,)`` bool; those of a nearest input with the least nudge that makes them hold."""
+    """Which claims hold, ``(N,)`` bool; those of a nearest input with the least nudge that makes them hold.
+
+    The rows come back with how much is wrong as the bare model sees it, of a choice that is not admissible nothing more
+    than of the clean input.
+    """
     holds = torch.zeros_like(rows.found)
     nearest = threat.at(rows.index).budget(rows.x).isinf()
     for nudge in _NUDGES:
@@ -28,12 +32,14 @@ def verify(query: Query, threat: Threat, rows: Rows, samples: int) -> tuple[Rows
         here = threat.at(part.index)
         choice = part.best * (1 + nudge)
         x_adv = here.apply(part.x, choice)
-        votes = sum(part.fooled(query.bare_logits(x_adv)).long() for _ in range(samples))
-        upheld = (2 * votes > samples) & here.contains(part.x, choice)
+        seen = part.wrong(*(query.bare_logits(x_adv) for _ in range(samples)))
+        share = torch.where(here.contains(part.x, choice), seen, part.clean_share).maximum(part.clean_share)
+        upheld = part.broken(share)
         holds = holds.index_copy(0, open_, upheld)
         rows = replace(
             rows,
             best=rows.best.index_copy(0, open_, overlay(part.best, choice, upheld)),
+            share=rows.share.index_copy(0, open_, share),
             forwards=rows.forwards.index_copy(0, open_, part.forwards + samples),
         )
     return rows, holds

@@ -15,6 +15,7 @@ from holdfast.attacks.worst_of_k import worst_of
 from holdfast.draws import Draws
 from holdfast.models.query import Query
 from holdfast.processes import ALONE, Processes
+from holdfast.tasks import CLASSIFICATION
 from holdfast.tasks.objectives import cross_entropy
 from holdfast.threats import Ball, Threat
 from holdfast.train.method import Criterion
@@ -157,7 +158,7 @@ def _outcomes(
         many = Draws(draws.seed, draws.index, _WORST)
         found = [threat.apply(x, z) for z in (near, worst_of(query, threat, x, many, objective, steps))]
     logits = [start.logits, *(query.logits(x_adv) for x_adv in found)]
-    right = torch.stack([row.argmax(1) == y for row in logits], 1)
+    right = torch.stack([CLASSIFICATION.wrong(row, y, None) == 0 for row in logits], 1)
     right = right & right[:, :1]  # the clean input is one of those that the adversary may choose
     alignment = functional.cosine_similarity(_scaled(start.grad), _scaled(other), dim=1)
     return right.cpu(), alignment.cpu(), torch.tensor([start.logits.shape[1]])
