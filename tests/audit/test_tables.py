@@ -126,6 +126,7 @@ CHANGES = {
     f"WHERE {BROKEN}",
     "an input that is not the clean one": f"UPDATE inputs SET x = zeroblob(24) WHERE {WRONG}",
     "no settings": "DELETE FROM meta WHERE key = 'settings'",
+    "settings that are no text": "UPDATE meta SET value = CAST(x'7bff7d' AS TEXT) WHERE key = 'settings'",
     "settings that are no JSON": "UPDATE meta SET value = '{' WHERE key = 'settings'",
     "settings that are bytes": "UPDATE meta SET value = x'7b7d' WHERE key = 'settings'",
     "settings of another kind": "UPDATE meta SET value = '[1, null]' WHERE key = 'settings'",

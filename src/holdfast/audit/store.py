@@ -320,6 +320,8 @@ class RunStore:
             raise RunError(
                 f"{self._where}: {error}; {cure} and repeat the command: what was decided is kept"
             ) from error
+        except UnicodeDecodeError as error:  # what SQLite says of a damaged file may quote pieces of it
+            raise _refused(self._where, "is damaged") from error
         except OSError as error:
             raise RunError(
                 f"{self._where}: {error.strerror or error}; give a --run folder that can be written"
