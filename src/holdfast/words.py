@@ -4,7 +4,11 @@ A terminal obeys control characters: they move its cursor, write over what stand
 that turn the direction of writing make a line read as another one. None of them reaches a reader from here.
 """
 
-__all__ = ["one_line", "plain", "reason"]
+import math
+
+__all__ = ["number_of", "one_line", "plain", "reason"]
+
+_TRUTH = {"true": 1.0, "false": 0.0}
 
 
 def plain(text: object) -> str:
@@ -33,3 +37,14 @@ def one_line(text: object) -> str:
 def reason(error: BaseException) -> str:
     """An exception of somebody else's in one short line: its kind and what it says."""
     return one_line(f"{type(error).__name__}: {error}")[:300]
+
+
+def number_of(text: str) -> float | None:
+    """The finite number that a text is, where it is one; ``True`` and ``False`` are 1 and 0."""
+    if text.lower() in _TRUTH:
+        return _TRUTH[text.lower()]
+    try:
+        value = float(text) if "_" not in text else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

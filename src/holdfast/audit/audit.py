@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from holdfast.arguments import function_of, path_of, seed_of, threat_of, whole, yes_or_no
 from holdfast.audit.agreement import agreeing
@@ -29,11 +28,13 @@ from holdfast.audit.tables import Expected
 from holdfast.certify.certifier import normalised
 from holdfast.certify.doubt import Doubt
 from holdfast.certify.smoothing.smoothing import Smoothed
-from holdfast.data import Batch, Source, load_data
+from holdfast.data import Batch, Source, columns_of, load_data
+from holdfast.data.groups import read_groups
 from holdfast.engine import Attack, Knowledge, Stage, drive
 from holdfast.errors import ModelError, SettingError
 from holdfast.files import write_whole
 from holdfast.models import Model, OneLogit
+from holdfast.models.estimators.estimator import Classifier
 from holdfast.models.query import Query
 from holdfast.processes import ALONE, Processes, processes_of
 from holdfast.threats import Threat
@@ -42,7 +43,7 @@ __all__ = ["Progress", "audit"]
 
 
 def audit(
-    model: Model | nn.Module | str | Path,
+    model: Any,
     data: Any,
     threat: Threat | str,
     *,
@@ -52,6 +53,7 @@ def audit(
     certify: Certification | str = "none",
     split: str = "test",
     examples: str | slice | range | None = None,
+    group: Any = None,
     seed: int = 0,
     batch_size: int | None = None,
     run: str | Path | None = None,
@@ -63,11 +65,11 @@ def audit(
 
     Parameters
     ----------
-    model : Model, nn.Module, str or Path
-        A module that maps ``(N, ...)`` inputs to ``(N, K)`` logits, or what :func:`holdfast.load_model` reads; a
-        :class:`holdfast.Model` where there is more to say: weights, a normalisation. A single output
-        is read as one logit of two classes, and the diagnostics say so.
-    data : str, Source, Dataset or pair of arrays
+    model : Model, nn.Module, estimator, str or Path
+        A module that maps ``(N, ...)`` inputs to ``(N, K)`` logits, a fitted classifier or pipeline of scikit-learn, or
+        what :func:`holdfast.load_model` reads; a :class:`holdfast.Model` where there is more to say: weights, a
+        normalisation. A single output is read as one logit of two classes, and the diagnostics say so.
+    data : str, Source, Dataset or pair
         What :func:`holdfast.load_data` reads.
     threat : Threat or str
         What the adversary may do: ``Linf("8/255")``, ``"l2:0.5"``.
@@ -77,7 +79,7 @@ def audit(
         ``"blackbox"`` where there are no gradients.
     knowledge : str
         What the attacker learns from a query: ``"gradient"``, or only ``"score"`` or ``"decision"``; attacks that need
-        more are left out.
+        more are left out. ``"score"`` at most of a model without gradients, such as a forest.
     max_forwards : int, optional
         The attacks' queries an example; with 0 the result is that of the clean model.
     certify : Certification or str
@@ -85,6 +87,8 @@ def audit(
         ``"alpha-crown"`` or ``"complete"``; a :class:`holdfast.Certification` where there is more to say.
     split, examples : str
         Which part of the data; see :func:`holdfast.load_data`.
+    group : str or sequence, optional
+        Tell results apart by a column of a table, whether it is a feature or not, or by one value an example.
     seed : int
         Of every random draw.
     batch_size : int, optional
@@ -125,10 +129,13 @@ def audit(
     threat, seed = threat_of(threat), seed_of(seed)
     asked = Certification.of(certify)
     certification = CertificationPlan.of(asked, threat)
-    plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)
     subject = Model.of(model)
     source = load_data(data, split=split, examples=examples)
-    module = subject.load(source.shape)
+    groups = read_groups(source, group)
+    module = subject.load(source.shape, columns_of(source))
+    if knowledge == "gradient" and isinstance(module, Classifier) and not module.differentiable:
+        knowledge = "score"
+    plan = restrict(find_protocol(_default(threat, knowledge) if protocol is None else protocol, threat), knowledge)
     if processes.device is not None and subject.is_named:
         module.to(processes.device)
     smoothing = SmoothingPlan.of(asked.sigma, threat, source.shape) if asked.method == "smoothing" else None
@@ -165,7 +172,7 @@ def audit(
         input_bytes=4 * math.prod(source.shape) if save_inputs else None,
     )
     with RunStore(folder, settings, expected, processes) as store, query:
-        classes = _check_classes(query, source, first)
+        classes = check_classes(query, source, first)
         resumed = agreeing(batches(), store, classes, threat, inputs=save_inputs)
         diagnostics = examine_model(query, threat, plan, first)
         lengths = [min(query.batch_size, len(source) - start) for start in range(0, len(source), query.batch_size)]
@@ -200,6 +207,8 @@ def audit(
                 certification,
                 smoothing,
                 diagnostics,
+                classes=classes,
+                groups=groups,
                 attacked=max_forwards is None or max_forwards >= plan.samples,
                 model=subject.name,
                 threat=threat,
@@ -245,8 +254,14 @@ def _missing(batches: Iterable[Batch], store: RunStore) -> Iterator[Batch]:
             yield Batch(batch.index[places], batch.x[places], batch.y[places])
 
 
-def _check_classes(query: Query, source: Source, first: Batch) -> int:
-    """How many classes the model knows, once they are as many as those of the data."""
+def check_classes(query: Query, source: Source, first: Batch) -> int:
+    """How many classes the model knows, once they are those of the data.
+
+    Raises
+    ------
+    ModelError
+        When they are not, or a classifier of scikit-learn predicts other classes than its scores name.
+    """
     logits = query.bare_logits(first.x)
     if source.classes is not None and len(source.classes) != logits.shape[1]:
         returned = "one logit" if isinstance(query.model, OneLogit) else f"{logits.shape[1]} logits"
@@ -254,4 +269,6 @@ def _check_classes(query: Query, source: Source, first: Batch) -> int:
             f"the model returns {returned}, but {source.name} has {len(source.classes)} classes: the "
             "model and the data do not belong together"
         )
+    if isinstance(query.model, Classifier):
+        query.model.check(query.prepare(first.x), logits, source.classes)
     return logits.shape[1]

@@ -14,7 +14,10 @@ __all__ = [
     "ClassResult",
     "Cost",
     "Diagnostic",
+    "GroupResult",
+    "GroupResults",
     "OpenExample",
+    "Share",
     "SmoothedResult",
     "StageResult",
 ]
@@ -67,6 +70,39 @@ class ClassResult(_Frozen):
     clean_accuracy: float
     robust_accuracy: float
     certified_accuracy: float | None = None
+
+
+class Share(_Frozen):
+    """A share of some examples, and how sure it is."""
+
+    share: float
+    examples: int = Field(description="of how many examples")
+    interval: tuple[float, float] = Field(description="Clopper-Pearson, at the audit's confidence")
+
+
+class GroupResult(_Frozen):
+    """The examples of one group."""
+
+    name: str
+    examples: int
+    positives: int | None = Field(description="examples of the positive class; null unless there are two classes")
+    clean: Share = Field(description="classified correctly")
+    robust: Share = Field(description="left standing by the attacks")
+    certified: Share | None = Field(description="proved robust; null where no proof was asked for")
+    sensitivity: Share | None = Field(
+        description="of the positive class, classified correctly; null where there is none"
+    )
+    robust_sensitivity: Share | None = Field(description="of the positive class, left standing by the attacks")
+    certified_sensitivity: Share | None = Field(description="of the positive class, proved robust")
+
+
+class GroupResults(_Frozen):
+    """Examples told apart by what a column of their table holds."""
+
+    column: str
+    positive: str | None = Field(description="the class whose sensitivity is told; null unless there are two")
+    groups: list[GroupResult]
+    gaps: dict[str, float] = Field(description="of each share, how far apart the best and the worst group are")
 
 
 class OpenExample(_Frozen):
@@ -136,6 +172,12 @@ class AuditResult(_Frozen):
     seed: int
     clean_accuracy: float
     robust_accuracy: float
+    clean_mcc: float | None = Field(
+        default=None, description="Matthews correlation of clean predictions and labels; that of a constant answer is 0"
+    )
+    robust_mcc: float | None = Field(
+        default=None, description="the same under attack, broken examples answered wrongly; null beyond two classes"
+    )
     robust_interval: tuple[float, float] = Field(description="Clopper-Pearson, at the given confidence")
     confidence: float
     clean_error: float = Field(description="mean share of an example that is wrong; of classes 1 - clean accuracy")
@@ -155,6 +197,7 @@ class AuditResult(_Frozen):
     verdicts: dict[str, int]
     per_class: list[ClassResult]
     worst_class: int | None
+    groups: GroupResults | None = Field(default=None, description="group by group, where a column tells them apart")
     majority_class_rate: float = Field(description="what answering the commonest label would score, attacked or not")
     stages: list[StageResult]
     median_distance: float | None = Field(description="of the adversarial inputs found, in units of the budget")

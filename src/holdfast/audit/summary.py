@@ -9,6 +9,7 @@ import torch
 
 from holdfast.audit.certification import CertificationPlan
 from holdfast.audit.diagnostics import examine_proofs, examine_stages, examine_verdicts
+from holdfast.audit.groups import matthews_of, summarise_groups
 from holdfast.audit.interval import clopper_pearson
 from holdfast.audit.protocols import EvaluationProtocol
 from holdfast.audit.result import (
@@ -25,6 +26,7 @@ from holdfast.audit.store import RunStore
 from holdfast.certify.certificate import QUICK, SEARCH
 from holdfast.certify.doubt import CHECK, chosen
 from holdfast.data import Source
+from holdfast.data.groups import Groups
 from holdfast.engine import Knowledge
 from holdfast.threats import Ball, Threat
 
@@ -51,13 +53,15 @@ def summarise(
     smoothing: SmoothingPlan | None,
     diagnostics: list[Diagnostic],
     *,
+    classes: int,
+    groups: Groups | None,
     attacked: bool,
     threat: Threat,
     **given: Any,
 ) -> AuditResult:
     """The result of what the store holds; ``given`` is what else it cannot know (model, seed, device).
 
-    ``attacked`` says whether examples had queries left for attacks at all.
+    ``classes`` says how many the model knows, ``attacked`` whether examples had queries left for attacks at all.
     """
     verdicts = dict.fromkeys(("robust", "broken", "misclassified", "undecided"), 0)
     verdicts |= dict(store.select("SELECT verdict, count(*) FROM examples GROUP BY verdict"))
@@ -87,6 +91,7 @@ def summarise(
     )
     ((clean_error, robust_error),) = store.select("SELECT avg(clean_wrong), avg(attacked_wrong) FROM examples")
     robust = standing / total
+    clean_mcc, robust_mcc = matthews_of(store, classes)
     robust_interval = clopper_pearson(standing, total, CONFIDENCE)
     stages = _stages(store, plan, total, correct, attacked)
     search = [] if certification is None else _search(store, certification, robust)
@@ -107,6 +112,8 @@ def summarise(
         protocol=plan.to_dict(),
         clean_accuracy=correct / total,
         robust_accuracy=robust,
+        clean_mcc=clean_mcc,
+        robust_mcc=robust_mcc,
         robust_interval=robust_interval,
         clean_error=clean_error,
         robust_error=robust_error,
@@ -119,6 +126,9 @@ def summarise(
         verdicts=verdicts,
         per_class=per_class,
         worst_class=min(per_class, key=lambda c: c.robust_accuracy).label if per_class else None,
+        groups=None
+        if groups is None
+        else summarise_groups(store, groups, source.classes, classes, CONFIDENCE, proofs=certification is not None),
         majority_class_rate=majority / total,
         stages=[*stages, *search],
         median_distance=_median_distance(store),

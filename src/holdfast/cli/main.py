@@ -135,6 +135,9 @@ def audit(
     limits: "Asked[Certification]",
     split: options.Split = "test",
     examples: options.Examples = None,
+    group: Annotated[
+        str | None, typer.Option("--group", help="a column of the data's table by which to tell results apart")
+    ] = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
     run: Annotated[
@@ -164,6 +167,7 @@ def audit(
                 certify=replace(limits(), method=certify),
                 split=split,
                 examples=examples,
+                group=group,
                 seed=seed,
                 batch_size=batch_size,
                 run=run,

@@ -43,8 +43,8 @@ ModelName = Annotated[
     str,
     typer.Option(
         "--model",
-        help="file.py:factory, package.module:factory, net.onnx, net.pt2, model.skops, the folder of holdfast train, or "
-        "the name of one of its networks",
+        help="file.py:factory, package.module:factory, net.onnx, net.pt2, model.skops, the folder of holdfast train, "
+        "or the name of one of its networks",
         show_default=False,
     ),
 ]

@@ -3,6 +3,6 @@
 from holdfast.data.dataset import from_dataset, from_tensors
 from holdfast.data.frames import from_frame
 from holdfast.data.load import load_data
-from holdfast.data.source import Batch, Source
+from holdfast.data.source import Batch, Source, columns_of
 
-__all__ = ["Batch", "Source", "from_dataset", "from_frame", "from_tensors", "load_data"]
+__all__ = ["Batch", "Source", "columns_of", "from_dataset", "from_frame", "from_tensors", "load_data"]

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from holdfast.errors import DataError
+from holdfast.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["ABSENT", "Column", "Columns", "Seen", "choose_features", "feature_names", "number_of"]
+__all__ = ["ABSENT", "Column", "Columns", "Seen", "choose_features", "feature_names"]
 
 ABSENT = frozenset({"", "na", "n/a", "nan", "nat", "null", "none", "<na>", "#n/a"})
 """What stands where a value is missing, in lower case."""
 
 # More different words are names, dates or texts, and a column for each of them is hardly meant.
 _MOST_CATEGORIES, _MOST_CLASSES = 256, 1000
-_TRUTH = {"true": 1.0, "false": 0.0}
 _INFINITE = ("inf", "infinity")
 
 
@@ -230,17 +229,6 @@ def _missing(name: str, text: str, where: str) -> DataError:
         f"{where}, column {name}: the value is missing{said}; fill it in, or drop that row or column: nothing can be "
         "proved of missing values"
     )
-
-
-def number_of(text: str) -> float | None:
-    """The finite number that a text is, where it is one; ``True`` and ``False`` are 1 and 0."""
-    if text.lower() in _TRUTH:
-        return _TRUTH[text.lower()]
-    try:
-        value = float(text) if "_" not in text else math.nan
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def feature_names(names: Iterable[str]) -> tuple[str, ...]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from holdfast.arguments import as_list, shown
-from holdfast.data.columns import number_of
 from holdfast.data.rows import RawColumns, RowSource
 from holdfast.data.slices import Slice
+from holdfast.data.source import columns_of
 from holdfast.errors import DataError
+from holdfast.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,7 @@ def _column(whole: Source, raw: RawColumns | None, name: str) -> Sequence[str]:
     """What a column holds, in all rows."""
     if raw is not None and name in raw.names:
         return raw.read(name)
-    columns = whole.columns or ()
+    columns = columns_of(whole) or ()
     if name in columns:
         return [f"{value:g}" for batch in whole.batches(_READ) for value in batch.x[:, columns.index(name)].tolist()]
     words = [place for place, one in enumerate(columns) if one.startswith(f"{name}=")]
@@ -103,7 +104,10 @@ def _named(column: str, values: Sequence[str], first: int) -> Groups:
             f"group: {column} holds {len(found)} different values; a result lists at most {_MOST} groups, so give a "
             "column of few values, such as ranges"
         )
-    numbers = [number_of(text) for text in found]
-    names = tuple(sorted(found, key=None if None in numbers else float))
+    ordered = sorted(found)
+    numbers = [number_of(text) for text in ordered]
+    if None not in numbers:
+        ordered.sort(key=lambda text: number_of(text) or 0.0)
+    names = tuple(ordered)
     places = {name: place for place, name in enumerate(names)}
     return Groups(column, names, {first + row: places[text] for row, text in enumerate(values)})

@@ -52,7 +52,7 @@ class RowSource:
     read : ReadRows
         Reads them, already with channels first but otherwise as stored.
     columns : tuple of str, optional
-        As in :class:`Source`.
+        As in :class:`~holdfast.data.source.Tabular`.
     raw : RawColumns, optional
         The table behind them.
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from holdfast.data.source import Batch, Source
+from holdfast.data.source import Batch, Source, columns_of
 from holdfast.errors import DataError, SettingError
 
 __all__ = ["Slice", "parse_examples", "take"]
@@ -45,7 +45,7 @@ class Slice:
     @property
     def columns(self) -> tuple[str, ...] | None:
         """The names of the features."""
-        return self.source.columns
+        return columns_of(self.source)
 
     def __len__(self) -> int:
         return self.stop - self.start

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from holdfast.arguments import counts
 
-__all__ = ["Batch", "Source"]
+__all__ = ["Batch", "Source", "Tabular", "columns_of"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,6 @@ class Source(Protocol):
         The shape of one input, without the batch dimension.
     classes : tuple of str or None
         The names of the classes where the data set knows them.
-    columns : tuple of str or None
-        The names of the features of a table, ``(D,)``, where the data set knows them.
     """
 
     @property
@@ -67,9 +65,6 @@ class Source(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...] | None: ...
-
-    @property
-    def columns(self) -> tuple[str, ...] | None: ...
 
     def __len__(self) -> int: ...
 
@@ -86,3 +81,22 @@ class Source(Protocol):
             examples. Positions that the source does not hold are left out.
         """
         ...
+
+
+@runtime_checkable
+class Tabular(Source, Protocol):
+    """A data set whose inputs ``(D,)`` are rows of a table.
+
+    Attributes
+    ----------
+    columns : tuple of str or None
+        The names of the features where the data set knows them.
+    """
+
+    @property
+    def columns(self) -> tuple[str, ...] | None: ...
+
+
+def columns_of(source: Source) -> tuple[str, ...] | None:
+    """The names of a data set's features, where it knows them."""
+    return source.columns if isinstance(source, Tabular) else None

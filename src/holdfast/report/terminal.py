@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from holdfast.audit import AuditResult
-from holdfast.audit.result import Certification, SmoothedResult
+from holdfast.audit.result import Certification, GroupResults, Share, SmoothedResult
 from holdfast.report.threat import allowed, in_units
 from holdfast.words import plain
 
@@ -17,6 +17,7 @@ __all__ = ["percent", "show_diagnostics", "show_result"]
 
 # Open examples that are shown one by one.
 _OPEN = 5
+_SHARES = ("clean", "certified", "robust", "sensitivity", "certified_sensitivity", "robust_sensitivity")
 
 
 def show_result(result: AuditResult, console: Console) -> None:
@@ -27,6 +28,8 @@ def show_result(result: AuditResult, console: Console) -> None:
     else:
         console.print(_stages(result))
         console.print(_classes(result))
+        if result.groups is not None:
+            console.print(_groups(result.groups))
     if result.certification is not None:
         for table in _proofs(result.certification):
             console.print(table)
@@ -76,6 +79,7 @@ def _facts(result: AuditResult) -> Table:
         "threat": f"{allowed(result.threat)}; {result.knowledge}",
         "clean accuracy": f"{percent(result.clean_accuracy)} (commonest label {percent(result.majority_class_rate)})",
         "robust accuracy": f"{percent(result.robust_accuracy)} ({interval})",
+        "correlation": _correlation(result),
         "certified": _certified(result),
         "median distance": _median(result),
         "protocol": f"{result.protocol['name']}, seed {result.seed}",
@@ -92,6 +96,14 @@ def _facts(result: AuditResult) -> Table:
     for name, value in facts.items():
         table.add_row(Text(name, style="dim"), Text(value))
     return table
+
+
+def _correlation(result: AuditResult) -> str:
+    """How far answers tell the labels apart, which one answer to all does not, however common its label is."""
+    if result.clean_mcc is None:
+        return "-"
+    under = "" if result.robust_mcc is None else f", {result.robust_mcc:.3f} under attack"
+    return f"{result.clean_mcc:.3f} clean{under} (Matthews; one answer to all has 0)"
 
 
 def _median(result: AuditResult) -> str:
@@ -157,6 +169,36 @@ def _classes(result: AuditResult) -> Table:
         shares = (row.clean_accuracy, *proved, row.robust_accuracy)
         table.add_row(Text(name), str(row.examples), *map(percent, shares), style="bold" if worst else "")
     return table
+
+
+def _groups(found: GroupResults) -> Table:
+    """Shares and their intervals, group by group, and how far groups are apart."""
+    table = Table(
+        found.column,
+        title=f"Group by group: {found.column}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+    )
+    shown = [share for share in _SHARES if any(getattr(group, share) is not None for group in found.groups)]
+    for header in ("examples", *(share.replace("_", " ") for share in shown)):
+        table.add_column(header, justify="right")
+    for group in found.groups:
+        shares = (getattr(group, share) for share in shown)
+        table.add_row(Text(group.name), str(group.examples), *(_share(share) for share in shares))
+    if found.gaps:
+        gaps = (percent(found.gaps[share]) if share in found.gaps else "" for share in shown)
+        table.add_row("largest gap", "", *gaps, style="bold")
+    if found.positive is not None:
+        table.caption = f"sensitivity: of class {found.positive}"
+    return table
+
+
+def _share(share: Share | None) -> str:
+    if share is None:
+        return "-"
+    low, high = share.interval
+    return f"{100 * share.share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _proofs(certification: Certification) -> Iterator[Table]:

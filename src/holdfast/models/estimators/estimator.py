@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from holdfast.errors import ModelError
-from holdfast.models.estimators.frames import feeder
+from holdfast.models.estimators.frames import Feed, feeder
 from holdfast.models.estimators.translate import translated
 from holdfast.models.one_logit import OneLogit
 from holdfast.models.trees import ask
 from holdfast.threats.numbers import type_of
-from holdfast.words import reason
+from holdfast.words import number_of, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,13 +41,15 @@ class Classifier(nn.Module):
         As it was fitted.
     body : nn.Module
         What computes the logits ``(N, K)`` in the order of ``classes_``.
+    feed : Feed
+        Makes what the estimator takes of inputs.
     differentiable : bool
         Whether gradients reach the inputs: the estimator was written out in torch.
     """
 
-    def __init__(self, estimator: Any, body: nn.Module, *, differentiable: bool) -> None:
+    def __init__(self, estimator: Any, body: nn.Module, feed: Feed, *, differentiable: bool) -> None:
         super().__init__()
-        self.estimator, self.body, self.differentiable = estimator, body, differentiable
+        self.estimator, self.body, self.feed, self.differentiable = estimator, body, feed, differentiable
         # Says in which precision it computes.
         self.register_buffer("unit", torch.ones((), dtype=torch.float64), persistent=False)
 
@@ -65,10 +67,38 @@ class Classifier(nn.Module):
         logits: Tensor = self.body(x)
         return logits
 
+    def check(self, x: Tensor, logits: Tensor, classes: Sequence[str] | None) -> None:
+        """Hold its logits at inputs, and its classes, against the estimator's predictions and the data's classes.
+
+        Raises
+        ------
+        ModelError
+            When they differ.
+        """
+        if classes is not None and not _alike(self.classes, classes):
+            raise ModelError(
+                f"the model knows the classes {_listed(self.classes)}, but the data have {_listed(classes)}: give the "
+                "labels that it was fitted to"
+            )
+        named = np.asarray(self.estimator.classes_)[logits.argmax(1).cpu().numpy()]
+        predicted = np.asarray(ask(self.estimator.predict, self.feed(x.detach().cpu().double().numpy())))
+        apart = np.flatnonzero(named != predicted)
+        # Of two classes that tie, sums in another order may name either.
+        top = logits.detach().topk(2, 1).values.cpu().numpy()[apart]
+        if (top[:, 0] - top[:, 1] > _AGREEMENT * np.abs(top).max(initial=1.0)).any():
+            raise ModelError(
+                f"the {self.kind} predicts {predicted[apart[0]]} for an input whose highest score is that of "
+                f"{named[apart[0]]}: nothing can be said of a predict that does not follow the scores"
+            )
+
     def extra_repr(self) -> str:
         import joblib  # comes with scikit-learn
 
-        return f"{type_of(self.estimator)}, {joblib.hash(self.estimator)}"
+        try:
+            content = joblib.hash(self.estimator)
+        except Exception:  # a function that cannot be pickled, say
+            content = " ".join(repr(self.estimator).split())
+        return f"{type_of(self.estimator)}, {content}"
 
 
 def is_estimator(value: object) -> bool:
@@ -117,9 +147,9 @@ def as_classifier(estimator: Any, columns: Sequence[str] | None = None) -> Class
         raise ModelError(f"model: the {type_of(estimator)} knows one class only: there is nothing to attack")
     feed = feeder(estimator, columns)
     if feed.plain and (body := translated(estimator)) is not None and _agree(estimator, body):
-        return Classifier(estimator, body, differentiable=True).eval()
+        return Classifier(estimator, body, feed, differentiable=True).eval()
     asked: nn.Module = _Asked(_scores(estimator, len(classes)), feed)
-    return Classifier(estimator, OneLogit(asked) if len(classes) == 2 else asked, differentiable=False).eval()
+    return Classifier(estimator, OneLogit(asked) if len(classes) == 2 else asked, feed, differentiable=False).eval()
 
 
 def last_step(estimator: Any) -> Any:
@@ -226,6 +256,20 @@ def _same(found: Array, estimator: Any, x: Array) -> bool:
         found = _softmax(found) if found.ndim == 2 else _softmax(np.stack([0 * found, found], 1))
         size = 1.0
     return given.shape == found.shape and bool(np.abs(given - found).max(initial=0.0) <= _AGREEMENT * size)
+
+
+def _alike(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Whether names of classes are the same, numbers as numbers."""
+
+    def plain(name: str) -> float | str:
+        number = number_of(name)
+        return name if number is None else number
+
+    return list(map(plain, ours)) == list(map(plain, theirs))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
 
 
 def _softmax(logits: Array) -> Array:
