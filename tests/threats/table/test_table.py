@@ -204,13 +204,16 @@ def test_membership_on_whole_grids_is_the_judges(tmp_path):
     assert inside > 1000
 
 
+def margins(model, rows, y):
+    logits = model(rows).detach()
+    label = int(y)
+    return logits.index_fill(1, torch.tensor([label]), -torch.inf).amax(1) - logits[:, label]
+
+
 def worst(model, threat, x, y):
     """The largest margin over all admissible rows of a grid, by enumeration."""
     rows = grid(threat, x)
-    rows = rows[threat.admits(rows, x.expand_as(rows))]
-    logits = model(rows)
-    others = logits.scatter(1, torch.full((len(rows), 1), int(y)), -torch.inf).amax(1)
-    return float((others - logits[:, y]).max())
+    return float(margins(model, rows[threat.admits(rows, x.expand_as(rows))], y).max())
 
 
 class Curved(torch.nn.Module):
@@ -243,12 +246,12 @@ def test_the_worst_row_of_a_grid_is_found(norm, kind, tmp_path):
         features = x.shape[1]
         model = random_linear(features, 3, seed).double() if kind == "linear" else Curved(features, 5.0, seed)
         y = model(x).argmax(1)
-        clean = worst_at(model, x, y)
+        clean = float(margins(model, x, y))
         best = worst(model, threat, x[0], y)
         found = clean
-        for attack in (APGD(steps=30, restarts=2, objective="margin"), Evolution(queries=100)):
+        for attack in (APGD(steps=20, restarts=2, objective="margin"), Evolution(queries=60)):
             result = attack(model, x, y, threat=threat)
-            value = worst_at(model, result.x_adv, y)
+            value = float(margins(model, result.x_adv, y))
             assert value <= best + 1e-9
             assert bool(result.success) == (value >= 0)
             assert Judge(text).broken(x, result.x_adv) is None
@@ -256,12 +259,7 @@ def test_the_worst_row_of_a_grid_is_found(norm, kind, tmp_path):
         # A row that is broken is left alone; its margin need not be the worst.
         shares.append(1.0 if found >= 0 or best == clean else (found - clean) / (best - clean))
         assert found >= 0 or best <= 0 or shares[-1] > 0.5
-        if tried == 12:
+        if tried == 4:
             break
-    assert tried == 12
+    assert tried == 4
     assert np.mean(shares) > 0.9
-
-
-def worst_at(model, x, y):
-    logits = model(x)
-    return float((logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits[0, y])[0])
