@@ -25,6 +25,7 @@ from holdfast.attacks import (
     SPSA,
     AnnealedPGD,
     DeepFool,
+    Evolution,
     HopSkipJump,
     Ray,
     ShrinkingBall,
@@ -63,6 +64,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "nes": NES,
     "spsa": SPSA,
     "sparse-rs": SparseRS,
+    "evolution": Evolution,
     "hopskipjump": HopSkipJump,
 }
 

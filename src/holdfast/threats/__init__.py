@@ -5,6 +5,7 @@ from holdfast.threats.box import Box
 from holdfast.threats.parse import parse_threat
 from holdfast.threats.patch import Patch
 from holdfast.threats.spatial import Spatial
+from holdfast.threats.table import Table
 from holdfast.threats.then import Then
 from holdfast.threats.threat import Climbable, Coverable, Recognisable, Scalable, Sloped, Threat
 
@@ -22,6 +23,7 @@ __all__ = [
     "Scalable",
     "Sloped",
     "Spatial",
+    "Table",
     "Then",
     "Threat",
     "parse_threat",
