@@ -107,7 +107,9 @@ def test_looks_at_so_many_places_and_at_each_once(looks, monkeypatch):
     assert climbed == [place for place in best for _ in range(4)]
 
 
-@pytest.mark.parametrize(("height", "width", "most"), [(26, 26, 676), (26, 26, 675), (26, 26, 10), (1, 40, 7), (3, 3, 1)])
+@pytest.mark.parametrize(
+    ("height", "width", "most"), [(26, 26, 676), (26, 26, 675), (26, 26, 10), (1, 40, 7), (3, 3, 1)]
+)
 def test_grids_are_the_finest_that_fit(height, width, most):
     grid = _grid(height, width, most).view(height, width)
     assert int(grid.sum()) <= max(most, 4)
@@ -133,5 +135,7 @@ def test_restarts_show_something_else_and_targets_lead_elsewhere():
 def test_bad_settings():
     with pytest.raises(SettingError, match="patch-pgd: looks, climbs, steps and restarts must be positive"):
         PatchPGD(climbs=0)
-    with pytest.raises(SettingError, match="patch-pgd moves a patch over images, and linf:0.1 is none: use worst-of-k"):
+    with pytest.raises(
+        SettingError, match=r"patch-pgd moves a patch over images, and linf:0.1 is none: use worst-of-k"
+    ):
         craft(PatchPGD(), convnet(), *examples(convnet()), threat=Linf(0.1))

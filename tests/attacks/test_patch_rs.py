@@ -38,7 +38,9 @@ def test_comes_to_the_best_content_of_a_linear_model_and_often_to_the_best_place
 
 def test_a_proposal_paints_a_window_or_moves_the_patch(monkeypatch):
     seen, look = [], Problem.evaluate
-    monkeypatch.setattr(Problem, "evaluate", lambda problem, z, objective: seen.append(z) or look(problem, z, objective))
+    monkeypatch.setattr(
+        Problem, "evaluate", lambda problem, z, objective: seen.append(z) or look(problem, z, objective)
+    )
     # Nothing raises the margin, so that every proposal starts from the same choice.
     model = Fn(lambda x: torch.stack([1 + 0 * x.sum((1, 2, 3)), 0 * x.sum((1, 2, 3))], 1))
     x, threat = uniform(1, 2, 9, 9), Patch(4, 5, (-1, 3))
@@ -71,5 +73,5 @@ def test_restarts_and_settings():
     assert int(once.success.sum()) < int(twice.success.sum())
     with pytest.raises(SettingError, match=r"patch-rs: queries and restarts must be positive and alpha in \(0, 1\]"):
         PatchRS(alpha=0)
-    with pytest.raises(SettingError, match="patch-rs moves a patch over images, and linf:0.1 is none"):
+    with pytest.raises(SettingError, match=r"patch-rs moves a patch over images, and linf:0.1 is none"):
         craft(PatchRS(), model, x, y, threat=Linf(0.1))

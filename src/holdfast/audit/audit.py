@@ -84,7 +84,8 @@ def audit(
         The attacks' queries an example; with 0 the result is that of the clean model.
     certify : Certification or str
         What proves examples robust, for the lower end of the bracket: ``"none"``, ``"ibp"``, ``"crown"``,
-        ``"alpha-crown"`` or ``"complete"``; a :class:`holdfast.Certification` where there is more to say.
+        ``"alpha-crown"`` or ``"complete"``; ``"own"`` for a defended classifier that proves itself; a
+        :class:`holdfast.Certification` where there is more to say.
     split, examples : str
         Which part of the data; see :func:`holdfast.load_data`.
     group : str or sequence, optional

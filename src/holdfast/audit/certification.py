@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self, cast
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from holdfast.arguments import as_list, choice, real, shown, whole
 from holdfast.audit.protocols import endless
 from holdfast.certify.certificate import METHODS, RUNS, Method, Runs
 from holdfast.certify.doubt import CHECKS
+from holdfast.certify.own import OWN, OwnProver
 from holdfast.certify.proving import ExampleProver, needs_proofs, prover_of
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
@@ -19,12 +20,19 @@ from holdfast.threats.numbers import type_of
 
 __all__ = ["Certification", "CertificationPlan"]
 
-_CHOICES = f"choose none, {', '.join(METHODS)} or smoothing"
+# How the model is proved: by one of the methods for networks, or by itself.
+Way = Method | Literal["own"]
+_CHOICES = f"choose none, {', '.join(METHODS)}, {OWN} or smoothing"
 _STATEMENTS: dict[Runs, str] = {
     "executed": "a deterministic proof about the network as executed, in the model's own floating-point precision and "
     "whatever the order in which its sums are taken",
     "exact": "a deterministic proof in exact arithmetic; the rounding of the model's own forward pass is no part of it",
 }
+_OWN_STATEMENT = (
+    "a certified example is answered with its label for every input of the threat's set, as the defended classifier "
+    "proves of itself, in its own arithmetic; attacks and proofs are about that classifier, its votes included, and "
+    "not about the one behind them"
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,8 @@ class Certification:
         ``"none"``; ``"ibp"`` or ``"crown"``, before the attacks, which certified examples are spared;
         ``"alpha-crown"`` or ``"complete"`` (branch and bound, which may come upon counterexamples too), also after
         them, on what they left; ``"smoothing"``, of the smoothed classifier, which is another one than the model and
-        told apart from its bracket.
+        told apart from its bracket; ``"own"``, of a defended classifier such as
+        :class:`holdfast.certify.DoublyMasked`, which proves itself, before the attacks.
     seconds : float
         How long branch and bound may take, an example. Verdicts that it cuts off depend on the machine.
     arithmetic : str
@@ -82,7 +91,7 @@ class CertificationPlan:
     Parameters
     ----------
     method : str
-        One of :data:`holdfast.certify.certificate.METHODS`.
+        One of :data:`holdfast.certify.certificate.METHODS`, or ``"own"``.
     seconds : float
         How long branch and bound may take, an example.
     budgets : tuple of float
@@ -95,7 +104,7 @@ class CertificationPlan:
         About how many of the examples are attacked if they are proved.
     """
 
-    method: Method
+    method: Way
     seconds: float
     budgets: tuple[float, ...]
     threat: Threat
@@ -122,19 +131,28 @@ class CertificationPlan:
                     "certify budgets: a certified curve needs proofs; choose ibp, crown or more with certify"
                 )
             return None
-        if method not in METHODS:
+        if method not in (*METHODS, OWN):
             raise SettingError(f"certify: unknown method {shown(method)}; {_CHOICES}")
-        needs_proofs(threat)
+        if method != OWN:
+            needs_proofs(threat)
         if endless(threat):
             raise SettingError(f"certify: a proof needs a finite budget, but the threat is {threat.name}")
-        return cls(method, seconds, _smaller(budgets, threat), threat, arithmetic, checks)
+        return cls(cast("Way", method), seconds, _smaller(budgets, threat), threat, arithmetic, checks)
 
     def certifier(self, model: nn.Module, query: Query, x: Tensor) -> ExampleProver:
-        """What proves something of a model, normalisation included, that takes inputs like ``x``."""
+        """What proves something of a model, normalisation included, that takes inputs like ``x``.
+
+        Raises
+        ------
+        SettingError
+            When the model is to prove itself and does not.
+        """
+        if self.method == OWN:
+            return OwnProver.of(model, self.threat, query.inner_dtype)
         return prover_of(
             model,
             query.prepare(x).contiguous(),
-            self.method,
+            cast("Method", self.method),
             self.threat,
             seconds=self.seconds,
             logits=query.bare_logits,
@@ -144,6 +162,8 @@ class CertificationPlan:
     @property
     def statement(self) -> str:
         """What a certificate says."""
+        if self.method == OWN:
+            return _OWN_STATEMENT
         return (
             f"a certified example keeps its label for every input of the threat's set: {_STATEMENTS[self.arithmetic]}"
         )

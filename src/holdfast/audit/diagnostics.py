@@ -7,7 +7,7 @@ import torch
 from holdfast.audit.budget import doubts_about_budget
 from holdfast.audit.protocols import EvaluationProtocol
 from holdfast.audit.result import Diagnostic, StageResult
-from holdfast.certify.certificate import LOOSE, TIMEOUT
+from holdfast.certify.certificate import APART, LOOSE, TIMEOUT
 from holdfast.data import Batch
 from holdfast.models.one_logit import OneLogit
 from holdfast.models.query import Query
@@ -162,7 +162,7 @@ def examine_proofs(notes: dict[str, int], refuted: str | None) -> list[Diagnosti
             )
         )
     for note, count in notes.items():
-        if note in (LOOSE, TIMEOUT):
+        if note in (APART, LOOSE, TIMEOUT):
             continue
         found.append(
             Diagnostic(

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-__all__ = ["LOOSE", "METHODS", "QUICK", "RUNS", "SEARCH", "TIMEOUT", "Certificate", "Method", "Runs", "better"]
+__all__ = ["APART", "LOOSE", "METHODS", "QUICK", "RUNS", "SEARCH", "TIMEOUT", "Certificate", "Method", "Runs", "better"]
 
 Method = Literal["ibp", "crown", "alpha-crown", "complete"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -21,6 +21,7 @@ SEARCH = "branch and bound"
 # Notes on examples that are simply open.
 LOOSE = "the bound is not positive"
 TIMEOUT = "timeout"
+APART = "the votes behind the answer differ too much"
 
 
 @dataclass(frozen=True, eq=False)

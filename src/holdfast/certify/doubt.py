@@ -62,7 +62,7 @@ class Doubt:
     query : Query
         The model, entered as a context manager.
     graph : Graph or None
-        What was bounded in its place; None where nothing can have been proved.
+        What was bounded in its place; None where nothing was, and the model proved itself.
     share : float
         Of all examples, how many are attacked if they are proved.
     seed, samples : int
@@ -99,7 +99,7 @@ class Doubt:
         """
         proved = [certificates[index].verdict == "certified" for index in batch.index.tolist()]
         batch = take(batch, torch.tensor(proved, dtype=torch.bool) & chosen(self.seed, batch.index.cpu(), self.share))
-        if not len(batch) or self.graph is None:
+        if not len(batch):
             return {}
         x = self.query.prepare(batch.x)
         inner = _inner(threat, batch.index, x)
@@ -139,11 +139,12 @@ class Doubt:
 
     def _judged(self, outcome: Outcome, x: Tensor, certificate: Certificate, threat: Threat) -> Outcome:
         """A counterexample to a proof: what is at fault, if it is not rounding."""
-        assert self.graph is not None
         x_adv, y = outcome.x_adv.unsqueeze(0), torch.tensor([outcome.label], device=x.device)
         here = threat.at(torch.tensor([outcome.index], device=x.device))
         if not _strictly_inside(here, outcome, x_adv, x):
             return replace(outcome, verdict="robust", stage=None, attacked_wrong=outcome.clean_wrong)
+        if self.graph is None:
+            raise _false(outcome, certificate, here, "distrust what the model proves of itself")
         values = self.graph.to(torch.float64).values(x_adv.double().contiguous())
         exact = -float(margin(values[-1], y))
         seen = -float(margin(self.query.bare_logits(x_adv).double(), y))
@@ -158,11 +159,15 @@ class Doubt:
             fault = "distrust the bounds of rounding errors"
         else:
             return replace(outcome, stage=CHECK)
-        raise ProofError(
-            f"example {outcome.index}: proved robust under {here.name} by {certificate.method}, but "
-            f"misclassified at {outcome.distance:.6g}, as {outcome.stage} found: {fault}, and all proofs of this run; "
-            "please report it with the model"
-        )
+        raise _false(outcome, certificate, here, fault)
+
+
+def _false(outcome: Outcome, certificate: Certificate, threat: Threat, fault: str) -> ProofError:
+    return ProofError(
+        f"example {outcome.index}: proved robust under {threat.name} by {certificate.method}, but misclassified at "
+        f"{outcome.distance:.6g}, as {outcome.stage} found: {fault}, and all proofs of this run; please report it with "
+        "the model"
+    )
 
 
 def _inner(threat: Threat, index: Tensor, x: Tensor) -> Threat:

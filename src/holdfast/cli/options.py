@@ -86,7 +86,9 @@ Std = Annotated[str | None, typer.Option("--std", help="the scale of that normal
 
 Certify = Annotated[
     str,
-    typer.Option("--certify", help="none, ibp, crown, alpha-crown, complete or smoothing: what proves examples robust"),
+    typer.Option(
+        "--certify", help="none, ibp, crown, alpha-crown, complete, own or smoothing: what proves examples robust"
+    ),
 ]
 CertifySeconds = Annotated[
     float, typer.Option("--certify-seconds", help="how long branch and bound may take, an example")

@@ -3,17 +3,21 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from holdfast.audit.protocols import balls, others, tables
+from holdfast.audit.protocols import balls, others, patches, tables
 from holdfast.audit.protocols.protocol import EvaluationProtocol, endless, restrict
 from holdfast.errors import SettingError
-from holdfast.threats import Ball, Table, Threat
+from holdfast.threats import Ball, Patch, Table, Threat
 
 __all__ = ["PROTOCOLS", "EvaluationProtocol", "endless", "protocol_for", "restrict"]
 
 Protocols = Mapping[str, Callable[[Threat], EvaluationProtocol]]
 
 # By kind of set; one that is none of these is drawn from.
-_KINDS: Mapping[type, Protocols] = {Ball: balls.PROTOCOLS, Table: tables.PROTOCOLS}
+_KINDS: Mapping[type, Protocols] = {
+    Ball: balls.PROTOCOLS,
+    Patch: patches.PROTOCOLS,
+    Table: tables.PROTOCOLS,
+}
 
 
 def protocol_for(name: str, threat: Threat) -> EvaluationProtocol:

@@ -23,13 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import as_float, as_list, counts, function_of, inputs, number, shown, whole
+from holdfast.arguments import as_float, as_list, counts, function_of, inputs, module_of, number, shown, whole
+from holdfast.certify.smoothing.defended import as_logits, ask
 from holdfast.certify.smoothing.noise import Perturbation
 from holdfast.certify.smoothing.result import ABSTAINED, SmoothingResult
 from holdfast.certify.smoothing.votes import checked_index, count_votes
 from holdfast.draws import Draws
 from holdfast.errors import DataError, SettingError
 from holdfast.models import Query
+from holdfast.threats import Patch, Threat
 from holdfast.threats.numbers import type_of
 from holdfast.words import reason
 
@@ -239,6 +241,10 @@ class Enumerable(Perturbation, Protocol):
         """In how many outcomes a change of this budget can be seen, at most."""
         ...
 
+    def spent(self, patch: Patch) -> int:
+        """The budget that a patch takes."""
+        ...
+
 
 @dataclass(frozen=True)
 class ColumnAblation:
@@ -292,6 +298,9 @@ class ColumnAblation:
 
     def seen(self, budget: int) -> int:
         return _meeting(budget, self.band, self.width)
+
+    def spent(self, patch: Patch) -> int:
+        return patch.width
 
 
 @dataclass(frozen=True)
@@ -353,9 +362,15 @@ class BlockAblation:
     def seen(self, budget: int) -> int:
         return _meeting(budget, self.side, self.height) * _meeting(budget, self.side, self.width)
 
+    def spent(self, patch: Patch) -> int:
+        return max(patch.height, patch.width)
 
-class Ablated:
+
+class Ablated(nn.Module):
     """The classifier that answers as ``model`` does to most of the ablations of an input; no sampling, no error.
+
+    A module that can be attacked and audited like any other: called with inputs, it answers with scores ``(N, K)``, of
+    which that of its answer is the largest; ``holdfast.audit(..., certify="own")`` has it prove itself against patches.
 
     Parameters
     ----------
@@ -372,12 +387,53 @@ class Ablated:
         When the ablation is none, or has too many outcomes to let all of them vote.
     """
 
+    procedure: ClassVar[str] = "exact votes"
+
     def __init__(self, model: nn.Module, ablation: Enumerable, *, batch_size: int | None = None) -> None:
         if isinstance(ablation, type) or not isinstance(ablation, Enumerable):
             raise SettingError(f"ablation: a {type_of(ablation)} cannot let all its outcomes vote; give one such as "
                                "ColumnAblation(28, 4), or sample it by Smoothed")  # fmt: skip
+        super().__init__()
         self.ablation = ablation
-        self._model, self._batch_size = model, batch_size
+        self.model = module_of(model)
+        self._batch_size = batch_size
+
+    def extra_repr(self) -> str:
+        return repr(self.ablation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, K)`` scores: shares of votes, the answer's above all others.
+
+        Their gradient is that of the average logits of all ablations; NaN where there is no answer.
+        """
+        return torch.cat([self._scores(one) for one in x.split(1)])
+
+    def refuses(self, threat: Threat) -> str:
+        """Why nothing is proved about a threat: it is no patch."""
+        if not isinstance(threat, Patch) or self.ablation.norm != "patch":
+            return f"votes on ablations prove something about patches, and {threat.name} is none"
+        return ""
+
+    def keeps(self, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """``(N,)`` bool: whether ``y`` leads by more votes than twice those that see the patch."""
+        if not isinstance(threat, Patch) or self.refuses(threat):
+            raise SettingError(self.refuses(threat))
+        kept = []
+        for one, label in zip(x.split(1), y.tolist(), strict=True):
+            logits, votes = self._ask(one)
+            tally = _tally(votes, logits.shape[1])
+            leads = _leader(tally) == label < logits.shape[1]
+            kept.append(leads and largest_patch(self.ablation, tally) >= self.ablation.spent(threat))
+        return torch.tensor(kept, dtype=torch.bool, device=x.device)
+
+    def _ask(self, one: Tensor) -> tuple[Tensor, Tensor]:
+        number = torch.arange(self.ablation.outcomes, device=one.device)
+        views = one.expand(len(number), *one.shape[1:])
+        return ask(self.model, self.ablation.perturb(views, Draws(0, torch.zeros_like(number), draw=number)))
+
+    def _scores(self, one: Tensor) -> Tensor:
+        logits, votes = self._ask(one)
+        return as_logits(votes, logits, _leader(_tally(votes, logits.shape[1])))
 
     def certify(self, x: Tensor, y: Tensor | None = None, *, index: Tensor | None = None) -> SmoothingResult:
         """The most frequent class, the first of equals, and the largest budget that cannot change it.
@@ -405,10 +461,9 @@ class Ablated:
         y = None if y is None else counts(y, "y")
         index = checked_index(x, y, index)
         outcomes = self.ablation.outcomes
-        with Query(self._model, batch_size=self._batch_size) as query:
+        with Query(self.model, batch_size=self._batch_size) as query:
             votes = count_votes(query, self.ablation, x, Draws(0, index), torch.arange(len(x)), 0, outcomes)
-        # argmax does not say which of equals it takes.
-        first = (votes == votes.amax(1, keepdim=True)).long().argmax(1)
+        first = torch.tensor([_leader(row) for row in votes])
         prediction = torch.where(first < votes.shape[1] - 1, first, ABSTAINED)
         largest = torch.tensor([float(largest_patch(self.ablation, row)) for row in votes], dtype=torch.float64)
         radius = torch.where(prediction == ABSTAINED, 0.0, largest)
@@ -427,13 +482,23 @@ class Ablated:
         )
 
 
+def _tally(votes: Tensor, classes: int) -> Tensor:
+    """``(K + 1,)`` int64, how often each class, and none, was voted for."""
+    return torch.bincount(votes, minlength=classes + 1).cpu()
+
+
+def _leader(tally: Tensor) -> int:
+    """The class of most votes, of equals the first; argmax does not say which of them it takes."""
+    return int((tally == tally.max()).long().argmax())
+
+
 def largest_patch(ablation: Enumerable, votes: Tensor) -> int:
     """The largest budget that cannot change the first class, from all votes, ``(K,)`` int64.
 
     The first class loses and another gains a vote in each outcome that sees the change; among equals the class that
     comes first wins.
     """
-    top = int((votes == votes.max()).long().argmax())
+    top = _leader(votes)
     ahead = votes[top] - votes - (torch.arange(len(votes)) < top).long()
     ahead[top] = 2 * ablation.outcomes
     lead = int(ahead.min())

@@ -9,20 +9,23 @@ classifier", USENIX Security 2022: masks in section 3.2, inference in algorithm 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import counts, function_of, inputs, whole
+from holdfast.arguments import counts, function_of, inputs, module_of, whole
 from holdfast.certify.smoothing.ablation import Fill, Hide
+from holdfast.certify.smoothing.defended import as_logits, ask
 from holdfast.certify.smoothing.result import ABSTAINED, SmoothingResult
 from holdfast.certify.smoothing.votes import checked_index, each_vote
 from holdfast.draws import Draws
 from holdfast.errors import DataError, SettingError
 from holdfast.models import Query
+from holdfast.threats import Patch, Threat
 
 __all__ = ["DoublyMasked", "Masks"]
 
@@ -96,8 +99,11 @@ class _Views:
         return self.hide(x, self.kept.to(x.device)[number].unsqueeze(1))
 
 
-class DoublyMasked:
+class DoublyMasked(nn.Module):
     """The classifier that looks past masks, and past pairs of them where it does not agree with itself.
+
+    A module that can be attacked and audited like any other: called with images, it answers with scores ``(N, K)``, of
+    which that of its answer is the largest; ``holdfast.audit(..., certify="own")`` has it prove itself.
 
     Parameters
     ----------
@@ -110,11 +116,58 @@ class DoublyMasked:
         Rows a call.
     """
 
+    procedure: ClassVar[str] = "double masking"
+
     def __init__(self, model: nn.Module, masks: Masks, *, batch_size: int | None = None) -> None:
         if not isinstance(masks, Masks):
             raise SettingError(f"masks: Masks(28, 28, patch=3) or the like is needed, not a {type(masks).__name__}")
+        super().__init__()
         self.masks = masks
-        self._model, self._batch_size = model, batch_size
+        self.model = module_of(model)
+        self._batch_size = batch_size
+
+    def extra_repr(self) -> str:
+        return repr(self.masks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, K)`` scores for images ``(N, C, height, width)``: shares of votes, the answer's above all others.
+
+        Their gradient is that of the average logits behind the first masks; NaN where there is no answer.
+        """
+        return torch.cat([self._scores(image) for image in self._images(x).split(1)])
+
+    def refuses(self, threat: Threat) -> str:
+        """Why nothing is proved about a threat: it is no patch, or one that the masks do not cover."""
+        if not isinstance(threat, Patch):
+            return f"double masking proves something about patches, and {threat.name} is none"
+        if max(threat.height, threat.width) > self.masks.patch:
+            return f"the masks cover patches of at most {self.masks.patch} pixels a side, and not {threat.name}"
+        return ""
+
+    def keeps(self, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """``(N,)`` bool: whether behind all pairs of masks, in either order, the answer is ``y``."""
+        if reason := self.refuses(threat):
+            raise SettingError(reason)
+        kept = self.masks.kept.to(x.device)
+        views = [kept, *(kept & mask for mask in kept)]
+        return torch.tensor(
+            [
+                all(bool((self._ask(image, view)[1] == label).all()) for view in views)
+                for image, label in zip(self._images(x).split(1), y, strict=True)
+            ],
+            dtype=torch.bool,
+            device=x.device,
+        )
+
+    def _ask(self, image: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        return ask(self.model, self.masks.hide(image.expand(len(kept), -1, -1, -1), kept.unsqueeze(1)))
+
+    def _scores(self, image: Tensor) -> Tensor:
+        kept = self.masks.kept.to(image.device)
+        logits, votes = self._ask(image, kept)
+        with torch.no_grad():
+            answer = _answer(votes, logits.shape[1], lambda mask: self._ask(image, kept[mask] & kept)[1])
+        return as_logits(votes, logits, answer)
 
     def predict(self, x: Tensor) -> Tensor:
         """``(N,)`` int64, the answer to images ``(N, C, height, width)``; -1 for none.
@@ -122,8 +175,8 @@ class DoublyMasked:
         That of all first masks if they agree. Otherwise a mask whose answer differs from the most frequent one is asked
         again behind each second mask, and believed if that never changes its answer; if none is, the most frequent is.
         """
-        with Query(self._model, batch_size=self._batch_size) as query:
-            found, _ = self._predict(query, self._images(x))
+        with Query(self.model, batch_size=self._batch_size) as query:
+            found, _ = self._predict(query, self._images(inputs(x)))
         return found
 
     def certify(self, x: Tensor, y: Tensor | None = None, *, index: Tensor | None = None) -> SmoothingResult:
@@ -150,11 +203,11 @@ class DoublyMasked:
         ModelError
             When the model does not answer with logits.
         """
-        x = self._images(x)
+        x = self._images(inputs(x))
         y = None if y is None else counts(y, "y")
         index = checked_index(x, y, index)
         first, second = self._pairs
-        with Query(self._model, batch_size=self._batch_size) as query:
+        with Query(self.model, batch_size=self._batch_size) as query:
             prediction, asked = self._predict(query, x)
             kept = self.masks.kept
             votes, classes = each_vote(query, _Views(kept[first] & kept[second], self.masks.hide), x, len(first))
@@ -183,20 +236,30 @@ class DoublyMasked:
         """``(N,)`` the answers, and how often each image was asked about."""
         kept, hide = self.masks.kept, self.masks.hide
         votes, classes = each_vote(query, _Views(kept, hide), x, len(kept))
-        most = nn.functional.one_hot(votes, classes + 1).sum(1).argmax(1)
-        answer, asked = most.clone(), torch.full_like(most, len(kept))
-        for row in ((votes != most[:, None]).any(1)).nonzero()[:, 0].tolist():
-            for mask in (votes[row] != most[row]).nonzero()[:, 0].tolist():
-                again, _ = each_vote(query, _Views(kept[mask] & kept, hide), x[row : row + 1], len(kept))
-                asked[row] += len(kept)
-                if bool((again == votes[row, mask]).all()):
-                    answer[row] = votes[row, mask]
-                    break
+        asked = torch.full((len(x),), len(kept))
+
+        def again(row: int, mask: int) -> Tensor:
+            asked[row] += len(kept)
+            return each_vote(query, _Views(kept[mask] & kept, hide), x[row : row + 1], len(kept))[0][0]
+
+        answer = torch.tensor([_answer(votes[row], classes, partial(again, row)) for row in range(len(x))])
         return torch.where(answer < classes, answer, ABSTAINED), asked
 
     def _images(self, x: Tensor) -> Tensor:
-        x = inputs(x)
         size = (self.masks.height, self.masks.width)
         if x.dim() != 4 or tuple(x.shape[2:]) != size or not len(x):
             raise DataError(f"x: shape {tuple(x.shape)}; these masks are for images (N, C, {size[0]}, {size[1]})")
         return x
+
+
+def _answer(votes: Tensor, classes: int, again: Callable[[int], Tensor]) -> int:
+    """What follows from the votes behind the first masks, ``(M,)``: a class, or their number for none.
+
+    ``again`` tells the votes behind one of them and each second mask.
+    """
+    tally = torch.bincount(votes, minlength=classes + 1)
+    most = int((tally == tally.max()).long().argmax())  # argmax does not say which of equals it takes
+    for mask in (votes != most).nonzero()[:, 0].tolist():
+        if bool((again(mask) == votes[mask]).all()):
+            return int(votes[mask])
+    return most

@@ -15,7 +15,7 @@ from holdfast.draws import Draws
 from holdfast.errors import DataError
 from holdfast.models import Query
 
-__all__ = ["checked_index", "count_votes", "each_vote"]
+__all__ = ["checked_index", "count_votes", "each_vote", "named"]
 
 # The words that number examples and draws in the random generator.
 _WORDS = 2**32
@@ -111,10 +111,10 @@ def _asked(
         row = rows[who]
         draws = Draws(rng.seed, rng.index[row].to(query.device), rng.stage, (start + draw).to(query.device))
         logits = query.bare_logits(perturbation.perturb(x[row].to(query.device, query.dtype), draws))
-        yield who, draw, logits.shape[1], _named(logits).cpu()
+        yield who, draw, logits.shape[1], named(logits).cpu()
 
 
-def _named(logits: Tensor) -> Tensor:
+def named(logits: Tensor) -> Tensor:
     """``(N,)`` int64, the class that each row of ``(N, K)`` logits names, K where it names none."""
     first, second = logits.topk(2, dim=1).values.unbind(1)  # NaN comes first
     return torch.where((first - second).isnan(), logits.shape[1], logits.argmax(1))
