@@ -27,6 +27,8 @@ from holdfast.attacks import (
     DeepFool,
     Evolution,
     HopSkipJump,
+    PatchPGD,
+    PatchRS,
     Ray,
     ShrinkingBall,
     SigmaZero,
@@ -65,6 +67,8 @@ ATTACKS: dict[str, type[Attack]] = {
     "spsa": SPSA,
     "sparse-rs": SparseRS,
     "evolution": Evolution,
+    "patch-pgd": PatchPGD,
+    "patch-rs": PatchRS,
     "hopskipjump": HopSkipJump,
 }
 
