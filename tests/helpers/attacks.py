@@ -15,7 +15,7 @@ from holdfast.attacks import Attack, AttackResult, Outcome, Stage, craft, drive
 from holdfast.data import Batch
 from holdfast.errors import ModelError
 from holdfast.models.query import Query
-from holdfast.threats import L0, L1, L2, Ball, Linf
+from holdfast.threats import L0, L1, L2, Ball, Linf, Threat
 
 NORMS: dict[str, Callable[..., Ball]] = {"linf": Linf, "l2": L2, "l1": L1, "l0": L0}
 # Budgets at which the attacks break some of `examples` and not others.
@@ -52,7 +52,7 @@ def lengths(norm: str, d: Tensor) -> Tensor:
 def outcomes(
     attack: Attack | Sequence[Attack],
     model: nn.Module,
-    threat: Ball,
+    threat: Threat,
     x: Tensor,
     y: Tensor,
     *,
@@ -125,7 +125,7 @@ def check_attack(attack: Attack, norm: str, *, forwards: int, backwards: int, ex
     check_company(attack, model, threat, x[:16], y[:16])
     check_budgets(attack, model, norm, x, y)
     check_counts(attack, model, threat, x, y, forwards, backwards, exact)
-    check_leaks(attack, NORMS[norm](MOODY_EPS[norm]))
+    check_leaks(attack, NORMS[norm](MOODY_EPS[norm]), uniform(9, 6, seed=2))
     check_shapes(attack, norm)
     check_knowledge(attack, model, threat, x, y, result)
     if attack.minimum_norm:
@@ -173,7 +173,7 @@ def check_result(
     assert (lengths(norm, moved)[searched] > 0).all()
 
 
-def check_forms(attack: Attack, model: nn.Module, threat: Ball, x: Tensor, y: Tensor, expected: AttackResult) -> None:
+def check_forms(attack: Attack, model: nn.Module, threat: Threat, x: Tensor, y: Tensor, expected: AttackResult) -> None:
     """The same inputs in other layouts, twice, or none at all."""
     forms = {
         "again": x,
@@ -233,7 +233,7 @@ def check_targets(attack: Attack, model: nn.Module, norm: str, x: Tensor, y: Ten
     assert result.success.sum() >= (predict(model, untargeted.x_adv) == target).sum()
 
 
-def check_company(attack: Attack, model: nn.Module, threat: Ball, x: Tensor, y: Tensor) -> None:
+def check_company(attack: Attack, model: nn.Module, threat: Threat, x: Tensor, y: Tensor) -> None:
     """A row's result does not depend on who is beside it, on the order, or on how the data are read."""
 
     def run(**settings: object) -> dict[int, Outcome]:
@@ -271,7 +271,7 @@ def check_budgets(attack: Attack, model: nn.Module, norm: str, x: Tensor, y: Ten
 def check_counts(
     attack: Attack,
     model: nn.Module,
-    threat: Ball,
+    threat: Threat,
     x: Tensor,
     y: Tensor,
     forwards: int,
@@ -307,9 +307,11 @@ def check_counts(
         assert query.backwards >= sum(outcome.backwards for outcome in spent)
 
 
-def check_leaks(attack: Attack, threat: Ball) -> None:
-    """The model, its buffers and modes and the global random state are given back whatever happens."""
-    x = uniform(9, 6, seed=2)
+def check_leaks(attack: Attack, threat: Threat, x: Tensor) -> None:
+    """The model, its buffers and modes and the global random state are given back whatever happens.
+
+    ``x``: ``(9, ...)`` with 6 features each.
+    """
 
     def labelled(model: nn.Module) -> Tensor:
         with torch.random.fork_rng(devices=[]):
@@ -358,7 +360,7 @@ def check_shapes(attack: Attack, norm: str) -> None:
 
 
 def check_knowledge(
-    attack: Attack, model: nn.Module, threat: Ball, x: Tensor, y: Tensor, expected: AttackResult
+    attack: Attack, model: nn.Module, threat: Threat, x: Tensor, y: Tensor, expected: AttackResult
 ) -> None:
     """An attack uses no more than it says: without gradients, or from classes alone, it finds the very same."""
     if attack.knowledge == "gradient":

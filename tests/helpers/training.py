@@ -33,6 +33,7 @@ from holdfast.train import (
     SmoothAdv,
     Standard,
     Step,
+    WorstOfKTraining,
 )
 from holdfast.train.bounds import bounded
 
@@ -104,6 +105,8 @@ METHODS: dict[str, Case] = {
     "smoothadv": Case(lambda threat: SmoothAdv(threat, 0.2, samples=3, steps=2), forwards=9, backwards=9),
     "standard": Case(lambda threat: Standard(), forwards=1, backwards=1, random=False),
     "trades": Case(lambda threat: TRADES(threat, steps=3), forwards=6, backwards=5, tracked=2),
+    "worst-of-k": Case(lambda threat: WorstOfKTraining(threat, k=4), forwards=5, backwards=1),
+    "worst-of-k of one": Case(lambda threat: WorstOfKTraining(threat, k=1), forwards=1, backwards=1),
 }
 
 

@@ -13,6 +13,7 @@ from holdfast.attacks.evolution import Evolution
 from holdfast.attacks.fab import FAB
 from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.fmn import FMN
+from holdfast.attacks.grid import Grid
 from holdfast.attacks.hopskipjump import HopSkipJump
 from holdfast.attacks.mifgsm import MIFGSM
 from holdfast.attacks.nes import NES
@@ -20,6 +21,7 @@ from holdfast.attacks.patch_pgd import PatchPGD
 from holdfast.attacks.patch_rs import PatchRS
 from holdfast.attacks.pgd import PGD
 from holdfast.attacks.ray import Ray
+from holdfast.attacks.refined_grid import RefinedGrid
 from holdfast.attacks.shrinking import ShrinkingBall
 from holdfast.attacks.sigma_zero import SigmaZero
 from holdfast.attacks.sparse_rs import SparseRS
@@ -50,6 +52,7 @@ __all__ = [
     "DeepFool",
     "Diversity",
     "Evolution",
+    "Grid",
     "HopSkipJump",
     "Knowledge",
     "Outcome",
@@ -57,6 +60,7 @@ __all__ = [
     "PatchRS",
     "Problem",
     "Ray",
+    "RefinedGrid",
     "Rows",
     "ShrinkingBall",
     "SigmaZero",

@@ -31,7 +31,7 @@ class WorstOfK:
 
     Engstrom, Tran, Tsipras, Schmidt and Madry, "Exploring the landscape of spatial robustness", ICML 2019,
     arXiv:1712.02779, section 3.1, with ``k = 10``. It works in any set, since all sets can be drawn from, and asks for
-    no more than the model's scores.
+    no more than the model's class.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class WorstOfK:
 
     k: int = 10
     name: ClassVar[str] = "worst-of-k"
-    knowledge: ClassVar[Knowledge] = "score"
+    knowledge: ClassVar[Knowledge] = "decision"
     minimum_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

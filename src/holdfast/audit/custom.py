@@ -26,14 +26,17 @@ from holdfast.attacks import (
     AnnealedPGD,
     DeepFool,
     Evolution,
+    Grid,
     HopSkipJump,
     PatchPGD,
     PatchRS,
     Ray,
+    RefinedGrid,
     ShrinkingBall,
     SigmaZero,
     SparseRS,
     Square,
+    WorstOfK,
 )
 from holdfast.audit.protocols import PROTOCOLS, EvaluationProtocol
 from holdfast.engine import Attack, Stage
@@ -70,6 +73,9 @@ ATTACKS: dict[str, type[Attack]] = {
     "patch-pgd": PatchPGD,
     "patch-rs": PatchRS,
     "hopskipjump": HopSkipJump,
+    "worst-of-k": WorstOfK,
+    "grid": Grid,
+    "refined-grid": RefinedGrid,
 }
 
 

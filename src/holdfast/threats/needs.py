@@ -7,9 +7,9 @@ from torch import Tensor
 from holdfast.errors import SettingError
 from holdfast.threats.ball import Ball
 from holdfast.threats.patch import Patch
-from holdfast.threats.threat import Climbable, Scalable, Threat
+from holdfast.threats.threat import Climbable, Gridded, Scalable, Threat
 
-__all__ = ["needs_ball", "needs_climbing", "needs_patch", "scaled"]
+__all__ = ["needs_ball", "needs_climbing", "needs_grid", "needs_patch", "scaled"]
 
 T = TypeVar("T", bound=Threat)
 
@@ -42,6 +42,19 @@ def needs_climbing(who: str, threat: Threat, instead: str = "worst-of-k") -> Cli
         raise SettingError(
             f"{who} climbs from choice to choice, which {threat.name} has no steps for: use {instead} there"
         )
+    return threat
+
+
+def needs_grid(who: str, threat: Threat) -> Gridded:
+    """The threat, if a grid spans it.
+
+    Raises
+    ------
+    SettingError
+        When none does.
+    """
+    if not isinstance(threat, Gridded):
+        raise SettingError(f"{who} looks through a grid of moves, and {threat.name} has none: use worst-of-k there")
     return threat
 
 

@@ -1,5 +1,6 @@
 """One set after another: an image is moved first, and then a norm ball adds to what it has become."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -11,13 +12,13 @@ from holdfast.errors import SettingError
 from holdfast.rounding import unit
 from holdfast.threats.ball import Ball
 from holdfast.threats.planes import Planes
-from holdfast.threats.threat import Climbable, Sloped
+from holdfast.threats.threat import Climbable, Gridded, Sloped
 
 __all__ = ["Then"]
 
 
-class _First(Climbable, Sloped, Protocol):
-    """A set of few parameters, ``(N, K)``, to climb in and to cover."""
+class _First(Climbable, Sloped, Gridded, Protocol):
+    """A set of few parameters, ``(N, K)``, to climb in, to cover and to look through."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +118,10 @@ class Then:
     def to_dict(self) -> dict[str, Any]:
         """What the first set says, and what the ball does under ``then``."""
         return {**self.first.to_dict(), "then": self.ball.to_dict()}
+
+    def lattice(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """That of the first set, without a perturbation."""
+        return self.first.lattice(x, counts)
 
     def cells(self, x: Tensor) -> Tensor:
         """Those of the first set."""

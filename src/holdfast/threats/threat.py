@@ -1,5 +1,6 @@
 """What the adversary may do: what every set offers, and what richer ones add."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor
@@ -7,7 +8,7 @@ from torch import Tensor
 from holdfast.draws import Draws
 from holdfast.threats.planes import Planes
 
-__all__ = ["Climbable", "Coverable", "Recognisable", "Scalable", "Sloped", "Threat"]
+__all__ = ["Climbable", "Coverable", "Gridded", "Recognisable", "Scalable", "Sloped", "Threat"]
 
 
 class Threat(Protocol):
@@ -125,6 +126,19 @@ class Sloped(Coverable, Protocol):
 
     def planes(self, x: Tensor, cells: Tensor) -> Planes:
         """The boxes of ``M`` cells, and how their inputs change along a choice."""
+        ...
+
+
+@runtime_checkable
+class Gridded(Threat, Protocol):
+    """A set of few numbers, that a grid spans."""
+
+    def lattice(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """``(M, k)`` the points of a grid for one example ``x``, ``(*shape)``, for whom the threat has been looked up.
+
+        They are the first ``k`` numbers of choices ``(D,)``; the others are those that change nothing. ``counts`` says
+        how many values each of the ``k`` takes at most.
+        """
         ...
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from holdfast.threats import Ball, Threat
+from holdfast.threats import Ball, Scalable, Threat
 from holdfast.train.methods import CERTIFIED
 from holdfast.train.recipe import Recipe
 
@@ -54,7 +54,9 @@ def default_recipe(network: str, method: str, examples: int, *, large: bool) -> 
 
 
 def is_large(threat: Threat) -> bool:
-    """Whether a budget had better be grown into: unless it is known to be small beside the range of the inputs."""
+    """Whether a budget had better be grown into: if it can be, unless it is known to be small beside the inputs' range."""
+    if not isinstance(threat, Scalable):
+        return False
     box = getattr(threat, "box", None)
     if not isinstance(threat, Ball) or threat.norm != "linf" or box is None or not box.bounded:
         return True

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from holdfast.audit.protocols import balls, others, patches, tables
+from holdfast.audit.protocols import balls, others, patches, spatial, tables
 from holdfast.audit.protocols.protocol import EvaluationProtocol, endless, restrict
 from holdfast.errors import SettingError
-from holdfast.threats import Ball, Patch, Table, Threat
+from holdfast.threats import Ball, Patch, Spatial, Table, Then, Threat
 
 __all__ = ["PROTOCOLS", "EvaluationProtocol", "endless", "protocol_for", "restrict"]
 
@@ -17,6 +17,8 @@ _KINDS: Mapping[type, Protocols] = {
     Ball: balls.PROTOCOLS,
     Patch: patches.PROTOCOLS,
     Table: tables.PROTOCOLS,
+    Spatial: spatial.PROTOCOLS,
+    Then: spatial.AND_BALL,
 }
 
 
