@@ -54,7 +54,7 @@ def default_recipe(network: str, method: str, examples: int, *, large: bool) -> 
 
 
 def is_large(threat: Threat) -> bool:
-    """Whether a budget had better be grown into: if it can be, unless it is known to be small beside the inputs' range."""
+    """Whether a budget had better be grown into: where it can be, unless it is small beside the inputs' range."""
     if not isinstance(threat, Scalable):
         return False
     box = getattr(threat, "box", None)
