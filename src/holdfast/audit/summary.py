@@ -23,7 +23,7 @@ from holdfast.audit.result import (
 )
 from holdfast.audit.smoothing import SmoothingPlan, summarise_smoothed
 from holdfast.audit.store import RunStore
-from holdfast.certify.certificate import QUICK, SEARCH
+from holdfast.certify.certificate import COVER, EARLY, PROGRAM, SEARCH
 from holdfast.certify.doubt import CHECK, chosen
 from holdfast.data import Source
 from holdfast.data.groups import Groups
@@ -149,7 +149,7 @@ def _stages(store: RunStore, plan: EvaluationProtocol, total: int, correct: int,
     counts = store.select("SELECT verdict = 'broken', stage, count(*) FROM examples GROUP BY verdict = 'broken', stage")
     ended = {(bool(broken), stage): count for broken, stage, count in counts}
     ((spared,),) = store.select(
-        f"SELECT count(*) FROM examples WHERE certified IN ({', '.join('?' * len(QUICK))})", *QUICK
+        f"SELECT count(*) FROM examples WHERE certified IN ({', '.join('?' * len(EARLY))})", *EARLY
     )
     results, standing = [], correct
     reached = correct - spared if attacked else 0
@@ -164,9 +164,11 @@ def _stages(store: RunStore, plan: EvaluationProtocol, total: int, correct: int,
 def _search(store: RunStore, certification: CertificationPlan, robust: float) -> list[StageResult]:
     """The search for a proof as the last stage: it may come upon a counterexample instead."""
     ((proved, broken, left),) = store.select(
-        f"SELECT coalesce(sum(certified = ?), 0), coalesce(sum(stage = ? AND verdict = 'broken'), 0), "
+        f"SELECT coalesce(sum(certified IN (?, ?, ?)), 0), coalesce(sum(stage = ? AND verdict = 'broken'), 0), "
         f"coalesce(sum({_OPEN}), 0) FROM examples",
         SEARCH,
+        COVER,
+        PROGRAM,
         SEARCH,
     )
     if certification.method != "complete" and not broken:

@@ -9,7 +9,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.certify.certificate import METHODS, SEARCH
+from holdfast.certify.certificate import PROOFS, SEARCH
 from holdfast.certify.doubt import CHECK
 
 __all__ = ["SCHEMA", "TABLES", "Expected", "fault_between_tables", "fault_of_file", "fault_of_rows"]
@@ -79,7 +79,7 @@ class Expected:
             "start": self.positions.start,
             "stop": self.positions.stop,
             "stages": json.dumps([*self.stages, SEARCH, CHECK] if self.proofs else self.stages),
-            "methods": json.dumps([*METHODS, SEARCH] if self.proofs else []),
+            "methods": json.dumps(PROOFS if self.proofs else []),
             "budgets": json.dumps([0.0, *self.budgets] if self.budgets else []),
             "radius": self.radius,
             "bytes": self.input_bytes,

@@ -5,7 +5,25 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-__all__ = ["APART", "LOOSE", "METHODS", "QUICK", "RUNS", "SEARCH", "TIMEOUT", "Certificate", "Method", "Runs", "better"]
+__all__ = [
+    "APART",
+    "COVER",
+    "EARLY",
+    "LEAVES",
+    "LOOSE",
+    "METHODS",
+    "PROGRAM",
+    "PROOFS",
+    "QUICK",
+    "RUNS",
+    "SEARCH",
+    "TIE",
+    "TIMEOUT",
+    "Certificate",
+    "Method",
+    "Runs",
+    "better",
+]
 
 Method = Literal["ibp", "crown", "alpha-crown", "complete"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -17,6 +35,14 @@ RUNS: tuple[Runs, ...] = get_args(Runs)
 QUICK: tuple[Method, ...] = ("ibp", "crown")
 # What "complete" adds, as results call it: proofs, and now and then a counterexample.
 SEARCH = "branch and bound"
+
+# What proofs over covers, of trees and of rules are called.
+COVER, LEAVES, PROGRAM = "cover", "leaf bounds", "mixed-integer programming"
+# All that may prove an example: what is tried before the attacks, and what after them.
+EARLY: tuple[str, ...] = (*QUICK, LEAVES)
+PROOFS: tuple[str, ...] = (*METHODS, SEARCH, COVER, LEAVES, PROGRAM)
+# Why an example may be open for good: the answer is what the rounding of its sums makes it.
+TIE = "two classes tie up to rounding"
 
 # Notes on examples that are simply open.
 LOOSE = "the bound is not positive"

@@ -20,7 +20,7 @@ from torch import Tensor
 from holdfast.certify.bounds.graph import Graph
 from holdfast.certify.bounds.region import Region
 from holdfast.certify.bounds.zonotope import Zonotope
-from holdfast.certify.certificate import LOOSE, QUICK, TIMEOUT, Certificate
+from holdfast.certify.certificate import COVER, LOOSE, QUICK, TIMEOUT, Certificate
 from holdfast.certify.certifier import BOUNDS, Certifier, misclassified, proven
 from holdfast.certify.search.witness import outward
 from holdfast.errors import ModelError
@@ -127,7 +127,7 @@ class _Cover:
                 whole.append(cells)
             if self._late():
                 return self._undecided(TIMEOUT)
-        return self._search(torch.cat(whole)) if whole else self._certificate("certified", "cover", self.lowest)
+        return self._search(torch.cat(whole)) if whole else self._certificate("certified", COVER, self.lowest)
 
     def _margins(self, region: Region) -> Tensor:
         """``(M,)`` the best lower bounds of the worst margins over some boxes."""
@@ -152,7 +152,7 @@ class _Cover:
         if not bool(wrong.any()):
             return None
         place = int(wrong.nonzero()[0, 0])
-        certificate = self._certificate("broken", "cover", None)
+        certificate = self._certificate("broken", COVER, None)
         return replace(certificate, x_adv=inputs[place], choice=z[place])
 
     def _search(self, cells: Tensor) -> Certificate:
@@ -161,7 +161,7 @@ class _Cover:
             return self._undecided(LOOSE)
         graph = self.boxes.graph
         assert graph is not None
-        note, method = "", "cover"
+        note, method = "", COVER
         for start in range(0, len(cells), _SEARCHED):
             some = cells[start : start + _SEARCHED]
             found: list[Certificate] = []

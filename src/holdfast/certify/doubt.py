@@ -18,7 +18,7 @@ from torch import Tensor
 
 from holdfast.attacks import AnnealedPGD
 from holdfast.certify.bounds.graph import Graph
-from holdfast.certify.certificate import SEARCH, Certificate
+from holdfast.certify.certificate import LEAVES, PROGRAM, SEARCH, Certificate
 from holdfast.data import Batch
 from holdfast.draws import Draws
 from holdfast.engine import Attack, Knowledge, Outcome, Problem, Rows, Stage, drive
@@ -45,6 +45,8 @@ _PARTS = {
     "crown": "the linear bounds (crown)",
     "alpha-crown": "the optimised linear bounds (alpha-crown)",
     SEARCH: "branch and bound",
+    LEAVES: "the bounds over leaves",
+    PROGRAM: "the mixed-integer programs",
 }
 
 
@@ -62,7 +64,7 @@ class Doubt:
     query : Query
         The model, entered as a context manager.
     graph : Graph or None
-        What was bounded in its place; None where nothing was, and the model proved itself.
+        What was bounded in its place; None where nothing was, and every counterexample refutes a proof.
     share : float
         Of all examples, how many are attacked if they are proved.
     seed, samples : int
@@ -144,7 +146,12 @@ class Doubt:
         if not _strictly_inside(here, outcome, x_adv, x):
             return replace(outcome, verdict="robust", stage=None, attacked_wrong=outcome.clean_wrong)
         if self.graph is None:
-            raise _false(outcome, certificate, here, "distrust what the model proves of itself")
+            raise _false(
+                outcome,
+                certificate,
+                here,
+                f"distrust {_PARTS.get(certificate.method, 'what the model proves of itself')}",
+            )
         values = self.graph.to(torch.float64).values(x_adv.double().contiguous())
         exact = -float(margin(values[-1], y))
         seen = -float(margin(self.query.bare_logits(x_adv).double(), y))

@@ -10,8 +10,13 @@ from holdfast.certify.bounds.graph import Graph
 from holdfast.certify.certificate import Certificate, Method, Runs
 from holdfast.certify.certifier import Certifier
 from holdfast.certify.cover import CoverCertifier
-from holdfast.errors import SettingError
+from holdfast.certify.table import TableCertifier, TableTrees
+from holdfast.errors import ModelError, SettingError
+from holdfast.models.estimators.estimator import Classifier
+from holdfast.models.estimators.forest import read_forest
 from holdfast.threats import Ball, Coverable, Threat
+from holdfast.threats.table import Table
+from holdfast.threats.table.layout import layout_of
 
 __all__ = ["ExampleProver", "needs_proofs", "prover_of"]
 
@@ -52,9 +57,9 @@ def needs_proofs(threat: Threat) -> Threat:
     SettingError
         When there are none.
     """
-    if not isinstance(threat, Ball | Coverable):
+    if not isinstance(threat, Ball | Table | Coverable):
         raise SettingError(
-            f"certify: there are no proofs about {threat.name}, only about norm balls and sets that boxes cover"
+            f"certify: there are no proofs about {threat.name}, only about norm balls, tables and sets that boxes cover"
         )
     return threat
 
@@ -91,7 +96,22 @@ def prover_of(
     arithmetic : str
         What is proved: the network as it runs, or in exact arithmetic.
     """
+    if isinstance(threat, Table) and isinstance(model, Classifier) and not model.differentiable:
+        return _trees_prover(model, threat, method, seconds, logits)
     certifier = Certifier.of(
         model, x, method, seconds=seconds, logits=logits, memory=memory, arithmetic=arithmetic, threat=threat
     )
+    if isinstance(threat, Table):
+        return TableCertifier(certifier, layout_of(threat.rules))
     return certifier if isinstance(threat, Ball) else CoverCertifier(certifier)
+
+
+def _trees_prover(
+    model: Classifier, threat: Table, method: Method, seconds: float, logits: Callable[[Tensor], Tensor]
+) -> ExampleProver:
+    """What proves something of an ensemble of trees about the rows of a table; nothing of other such models."""
+    layout = layout_of(threat.rules)
+    try:
+        return TableTrees(read_forest(model), layout, method, seconds, logits)
+    except ModelError as error:
+        return TableCertifier(Certifier(None, method, seconds, logits, str(error)), layout)

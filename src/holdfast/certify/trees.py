@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from holdfast.arguments import ball_of, inputs, labels, real
-from holdfast.certify.certificate import LOOSE, TIMEOUT, Certificate
+from holdfast.certify.certificate import LEAVES, LOOSE, PROGRAM, TIE, TIMEOUT, Certificate
 from holdfast.certify.milp.solver import proved, solve
 from holdfast.certify.milp.trees import encode_trees
 from holdfast.errors import DataError, ModelError, SettingError
@@ -27,10 +27,6 @@ __all__ = ["certify_trees"]
 
 Array = NDArray[np.float64]
 
-# What decided an example.
-LEAVES, PROGRAM = "leaf bounds", "mixed-integer programming"
-# Why an example may be open for good: the estimator's answer is what the rounding of its sums makes it.
-TIE = "two classes tie up to rounding"
 Verdict = Literal["certified", "broken", "undecided"]
 _LARGEST = float(np.finfo(np.float32).max)
 

@@ -93,8 +93,8 @@ class Program:
     floors: list[Array] = field(default_factory=list)
     width: int = 0
 
-    def variables(self, lower: Array, upper: Array, *, integral: bool = False) -> Affine:
-        """New variables between bounds."""
+    def variables(self, lower: Array, upper: Array, *, integral: bool | NDArray[np.bool_] = False) -> Affine:
+        """New variables between bounds, all or some of them whole numbers."""
         count, start = len(lower), self.width
         self.lower.append(lower)
         self.upper.append(upper)
@@ -175,7 +175,12 @@ class Switches(NamedTuple):
 
 
 def encode(
-    graph: Graph, region: Region, intervals: list[Interval], signs: Mapping[int, Tensor] | None = None
+    graph: Graph,
+    region: Region,
+    intervals: list[Interval],
+    signs: Mapping[int, Tensor] | None = None,
+    *,
+    whole: bool | NDArray[np.bool_] = False,
 ) -> Encoding:
     """The network over one set of inputs.
 
@@ -190,6 +195,8 @@ def encode(
     signs : dict, optional
         For some functions with a kink, by their nodes, the signs that their inputs are restricted to: tensors of the
         node's shape, 1 for ``z >= 0``, -1 for ``z <= 0`` and 0 for neither.
+    whole : bool or ndarray
+        Which inputs, of ``(d,)``, are whole numbers.
 
     Returns
     -------
@@ -204,7 +211,7 @@ def encode(
     """
     program = Program()
     lower, upper = (_array(end) for end in (region.lower, region.upper))
-    inputs = program.variables(lower, upper)
+    inputs = program.variables(lower, upper, integral=whole)
     size = _size(program, region, inputs)
     values: list[Affine] = []
     switches: dict[int, Switches] = {}

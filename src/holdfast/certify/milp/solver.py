@@ -60,7 +60,7 @@ class Minimum:
     variables: Array | None
 
 
-def solve(program: Program, cost: Affine, *also: Affine, seconds: float) -> Minimum:
+def solve(program: Program, cost: Affine, *also: Affine, seconds: float, gap: float = TOLERANCE) -> Minimum:
     """Minimise a linear function of a program's variables.
 
     Parameters
@@ -73,6 +73,8 @@ def solve(program: Program, cost: Affine, *also: Affine, seconds: float) -> Mini
         Further expressions that must not be negative.
     seconds : float
         After which the solver stops with what it has.
+    gap : float
+        The share of its value by which the point may be above the minimum; infinite where any point will do.
 
     Raises
     ------
@@ -87,7 +89,7 @@ def solve(program: Program, cost: Affine, *also: Affine, seconds: float) -> Mini
         integrality=np.concatenate(program.integral).astype(int),
         bounds=scipy.optimize.Bounds(*program.bounds()),
         constraints=scipy.optimize.LinearConstraint(matrix, floor, np.inf) if len(floor) else None,
-        options={"time_limit": seconds, "mip_rel_gap": TOLERANCE},
+        options={"time_limit": seconds, "mip_rel_gap": gap},
     )
     shift = float(cost.constant[0])
     if result.status == _INFEASIBLE:

@@ -18,13 +18,12 @@ import scipy  # its parts are slow to import, and come when they are used
 from numpy.typing import NDArray
 
 from holdfast.certify.milp.encoding import Affine, Program
+from holdfast.models.trees import Leaf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from holdfast.models.trees import Leaf
-
-__all__ = ["TreeEncoding", "encode_trees"]
+__all__ = ["TreeEncoding", "encode_trees", "link", "merged"]
 
 Array = NDArray[np.float64]
 # A linear constraint: coefficients by variable, and the least that their sum may be.
@@ -115,6 +114,63 @@ def encode_trees(trees: Sequence[Sequence[Leaf]], x: Array, changes: float) -> T
         rows.append((dict.fromkeys(moved, -1.0), -changes))
     program.at_least_zero(_affine(rows, program.width))
     return TreeEncoding(program, thresholds, votes)
+
+
+def merged(trees: Sequence[Sequence[Leaf]]) -> list[list[Leaf]]:
+    """The same sums with fewer trees: those that ask for one feature only, the same one, become a single tree.
+
+    Of ensembles of stumps a tree a feature is left: where features move by themselves, the least of each adds up to
+    the least of all.
+    """
+    asked = [frozenset(f for leaf in leaves for f in leaf.ranges) for leaves in trees]
+    features = sorted({f for own in asked if len(own) == 1 for f in own})
+    found = [list(leaves) for leaves, own in zip(trees, asked, strict=True) if len(own) != 1]
+    for feature in features:
+        group = [leaves for leaves, own in zip(trees, asked, strict=True) if own == {feature}]
+        ends = sorted({end for leaves in group for leaf in leaves for end in leaf.ranges.get(feature, _ANY)})
+        steps = []
+        for low, high in pairwise(ends):
+            parts = [part for leaves in group if (part := _at(leaves, feature, low, high)) is not None]
+            if len(parts) == len(group):
+                steps.append(Leaf(np.sum(parts, 0), {feature: (low, high)}))
+        found.append(steps)
+    return found
+
+
+def _at(leaves: Sequence[Leaf], feature: int, low: float, high: float) -> Array | None:
+    """What leaves give to inputs between two neighbouring ends; None where none is there."""
+    for leaf in leaves:
+        least, most = leaf.ranges.get(feature, _ANY)
+        if least <= low and high <= most:
+            return leaf.votes
+    return None
+
+
+def link(encoding: TreeEncoding, inputs: Affine, lower: Array, upper: Array, whole: NDArray[np.bool_]) -> None:
+    """Tie the thresholds to variables for the inputs, ``d`` entries between bounds, some of them whole numbers.
+
+    Of a feature's thresholds in ascending order those that lie below the input are the first ones. So two constraints
+    a feature are enough, and no weaker than two for each threshold.
+    """
+    rows: list[_Row] = []
+    start, places = 0, []
+    for feature, cuts in encoding.thresholds.items():
+        ascending = np.array(cuts)
+        below = np.floor(ascending) if whole[feature] else ascending
+        above = np.floor(ascending) + 1 if whole[feature] else np.nextafter(ascending, np.inf)
+        numbers = range(start, start + len(cuts))
+        # All that are 1 come after the first that is: upper - (the steps from it on) is that threshold.
+        steps_down = np.diff(np.append(below, upper[feature]))
+        steps_up = np.diff(np.append(lower[feature], above))
+        rows.append((dict(zip(numbers, (-steps_down).tolist(), strict=True)), -float(upper[feature])))
+        rows.append((dict(zip(numbers, steps_up.tolist(), strict=True)), float(lower[feature] + steps_up.sum())))
+        places += [feature, feature]
+        start += len(cuts)
+    if rows:
+        side = scipy.sparse.diags(np.tile([-1.0, 1.0], len(rows) // 2))
+        encoding.program.at_least_zero(
+            inputs.take(np.array(places)).apply(side) + _affine(rows, encoding.program.width)
+        )
 
 
 def _cuts(leaves: Sequence[Leaf]) -> dict[int, set[float]]:

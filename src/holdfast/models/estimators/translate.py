@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from holdfast.models.one_logit import OneLogit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["translated"]
+__all__ = ["by_column", "translated"]
 
 _ACTIVATIONS = {"identity": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh, "logistic": nn.Sigmoid}
 
@@ -42,6 +42,24 @@ def translated(estimator: Any) -> nn.Module | None:
     return OneLogit(body) if len(last.classes_) == 2 else body
 
 
+def by_column(steps: Sequence[Any]) -> Callable[[Any, Any], Any] | None:
+    """What steps make of numbers in given columns, bit for bit; None where one of them looks at several columns.
+
+    The function takes an array of numbers, and one of the columns that they stand in.
+    """
+    written = [_step(step) for step in steps]
+    layers = [layer for one in written for layer in one or () if isinstance(layer, Affine | Clip)]
+    if None in written or len(layers) < sum(len(one or ()) for one in written):
+        return None
+
+    def apply(x: Any, columns: Any) -> Any:
+        for layer in layers:
+            x = layer.of_columns(torch.as_tensor(x), torch.as_tensor(columns)).numpy()
+        return x
+
+    return apply
+
+
 class Affine(nn.Module):
     """``(x - before) / divisor * factor + after``, of which a step has what it has."""
 
@@ -52,8 +70,15 @@ class Affine(nn.Module):
             self.register_buffer(name, torch.tensor(np.asarray(values, np.float64)))
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._through(x, slice(None))
+
+    def of_columns(self, x: Tensor, columns: Tensor) -> Tensor:
+        """The same of numbers ``(N,)``, each in a column of its own."""
+        return self._through(x, columns)
+
+    def _through(self, x: Tensor, columns: slice | Tensor) -> Tensor:
         for part in self.parts:
-            value = getattr(self, part)
+            value = getattr(self, part)[columns]
             match part:
                 case "before":
                     x = x - value
@@ -74,6 +99,10 @@ class Clip(nn.Module):
         self.low, self.high = low, high
 
     def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(self.low, self.high)
+
+    def of_columns(self, x: Tensor, columns: Tensor) -> Tensor:
+        """The same of numbers in any columns."""
         return x.clamp(self.low, self.high)
 
 
