@@ -23,8 +23,9 @@ def number(value):
 
 def split(comparison):
     """``(left, sense, right)``, each side as ``{column or None: coefficient}``."""
-    names = re.findall(r"`([^`]*)`", comparison)
-    left, sense, right = re.split(r"(<=|>=|=|<|>)", re.sub(r"`[^`]*`", "@", comparison), maxsplit=1)
+    name = re.compile(r"`([^`]*)`|(?<![\w.])([A-Za-z_][\w.]*)")
+    names = [quoted or bare for quoted, bare in name.findall(comparison)]
+    left, sense, right = re.split(r"(<=|>=|=|<|>)", name.sub("@", comparison), maxsplit=1)
     return side(left, names), sense, side(right, names)
 
 
@@ -48,6 +49,9 @@ class Judge:
         self.columns, self.groups = rules["columns"], rules.get("groups", {})
         self.names = list(self.columns)
         self.relations = [[split(part) for part in text.split("->")] for text in rules.get("relations", [])]
+        for group in self.groups.values():
+            if isinstance(group["columns"], str):
+                group["columns"] = [name for name in self.names if name.startswith(group["columns"].removesuffix("*"))]
         members = {name for group in self.groups.values() for name in group["columns"]}
         self.whole = {name for name, c in self.columns.items() if c.get("kind") == "integer"} | members
         self.grouped = members

@@ -1,13 +1,17 @@
 import math
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from helpers.shared import SHARED, needs_shared
 from holdfast.errors import DataError, SettingError
 from holdfast.threats import parse_threat
 from holdfast.threats.table import Column, Group, Rules, Table, parse_relation, read_table
 from holdfast.threats.table.checks import check_relations
+from holdfast.threats.table.layout import layout_of
 
 GOOD = """\
 norm = "linf"
@@ -158,3 +162,32 @@ def test_a_relation_that_no_row_satisfies_is_named_with_its_line(tmp_path):
         check_relations(threat.rules, rows)
     check_relations(threat.rules, rows + torch.tensor([0.0, 10, 0, 0, 0, 0]))
     check_relations(threat.rules, rows[:0])
+
+
+RULES = Path(__file__).parents[3] / "examples" / "rules"
+NAMES = ("spambase", "url_phishing", "nsl_kdd")
+
+
+def test_every_file_of_the_examples_is_read():
+    assert sorted(path.stem for path in RULES.glob("*.toml")) == sorted(NAMES)
+    for name in NAMES:
+        threat = read_table(RULES / f"{name}.toml")
+        assert parse_threat(threat.name).to_dict() == threat.to_dict()
+
+
+@needs_shared
+@pytest.mark.parametrize("name", NAMES)
+def test_the_rules_of_the_examples_hold_of_their_data(name):
+    """But for a few rows in a thousand, as published relations do."""
+    threat = read_table(RULES / f"{name}.toml")
+    data = np.load(SHARED / "data" / "tabular" / f"{name}.npz")
+    x = data["x_train" if name == "nsl_kdd" else "x"].astype(np.float64)
+    if name == "nsl_kdd":
+        words = {1: len(data["protocol"]), 2: len(data["service"]), 3: len(data["flag"])}
+        x = np.hstack([np.eye(words[j])[x[:, j].astype(int)] if j in words else x[:, [j]] for j in range(x.shape[1])])
+    else:
+        assert threat.rules.names == tuple(data["names"])
+    rows = torch.tensor(x)
+    threat.near(rows)
+    check_relations(threat.rules, rows)
+    assert int((~layout_of(threat.rules).satisfied(rows)).any(1).sum()) < 0.001 * len(rows)
