@@ -120,6 +120,16 @@ def test_a_bad_rule_is_refused_in_one_line_with_its_number(tmp_path, old, new, l
     assert (int(found[1]) if found else 0) == line
 
 
+def test_lines_are_right_after_a_long_list(tmp_path):
+    many = "".join(f'    "packets >= {-number}", # {number}\n' for number in range(3000))
+    text = GOOD.replace('    "bytes <=', many + '    "bytes <=')
+    relations = read_table(written(tmp_path, text)).rules.relations
+    assert [relation.line for relation in relations[:3]] == [5, 6, 7]
+    assert relations[-1].line == 3006
+    with pytest.raises(SettingError, match="line 3016: column 'rate'"):
+        read_table(written(tmp_path, text.replace('move = "down"', 'move = "off"')))
+
+
 def test_files_that_are_none(tmp_path):
     with pytest.raises(SettingError, match="no such file"):
         parse_threat("table:nowhere.toml")

@@ -71,6 +71,19 @@ def test_a_file_of_rules_round_trips(tmp_path):
             check(Case(read_table(path), x, smooth=False))
 
 
+def test_units_are_told_in_words():
+    assert mail("l1", 1.5).units() == {
+        "words": "20 (raw)",
+        "links": "5 (raw)",
+        "rate": "1 (raw)",
+        "share": "0.5 (raw)",
+        "kind": "another category counts 0.5",
+    }
+    assert mail("cost", 1.5).units()["links"] == "5 (raw), at 2 each"
+    assert mail("cost", 1.5).units()["kind"] == "another category counts 1"
+    assert mail("l0", 1).units()["kind"] == "another category counts 1"
+
+
 def choices(threat, x, seed):
     """Choices found in all ways that there are."""
     generator = torch.Generator().manual_seed(seed)

@@ -43,6 +43,8 @@ _COLUMN = ("kind", "move", "bounds", "most", "unit", "range", "std", "cost")
 _GROUP = ("columns", "distance", "cost", "transitions")
 
 _Path = tuple[str, ...]
+# Statements of more lines than this are looked at only where one may end.
+_LONG = 50
 
 
 def read_table(path: str | Path) -> Table:
@@ -217,6 +219,8 @@ def _lines(text: str) -> Iterator[tuple[_Path, int]]:
         if not pending:
             start = number
         pending += line + "\n"
+        if number - start > _LONG and not line.partition("#")[0].rstrip().endswith(("]", "}", '"', "'")):
+            continue  # in the middle of a long list, which would be read again with each of its lines
         try:
             statement = tomllib.loads(pending)
         except tomllib.TOMLDecodeError:

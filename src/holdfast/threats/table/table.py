@@ -24,6 +24,7 @@ __all__ = ["Table"]
 
 # Rounds of the search for the nearest row, and for one that is near enough to go on from.
 _NEAREST, _NEAR = 2000, 30
+_MEASURES = {"raw": "raw", "range": "its range", "std": "its standard deviation"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -230,6 +231,19 @@ class Table:
         threat = replace(self)
         object.__setattr__(threat, "_near", (x, self._around(x)))
         return threat
+
+    def units(self) -> dict[str, str]:
+        """By column and group that may change, what one unit of the budget is, in words: ``"20 (its range)"``."""
+        words = {
+            column.name: f"{column.unit:g} ({_MEASURES[column.measure]})"
+            + (f", at {column.cost:g} each" if self.norm == "cost" else "")
+            for column in self.rules.columns
+            if column.moves
+        }
+        for group in self.rules.groups:
+            counts = 1 if self.norm == "l0" else group.cost if self.norm == "cost" else group.distance
+            words[group.name] = f"another category counts {counts:g}"
+        return words
 
     def to_dict(self) -> dict[str, Any]:
         """Norm, budget and rules in plain numbers, texts and lists; None for a bound that is not there."""
