@@ -14,7 +14,7 @@ from holdfast.errors import SettingError
 from holdfast.games import gradient
 from holdfast.lab import EXPERIMENTS, Experiment, Finding, between, gallery, load, near
 from holdfast.tasks import objectives
-from holdfast.threats import l2, linf
+from holdfast.threats import Patch, l2, linf
 from holdfast.train import guard, trades
 
 # As small as they can be and still tell.
@@ -35,6 +35,7 @@ SMALL = {
     "distillation": {"temperatures": (1, 100), "examples": 60, "learned_from": 300, "epochs": 10, "budgets": 2},
     "smoothing": {"points": 20, "votes": 2000, "examples": 20, "ballots": 200, "learned_from": 400, "epochs": 8},
     "transfer": {"samples": 200, "angles": 3, "examples": 80, "learned_from": 300},
+    "patch": {"sizes": (1,), "examples": 30},
     "fairness": {"samples": 10_000},
 }
 
@@ -62,6 +63,7 @@ BREAKS = {
     "distillation": (objectives, "_UNTARGETED", dict.fromkeys(("ce", "margin", "dlr"), objectives.cross_entropy)),
     "smoothing": scaled(Gaussian, "radius", 1.02),
     "transfer": scaled(l2, "steepest", 0.95),
+    "patch": scaled(Patch, "extreme", 0.5),
     "fairness": (linf, "dual", lambda g: g.flatten(1).norm(dim=1)),
 }
 

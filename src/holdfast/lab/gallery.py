@@ -26,6 +26,7 @@ EXPERIMENTS: Final = {
     "distillation": "defensive distillation blinds attacks on cross-entropy, and no others",
     "smoothing": "votes under noise: what they prove, as sigma grows, beside the truth and beside attacks",
     "transfer": "examples made on one model and tried on others: who falls, and what it has to do with gradients",
+    "patch": "a small patch anywhere: where it hurts, what is proved without a defence, and behind pairs of masks",
     "fairness": "who pays for robustness: the class that is spread out, and the class that is rare",
 }
 
