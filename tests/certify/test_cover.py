@@ -1,5 +1,6 @@
 """Proofs cell by cell, against enumeration of everything that a set holds."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
@@ -11,6 +12,7 @@ from holdfast import Linf
 from holdfast.certify import certify
 from holdfast.certify.certifier import Certifier
 from holdfast.certify.cover import CoverCertifier
+from holdfast.data import load_data
 from holdfast.errors import DataError, ProofError, SettingError
 from holdfast.threats import Coverable
 from holdfast.threats.patch import Patch
@@ -127,6 +129,30 @@ def test_patches_are_decided_by_branch_and_bound_as_by_a_grid_of_contents():
         else:
             assert int(model(certificate.x_adv[None]).argmax()) != int(y[i])
     assert {certificate.verdict for certificate in found} == {"certified", "broken"}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2)])
+@pytest.mark.parametrize("hidden", [0, 16])
+def test_patches_on_digits_are_decided_as_three_grey_levels_say(size, hidden):
+    """Exactly for a linear model, whose worst contents are black and white; for a network, never better."""
+    threat = Patch(*size)
+    x = next(iter(load_data("digits", examples=":10").batches(10))).x.float()
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), *([nn.Linear(64, hidden), nn.ReLU()] if hidden else []))
+    model.append(nn.Linear(hidden or 64, 10))
+    with torch.no_grad():
+        y = model(x).argmax(1)
+        z = [
+            torch.cat([place, torch.tensor(levels)])
+            for place in threat.cells(x[0])
+            for levels in itertools.product((0.0, 0.5, 1.0), repeat=size[0] * size[1])
+        ]
+        seen = [model(threat.apply(one.expand(len(z), 1, 8, 8), torch.stack(z))).argmax(1) for one in x]
+    broken = [bool((classes != label).any()) for classes, label in zip(seen, y, strict=True)]
+    found = [certificate.verdict for certificate in certify(model, x, y, threat, method="complete", seconds=30)]
+    assert all(verdict == "broken" for verdict, known in zip(found, broken, strict=True) if known)
+    assert hidden or found == ["broken" if known else "certified" for known in broken]
+    assert set(found) == {"broken", "certified"}
 
 
 def test_a_cover_that_leaves_something_out_is_found_out():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.sets import CHECKS, Case
-from holdfast.threats import L0, L1, L2, Linf, Spatial
+from holdfast.threats import L0, L1, L2, Linf, Patch, Spatial
 
 X = torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
 EACH = torch.tensor([0.1, 0.2, 0.05, 0.15, 0.25])
@@ -15,6 +15,8 @@ CASES = {
     "l2": Case(L2(0.1234567), X, L2(0.0)),
     "l1": Case(L1("1/3"), X, L1(0.0)),
     "l0": Case(L0(3), X, L0(0)),
+    "patch": Case(Patch(2, 3), X, smooth=False),
+    "patch, without channels": Case(Patch(6, 1), X[:, 0], smooth=False),
     "spatial": Case(Spatial(30, "1/3", 0.1234567), X, Spatial()),
     "turns, each its own": Case(Spatial(100 * EACH, padding="edge"), X, Spatial(0 * EACH), parses=False),
     "whole moves": Case(Spatial(translation=2, whole=True), X, Spatial(), smooth=False),

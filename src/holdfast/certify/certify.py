@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.arguments import choice, inputs, labels, real, threat_of, whole
-from holdfast.attacks import AnnealedPGD, WorstOfK
+from holdfast.attacks import AnnealedPGD, PatchPGD, WorstOfK
 from holdfast.certify.bounds.crown import MEMORY
 from holdfast.certify.certificate import METHODS, RUNS, Certificate, Method, Runs, better
 from holdfast.certify.certifier import misclassified, normalised
@@ -17,12 +17,16 @@ from holdfast.data import Batch
 from holdfast.engine import Stage, drive
 from holdfast.errors import DataError, ModelError
 from holdfast.models.query import Query
-from holdfast.threats import Ball, Climbable, Threat
+from holdfast.threats import Ball, Climbable, Patch, Threat
 
 __all__ = ["certify"]
 
 # Before a search for proofs, short attacks: most of what cannot be proved falls to them.
 _CLIMB, _DRAW = Stage("pgd", AnnealedPGD(steps=9, restarts=3)), Stage("worst-of-k", WorstOfK(50))
+_PATCH = [
+    Stage("patch-pgd", PatchPGD(looks=200, climbs=4, steps=5)),
+    Stage("patch-pgd-t", PatchPGD(looks=200, climbs=2, steps=5, targets=9)),
+]
 
 
 def certify(
@@ -147,6 +151,8 @@ def _check_clean(threat: Threat, x: Tensor) -> None:
 def _attacks(threat: Threat) -> list[Stage]:
     if isinstance(threat, Ball):
         return [_CLIMB]
+    if isinstance(threat, Patch):
+        return _PATCH
     return [_DRAW, _CLIMB] if isinstance(threat, Climbable) else [_DRAW]
 
 
