@@ -9,11 +9,14 @@ __all__ = ["allowed", "in_units"]
 
 def allowed(threat: Mapping[str, Any]) -> str:
     """The set that a result is about: ``"linf within 0.1, inside [0, 1]"``, or ``"rotate:30deg, inside [0, 1]"``."""
-    if "norm" not in threat or "eps" not in threat or "set" in threat:
-        return f"{threat.get('name', threat.get('set', 'a set of its own'))}{_inside(threat)}"
+    name, norm = threat.get("name", ""), threat.get("norm", "")
+    if not norm:
+        return f"{name or 'a set of its own'}{_inside(threat)}"
     eps = [math.inf if one is None else one for one in _listed(threat["eps"])]
     budget = f"{min(eps):g}" if len(eps) == 1 else f"{min(eps):g} to {max(eps):g}, one an example"
-    return f"{threat['norm']} {'at any distance' if eps == [math.inf] else f'within {budget}'}{_inside(threat)}"
+    within = f"{norm} {'at any distance' if eps == [math.inf] else f'within {budget}'}"
+    is_ball = not name or name.startswith(f"{norm}:")  # the oldest results have no names
+    return f"{within if is_ball else f'{name}, {within}'}{_inside(threat)}"
 
 
 def in_units(distance: float, threat: Mapping[str, Any]) -> str:
