@@ -104,6 +104,7 @@ WAYS = {
     "two numbers of each": (lambda m, x: m.other(x * 3) + m.other(x + 1), 24, False),
     "by keywords": (lambda m, x: torch.cat(tensors=[m.embed(x), m.embed(torch.flatten(input=x, start_dim=1))], dim=1),
                     48, False),
+    "counted up in place": (lambda m, x: m.other(x) + m.other(x.add_(1)) + m.other(x.add_(1)), 24, False),
     "shifted": (shifted_by_column, 24, False),
     "remainder": (lambda m, x: m.embed((x + 3) % WORDS), 24, False),
     "rare words": (lambda m, x: m.embed(torch.where(x > 7, 1, x)), 24, False),

@@ -190,7 +190,7 @@ class Lookups(TorchFunctionMode):
             given = self._given[:, block.columns].reshape(-1, unit)
             inside = places < len(given)
             rows = torch.where(inside[:, None], given[places.where(inside, 0)].to(rows), rows)
-        self._lookups.append(_Lookup(block, asked, places, rows.requires_grad_(True)))
+        self._lookups.append(_Lookup(block, asked.clone(), places, rows.requires_grad_(True)))
         return _handed_on(rows, looked.shape)
 
     def _block(self, table: Tensor | int, width: int, asked: Tensor) -> _Block:
