@@ -37,7 +37,7 @@ from helpers.shared import SHARED
 from holdfast import attacks, errors, objectives
 from holdfast.audit import AuditResult, diagnostics
 from holdfast.audit.custom import ATTACKS
-from holdfast.audit.protocols import PROTOCOLS
+from holdfast.audit.protocols import PROTOCOLS, spatial
 from holdfast.certify import Certificate, Distance, SmoothingResult, Verification
 from holdfast.certify.bounds.rules.table import CASTS, RULES
 from holdfast.certify.certificate import METHODS
@@ -313,6 +313,16 @@ def test_protocols_page_gives_the_stages(name: str, norm: str) -> None:
         return
     built = [(row[0], eval(row[2], vars(attacks).copy())) for row in listed]
     assert built == [(stage.name, stage.attack) for stage in PROTOCOLS[name](threat).stages]
+
+
+@pytest.mark.parametrize("name", spatial.PROTOCOLS)
+@pytest.mark.parametrize("place", [0, 1], ids=["moves", "moves and a ball"])
+def test_protocols_page_gives_the_stages_against_moves(name: str, place: int) -> None:
+    page = section(DOCS / "reference" / "protocols.md", "Rotations, translations and sizes")
+    table = page.split("Where a ball follows")[place]
+    listed = [[part and eval(part, vars(attacks).copy()) for part in row[2:]] for row in rows(table) if row[0] == name]
+    stages = (spatial.PROTOCOLS, spatial.AND_BALL)[place][name](holdfast.Linf(0.1)).stages
+    assert listed == [[stage.attack, stage.polish or ""] for stage in stages]
 
 
 def test_command_line_page_lists_every_attack() -> None:
