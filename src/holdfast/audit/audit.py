@@ -21,6 +21,7 @@ from holdfast.audit.ledger import Ledger, Progress
 from holdfast.audit.proofs import Proofs
 from holdfast.audit.protocols import EvaluationProtocol, endless, restrict
 from holdfast.audit.result import AuditResult
+from holdfast.audit.rules import check_rules
 from holdfast.audit.smoothing import SmoothingPlan, certify_smoothed
 from holdfast.audit.store import RunStore
 from holdfast.audit.summary import summarise
@@ -132,6 +133,7 @@ def audit(
     certification = CertificationPlan.of(asked, threat)
     subject = Model.of(model)
     source = load_data(data, split=split, examples=examples)
+    check_rules(threat, source)
     groups = read_groups(source, group)
     module = subject.load(source.shape, columns_of(source))
     if knowledge == "gradient" and isinstance(module, Classifier) and not module.differentiable:

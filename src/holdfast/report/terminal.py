@@ -133,7 +133,6 @@ def _smoothed(found: SmoothedResult) -> str:
     )
 
 
-
 def _curve(result: AuditResult) -> Table:
     """The security curve, at ten budgets that share the fallen examples evenly."""
     assert result.curve is not None
