@@ -48,6 +48,8 @@ def test_a_saved_model_is_the_same(tmp_path: Any, model: Any) -> None:
     found, given = load_model(tmp_path / "model.skops"), load_model(model)
     with torch.no_grad():
         assert torch.equal(found(torch.as_tensor(X)), given(torch.as_tensor(X)))
+    assert repr(found) == repr(given)
+    assert repr(found) == repr(load_model(tmp_path / "model.skops"))
 
 
 def test_types_that_are_not_known_need_trust(tmp_path: Any) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from holdfast.errors import ModelError
+from holdfast.models.estimators.content import content
 from holdfast.models.estimators.frames import Feed, feeder
 from holdfast.models.estimators.translate import translated
 from holdfast.models.one_logit import OneLogit
@@ -92,13 +93,7 @@ class Classifier(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        import joblib  # comes with scikit-learn
-
-        try:
-            content = joblib.hash(self.estimator)
-        except Exception:  # a function that cannot be pickled, say
-            content = " ".join(repr(self.estimator).split())
-        return f"{type_of(self.estimator)}, {content}"
+        return f"{type_of(self.estimator)}, {content(self.estimator)}"
 
 
 def is_estimator(value: object) -> bool:
