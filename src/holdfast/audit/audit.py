@@ -169,7 +169,7 @@ def audit(
     expected = Expected(
         positions=range(int(first.index[0]), int(first.index[0]) + len(source)),
         stages=tuple(stage.name for stage in plan.stages),
-        proofs=certification is not None,
+        proofs=() if certification is None else certification.proofs(module),
         budgets=() if certification is None else certification.budgets,
         radius=None if smoothing is None else smoothing.radius,
         input_bytes=4 * math.prod(source.shape) if save_inputs else None,

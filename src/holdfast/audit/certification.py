@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from holdfast.arguments import as_list, choice, real, shown, whole
 from holdfast.audit.protocols import endless
-from holdfast.certify.certificate import METHODS, RUNS, Method, Runs
+from holdfast.certify.certificate import METHODS, PROOFS, RUNS, Method, Runs
 from holdfast.certify.doubt import CHECKS
 from holdfast.certify.own import OWN, OwnProver
 from holdfast.certify.proving import ExampleProver, needs_proofs, prover_of
+from holdfast.certify.smoothing.defended import Defended
 from holdfast.errors import SettingError
 from holdfast.models.query import Query
 from holdfast.threats import Ball, Threat
@@ -158,6 +159,10 @@ class CertificationPlan:
             logits=query.bare_logits,
             arithmetic=self.arithmetic,
         )
+
+    def proofs(self, model: nn.Module) -> tuple[str, ...]:
+        """What may prove an example, as results call it."""
+        return (model.procedure,) if self.method == OWN and isinstance(model, Defended) else PROOFS
 
     @property
     def statement(self) -> str:

@@ -9,7 +9,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.certify.certificate import PROOFS, SEARCH
+from holdfast.certify.certificate import METHODS, SEARCH
 from holdfast.certify.doubt import CHECK
 
 __all__ = ["SCHEMA", "TABLES", "Expected", "fault_between_tables", "fault_of_file", "fault_of_rows"]
@@ -46,6 +46,10 @@ CREATE TABLE IF NOT EXISTS inputs (idx INTEGER PRIMARY KEY, x BLOB NOT NULL);
 """
 
 
+# What proves by a bound above 0; trees may win a tie, and defences count votes.
+_BOUNDING = (*METHODS, SEARCH)
+
+
 @dataclass(frozen=True)
 class Expected:
     """What the rows of an audit can say.
@@ -56,8 +60,8 @@ class Expected:
         Of the examples in their split.
     stages : tuple of str
         By what an example may be broken, and in what its budget of queries may end.
-    proofs : bool
-        Whether examples may be proved robust.
+    proofs : tuple of str
+        By what examples may be proved robust.
     budgets : tuple of float
         Of the certified curve.
     radius : float or None
@@ -68,7 +72,7 @@ class Expected:
 
     positions: range
     stages: tuple[str, ...] = ()
-    proofs: bool = False
+    proofs: tuple[str, ...] = ()
     budgets: tuple[float, ...] = ()
     radius: float | None = None
     input_bytes: int | None = None
@@ -79,7 +83,8 @@ class Expected:
             "start": self.positions.start,
             "stop": self.positions.stop,
             "stages": json.dumps([*self.stages, SEARCH, CHECK] if self.proofs else self.stages),
-            "methods": json.dumps(PROOFS if self.proofs else []),
+            "methods": json.dumps(self.proofs),
+            "bounding": json.dumps(_BOUNDING),
             "budgets": json.dumps([0.0, *self.budgets] if self.budgets else []),
             "radius": self.radius,
             "bytes": self.input_bytes,
@@ -124,7 +129,11 @@ _FAULTS: dict[str, tuple[tuple[str, str], ...]] = {
             "is certified by nothing that was asked for",
             f"certified IS NOT NULL AND (verdict != 'robust' OR {_not_among('certified', 'methods')})",
         ),
-        ("is certified without a positive bound", "certified IS NOT NULL AND NOT coalesce(bound > 0, FALSE)"),
+        (
+            "is certified without a positive bound",
+            f"certified IS NOT NULL AND CASE WHEN {_not_among('certified', 'bounding')} "
+            "THEN coalesce(bound < 0, FALSE) ELSE NOT coalesce(bound > 0, FALSE) END",
+        ),
         (
             "has a note where nothing is open",
             f"note IS NOT NULL AND (typeof(note) != 'text' OR certified IS NOT NULL OR NOT {_STANDING})",

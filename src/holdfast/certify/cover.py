@@ -8,6 +8,7 @@ the box goes to branch and bound. A grid of choices alone would be an attack; th
 """
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -191,5 +192,5 @@ class _Cover:
 
     def _certificate(self, verdict: str, method: str, bound: float | None) -> Certificate:
         seconds = time.perf_counter() - self.began
-        known = bound is not None and math.isfinite(bound)
-        return Certificate(verdict, method, bound if known else None, None, seconds)  # type: ignore[arg-type]
+        known = None if bound is None or bound == -math.inf else min(bound, sys.float_info.max)
+        return Certificate(verdict, method, known, None, seconds)  # type: ignore[arg-type]
