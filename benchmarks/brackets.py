@@ -52,10 +52,13 @@ CASES = (
     Case("mnist_conv_small", "fast_adv_fgsm_linf0.3.pth", MNIST, "l2:0.3", 100, 20),
     Case("cifar_conv_small", "abcrown_cifar_conv_small_pgd.pth", CIFAR, "l2:0.1", 100, 20),
     Case("cifar_resnet2b", "abcrown_resnet2b.pth", CIFAR, "l2:0.05", 100, 60),
+    Case("mnist_conv_small", "convexadv_linf0.1.pth", MNIST, "rotate:30deg", 100, 30, open=10),
+    Case("mnist_conv_small", "convexadv_linf0.1.pth", MNIST, "patch:2x2", 100, 60, open=5),
+    Case("mnist_conv_small", "convexadv_linf0.1.pth", MNIST, "patch:3x3", 100, 60, open=5),
 )
 
 HEAD = (
-    f"{'threat':12}{'network':38}{'images':>7}{'clean':>8}{'left':>8}{'proved':>8}{'open':>6}{'CPU s':>9}"
+    f"{'threat':14}{'network':38}{'images':>7}{'clean':>8}{'left':>8}{'proved':>8}{'open':>6}{'CPU s':>9}"
     f"{'wall s':>9}  proved by"
 )
 
@@ -76,7 +79,7 @@ class Line:
         methods = ", ".join(f"{method} {count}" for method, count in found.methods.items())
         broken = {stage.name: stage.broken for stage in self.result.stages}.get("branch and bound", 0)
         return (
-            f"{self.case.threat:12}{self.case.weights:38}{self.result.examples:7}{shares}{found.open:6}"
+            f"{self.case.threat:14}{self.case.weights:38}{self.result.examples:7}{shares}{found.open:6}"
             f"{self.cpu:9.1f}{self.wall:9.1f}  {methods}" + (f"; the search broke {broken}" if broken else "")
         )
 

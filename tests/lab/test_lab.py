@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from holdfast.attacks import grid
 from holdfast.certify import Gaussian
 from holdfast.cli.main import app
 from holdfast.errors import SettingError
@@ -37,6 +38,7 @@ SMALL = {
     "transfer": {"samples": 200, "angles": 3, "examples": 80, "learned_from": 300},
     "patch": {"sizes": (1,), "examples": 30},
     "fairness": {"samples": 10_000},
+    "spatial": {"epochs": 20, "images": 80, "proved": 4, "angles": 201},
 }
 
 
@@ -65,6 +67,7 @@ BREAKS = {
     "transfer": scaled(l2, "steepest", 0.95),
     "patch": scaled(Patch, "extreme", 0.5),
     "fairness": (linf, "dual", lambda g: g.flatten(1).norm(dim=1)),
+    "spatial": (grid, "_outside_in", lambda points: 0 * points),
 }
 
 

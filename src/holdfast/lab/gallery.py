@@ -28,6 +28,7 @@ EXPERIMENTS: Final = {
     "transfer": "examples made on one model and tried on others: who falls, and what it has to do with gradients",
     "patch": "a small patch anywhere: where it hurts, what is proved without a defence, and behind pairs of masks",
     "fairness": "who pays for robustness: the class that is spread out, and the class that is rare",
+    "spatial": "turned and moved digits: who withstands them, which search finds what breaks, and what is proved",
 }
 
 
