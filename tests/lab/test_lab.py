@@ -16,6 +16,7 @@ from holdfast.games import gradient
 from holdfast.lab import EXPERIMENTS, Experiment, Finding, between, gallery, load, near
 from holdfast.tasks import objectives
 from holdfast.threats import Patch, l2, linf
+from holdfast.threats.table.layout import Layout
 from holdfast.train import guard, trades
 
 # As small as they can be and still tell.
@@ -39,6 +40,7 @@ SMALL = {
     "patch": {"sizes": (1,), "examples": 30},
     "fairness": {"samples": 10_000},
     "spatial": {"epochs": 20, "images": 80, "proved": 4, "angles": 201},
+    "table": {"rows": 60, "models": ("logistic", "boosting")},
 }
 
 
@@ -68,6 +70,7 @@ BREAKS = {
     "patch": scaled(Patch, "extreme", 0.5),
     "fairness": (linf, "dual", lambda g: g.flatten(1).norm(dim=1)),
     "spatial": (grid, "_outside_in", lambda points: 0 * points),
+    "table": (Layout, "satisfied", lambda layout, rows: rows.new_ones(len(rows), len(layout.relations)).bool()),
 }
 
 

@@ -29,6 +29,7 @@ EXPERIMENTS: Final = {
     "patch": "a small patch anywhere: where it hurts, what is proved without a defence, and behind pairs of masks",
     "fairness": "who pays for robustness: the class that is spread out, and the class that is rare",
     "spatial": "turned and moved digits: who withstands them, which search finds what breaks, and what is proved",
+    "table": "measurements of tumours within rules: attacks beside the exact value, and what each rule saves",
 }
 
 
