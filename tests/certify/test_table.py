@@ -407,3 +407,18 @@ def test_audits_are_exact(name: str) -> None:
     assert result.bracket == (robust / 12, robust / 12)
     assert result.certification.open == 0
     assert result.certification.checked == sum(result.certification.methods.values())
+
+
+@pytest.mark.parametrize("kind", ["real", "integer"])
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_a_column_with_one_end_keeps_it(kind, norm):
+    """Only beyond its lower end, which no choice passes, would the row change its class."""
+    line = nn.Linear(1, 2).double()
+    with torch.no_grad():
+        line.weight.copy_(torch.tensor([[1.0], [0.0]]))
+        line.bias.copy_(torch.tensor([0.05, 0.0]))
+    x, y = torch.tensor([[0.2 if kind == "real" else 0.0]], dtype=torch.float64), torch.tensor([0])
+    threat = Table(Rules((Column("a", kind=kind, move="both", lower=0.0),)), norm, 3.0)
+    (certificate,) = holdfast.certify(line, x, y, threat, method="complete", seconds=10)
+    assert certificate.verdict == "certified"
+    assert 0 < certificate.bound <= 0.05 + 1e-9

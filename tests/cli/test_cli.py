@@ -237,7 +237,7 @@ FAULTS = [
     ({"box": "wide"}, 2, "wide"),
     ({"mean": "a"}, 2, "--mean"),
     ({"protocol": "best"}, 2, "quick"),
-    ({"certify": "magic"}, 2, "ibp, crown, alpha-crown, complete or smoothing"),
+    ({"certify": "magic"}, 2, "ibp, crown, alpha-crown, complete, own or smoothing"),
     ({"certify": "crown", "certify-seconds": "0"}, 2, "positive"),
     ({"certify": "crown", "certify-budgets": "0.2"}, 2, "0.2 does not lie between 0 and"),
     ({"certify": "smoothing"}, 2, "sigma"),

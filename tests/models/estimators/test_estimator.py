@@ -1,5 +1,6 @@
 """Modules of estimators are held against the estimators themselves."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, make_classification
 from sklearn.ensemble import (
     AdaBoostClassifier,
     GradientBoostingClassifier,
@@ -244,3 +245,13 @@ def test_the_same_model_has_the_same_name() -> None:
 
     assert repr(as_classifier(make(0))) == repr(as_classifier(make(0)))
     assert repr(as_classifier(make(0))) != repr(as_classifier(make(1)))
+
+
+def test_no_random_number_is_drawn():
+    x, y = make_classification(60, 4, random_state=0)
+    before = torch.random.get_rng_state()
+    for model in (LogisticRegression(), MLPClassifier((3,), max_iter=20, random_state=0)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            as_classifier(model.fit(x, y))
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -76,8 +76,9 @@ def rows_around(layout: Layout, threat: Table, x: Tensor) -> Rows:
     here = around(layout, threat.norm, threat.budget(precise), precise, torch.finfo(x.dtype).eps)
     clean, whole = _array(precise), _flags(layout.whole)
     lower, upper = (_array(end) for end in reach(layout, precise))
-    # A number of the row's own precision may be a little beyond where it may go.
-    pad = np.where(whole, 0.0, here.rounding * np.maximum(np.abs(lower), np.abs(upper)))
+    # A number of the row's own precision may be a little beyond where it may go; where there is no end, there is none.
+    ends = [np.where(np.isfinite(end), np.abs(end), 0.0) for end in (lower, upper)]
+    pad = np.where(whole, 0.0, here.rounding * np.maximum(*ends))
     lower = np.where(_flags(layout.down), lower - pad, clean)
     upper = np.where(_flags(layout.up), upper + pad, clean)
     budget = float(here.budget[0]) * _SPENT

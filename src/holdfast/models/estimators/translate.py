@@ -195,6 +195,7 @@ def _network(model: Any) -> list[nn.Module] | None:
 
 
 def _layer(weight: Any, bias: Any) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], len(weight), dtype=torch.float64)
+    # Nothing is drawn for weights that are replaced at once: the global generator stays as it was.
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, weight.shape[1], len(weight), dtype=torch.float64)
     layer.load_state_dict({"weight": torch.tensor(weight.astype(float)), "bias": torch.tensor(bias.astype(float))})
     return layer
