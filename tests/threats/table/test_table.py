@@ -1,5 +1,6 @@
 """The threat against ground truth: an independent judge, quadratic programs, and enumerated grids."""
 
+import os
 from itertools import product
 
 import numpy as np
@@ -15,6 +16,9 @@ from holdfast.draws import Draws
 from holdfast.threats.table import Column, Group, Rules, Table, parse_relation, read_table
 
 RELATIONS = ("words <= 2*links + 30", "rate + share <= 1.5", "`kind=b` = 1 -> links >= 3", "links > 6 -> words > 12")
+
+# Files of random rules; a run of many takes a fifth of a second each.
+FILES = int(os.environ.get("HOLDFAST_RULE_FILES", "200"))
 
 
 def mail(norm, eps, **settings):
@@ -123,9 +127,8 @@ def test_no_choice_breaks_a_rule(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(20))
-def test_no_choice_breaks_a_rule_of_ten_thousand_files(part, tmp_path):
-    check_judged(range(100 + 500 * part, 600 + 500 * part), tmp_path)
+def test_no_choice_breaks_a_rule_of_many_files(tmp_path):
+    check_judged(range(800, 800 + FILES), tmp_path)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
