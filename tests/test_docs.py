@@ -34,7 +34,7 @@ from typer.testing import CliRunner
 
 import holdfast
 from helpers.shared import SHARED
-from holdfast import attacks, errors, objectives
+from holdfast import attacks, errors
 from holdfast.audit import AuditResult, diagnostics
 from holdfast.audit.custom import ATTACKS
 from holdfast.audit.protocols import PROTOCOLS, spatial
@@ -44,6 +44,7 @@ from holdfast.certify.certificate import METHODS
 from holdfast.certify.output import BoundMethod
 from holdfast.cli.main import INTERRUPTED, app
 from holdfast.lab import EXPERIMENTS, write_page
+from holdfast.tasks import objectives
 from holdfast.train import Recipe
 from holdfast.train import methods as training
 

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from holdfast import objectives as public
 from holdfast.errors import DataError, SettingError
-from holdfast.tasks import CLASSIFICATION, Classification, Task, objectives
+from holdfast.tasks import CLASSIFICATION, Classification, Task
 
 NAN = float("nan")
 
@@ -77,8 +76,3 @@ def test_an_unknown_objective():
 def test_it_has_no_settings():
     task: Task = Classification()
     assert task == CLASSIFICATION
-
-
-def test_objectives_are_known_by_their_public_name():
-    assert public.__all__ == objectives.__all__
-    assert all(getattr(public, name) is getattr(objectives, name) for name in public.__all__)

@@ -13,8 +13,8 @@ from holdfast.engine.craft import craft
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows, overlay
 from holdfast.errors import SettingError
-from holdfast.objectives import ObjectiveName
 from holdfast.settings import check
+from holdfast.tasks.objectives import ObjectiveName
 from holdfast.threats import Patch
 from holdfast.threats.needs import needs_patch
 from holdfast.threats.norm import column

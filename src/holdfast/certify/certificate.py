@@ -22,6 +22,7 @@ __all__ = [
     "Certificate",
     "Method",
     "Runs",
+    "Verdict",
     "better",
 ]
 
@@ -31,6 +32,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 # sums are taken, or its ideal in exact arithmetic.
 Runs = Literal["executed", "exact"]
 RUNS: tuple[Runs, ...] = get_args(Runs)
+Verdict = Literal["certified", "broken", "undecided"]
 # What is tried before anything that takes long, cheapest first.
 QUICK: tuple[Method, ...] = ("ibp", "crown")
 # What "complete" adds, as results call it: proofs, and now and then a counterexample.
@@ -77,7 +79,7 @@ class Certificate:
         in which its sums are taken; ``"exact"``, the network in exact arithmetic.
     """
 
-    verdict: Literal["certified", "broken", "undecided"]
+    verdict: Verdict
     method: str
     bound: float | None
     x_adv: Tensor | None

@@ -21,7 +21,7 @@ from torch import Tensor
 from holdfast.certify.bounds.graph import Graph
 from holdfast.certify.bounds.region import Region
 from holdfast.certify.bounds.zonotope import Zonotope
-from holdfast.certify.certificate import COVER, LOOSE, QUICK, TIMEOUT, Certificate
+from holdfast.certify.certificate import COVER, LOOSE, QUICK, TIMEOUT, Certificate, Verdict
 from holdfast.certify.certifier import BOUNDS, Certifier, misclassified, proven
 from holdfast.certify.search.witness import outward
 from holdfast.errors import ModelError
@@ -190,7 +190,7 @@ class _Cover:
     def _undecided(self, note: str) -> Certificate:
         return replace(self._certificate("undecided", self.boxes.method, None), note=note)
 
-    def _certificate(self, verdict: str, method: str, bound: float | None) -> Certificate:
+    def _certificate(self, verdict: Verdict, method: str, bound: float | None) -> Certificate:
         seconds = time.perf_counter() - self.began
         known = None if bound is None or bound == -math.inf else min(bound, sys.float_info.max)
-        return Certificate(verdict, method, known, None, seconds)  # type: ignore[arg-type]
+        return Certificate(verdict, method, known, None, seconds)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from holdfast.certify.bounds.crown import crown
 from holdfast.certify.bounds.region import Region
-from holdfast.certify.certificate import LEAVES, LOOSE, PROGRAM, QUICK, TIE, TIMEOUT, Certificate
+from holdfast.certify.certificate import LEAVES, LOOSE, PROGRAM, QUICK, TIE, TIMEOUT, Certificate, Verdict
 from holdfast.certify.certifier import BOUNDS, Certifier, misclassified, proven
 from holdfast.certify.cover import CoverCertifier
 from holdfast.certify.milp.encoding import Affine, constant, encode
@@ -87,9 +87,9 @@ class TableCertifier:
             note = LOOSE if method in QUICK else ""
             try:
                 name, low = self._box(_region(rows, x.dtype), y[one])
-                verdict = "certified" if low > 0 else "undecided"
+                verdict: Verdict = "certified" if low > 0 else "undecided"
                 known = low if np.isfinite(low) else None
-                certificate = Certificate(verdict, name, known, None, 0.0, "" if low > 0 else note)  # type: ignore[arg-type]
+                certificate = Certificate(verdict, name, known, None, 0.0, "" if low > 0 else note)
             except ModelError as error:
                 certificate = Certificate("undecided", method, None, None, 0.0, str(error))
             found.append(replace(certificate, seconds=time.perf_counter() - began))
@@ -328,10 +328,10 @@ class _Search:
             return replace(self._certificate("undecided"), note=note)
         return self._certificate("certified")
 
-    def _certificate(self, verdict: str) -> Certificate:
+    def _certificate(self, verdict: Verdict) -> Certificate:
         known = self.lowest if verdict != "broken" and np.isfinite(self.lowest) else None
         seconds = time.perf_counter() - self.began
-        return Certificate(verdict, PROGRAM, known, None, seconds)  # type: ignore[arg-type]
+        return Certificate(verdict, PROGRAM, known, None, seconds)
 
 
 def _table(threat: Threat, place: int, x: Tensor) -> Table:

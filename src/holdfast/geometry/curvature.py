@@ -66,7 +66,7 @@ def curvature(model: nn.Module, x: Tensor, y: Tensor, threat: Ball, *, loss: Los
     threat : Ball
         Whose norm says what a unit step is; its budget and box are not used.
     loss : callable
-        Maps logits and labels to values ``(N,)``, such as those in :mod:`holdfast.objectives`.
+        Maps logits and labels to values ``(N,)``, such as those in :mod:`holdfast.tasks.objectives`.
 
     Returns
     -------

@@ -50,7 +50,7 @@ class Classification:
         return ((predicted != y) | top.isnan()).to(answer.dtype)
 
     def objective(self, name: ObjectiveName, y: Tensor, target: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """The named objective: away from the label, or towards the target; see :mod:`holdfast.objectives`.
+        """The named objective: away from the label, or towards the target; see :mod:`holdfast.tasks.objectives`.
 
         Raises
         ------

@@ -115,7 +115,7 @@ class Coverable(Threat, Protocol):
     def split(self, cells: Tensor) -> Tensor:
         """Finer cells that together hold the given ones, equally many for each and in their order.
 
-        None, ``(0, k)``, where every point of a box is given by some choice of its cell, so that nothing is gained.
+        None, ``(0, k)``, where boxes are as small as cells make them, as where a choice gives every point of its box.
         """
         ...
 

@@ -13,7 +13,7 @@ from holdfast.engine import Attack, craft
 from holdfast.lab.canvas import BLUE, GOLD, GREEN, GREY, INK, PURPLE, RED, canvas, label
 from holdfast.lab.claim import Claim, between, near
 from holdfast.lab.experiment import Finding
-from holdfast.objectives import margin
+from holdfast.tasks.objectives import margin
 from holdfast.threats import Spatial
 from holdfast.train import train
 
