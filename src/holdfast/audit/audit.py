@@ -6,11 +6,11 @@ from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from holdfast.arguments import function_of, path_of, seed_of, threat_of, whole, yes_or_no
+from holdfast.arguments import choice, function_of, path_of, seed_of, threat_of, whole, yes_or_no
 from holdfast.audit.agreement import agreeing
 from holdfast.audit.certification import Certification, CertificationPlan
 from holdfast.audit.custom import find_protocol
@@ -129,6 +129,7 @@ def audit(
     if processes_of(processes).count > 1 and run is None:
         raise SettingError(f"the verdicts of {processes.count} processes meet in a run folder; give one, as --run DIR")
     threat, seed = threat_of(threat), seed_of(seed)
+    knowledge = choice("knowledge", knowledge, get_args(Knowledge))
     asked = Certification.of(certify)
     certification = CertificationPlan.of(asked, threat)
     subject = Model.of(model)
