@@ -31,7 +31,7 @@ def main() -> None:
     for stage in result.stages:
         print(f"  {stage.name:8} broke {stage.broken} of {stage.attacked}")
     for diagnostic in result.diagnostics:
-        print(f"{diagnostic.level}: {diagnostic.message}")
+        print(f"{diagnostic.verdict}: {diagnostic.message}")
 
 
 if __name__ == "__main__":

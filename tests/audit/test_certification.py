@@ -198,7 +198,7 @@ def test_what_cannot_be_bounded_is_named_and_the_audit_goes_on(plain, tmp_path):
     assert result.bracket[0] == 0.0
     assert result.certified_accuracy == 0.0
     (warning,) = [d for d in result.diagnostics if d.name == "cannot certify"]
-    assert warning.level == "warning"
+    assert warning.verdict == "warn"
     assert "sort" in warning.message
     assert "\n" not in warning.message
     assert result.certification.open == result.verdicts["robust"]

@@ -14,7 +14,7 @@ from holdfast.arguments import choice, function_of, path_of, seed_of, threat_of,
 from holdfast.audit.agreement import agreeing
 from holdfast.audit.certification import Certification, CertificationPlan
 from holdfast.audit.custom import find_protocol
-from holdfast.audit.diagnostics import examine_model
+from holdfast.audit.diagnosis import Subject, examine_subject, preface
 from holdfast.audit.digest import digest, digest_module
 from holdfast.audit.inputs import write_inputs
 from holdfast.audit.ledger import Ledger, Progress
@@ -178,7 +178,8 @@ def audit(
     with RunStore(folder, settings, expected, processes) as store, query:
         classes = check_classes(query, source, first)
         resumed = agreeing(batches(), store, classes, threat, inputs=save_inputs)
-        diagnostics = examine_model(query, threat, plan, first)
+        seen = Subject.of(query, threat, plan, first, seed)
+        diagnostics = [*preface(seen, threat, first), *examine_subject(seen)]
         lengths = [min(query.batch_size, len(source) - start) for start in range(0, len(source), query.batch_size)]
         told = on_progress if processes.is_main else _say_nothing
         ledger = Ledger(store, query, sum(processes.deal(lengths)), save_inputs, told)

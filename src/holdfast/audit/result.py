@@ -150,8 +150,14 @@ class Diagnostic(_Frozen):
     """Something to know before trusting the number."""
 
     name: str
-    level: Literal["note", "warning"]
-    message: str
+    verdict: Literal["pass", "note", "warn", "fail"] = Field(
+        description="of a check: pass, warn or fail, which says that the number cannot be trusted as it is; note, what "
+        "is no check and good to know"
+    )
+    message: str = Field(description="what was found, and what that means")
+    advice: str = Field(default="", description="what to do about it; empty where there is nothing to do")
+    value: float | None = Field(default=None, description="what a check measured")
+    threshold: float | None = Field(default=None, description="beyond which it does not pass")
 
 
 class AuditResult(_Frozen):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from holdfast.audit.certification import CertificationPlan
-from holdfast.audit.diagnostics import examine_proofs, examine_stages, examine_verdicts
+from holdfast.audit.diagnosis import examine_proofs, examine_stages, examine_verdicts
 from holdfast.audit.groups import matthews_of, summarise_groups
 from holdfast.audit.interval import clopper_pearson
 from holdfast.audit.protocols import EvaluationProtocol

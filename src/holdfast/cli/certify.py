@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 from holdfast.audit import AuditResult, Certification, EvaluationProtocol, audit
-from holdfast.audit.diagnostics import examine_outputs
+from holdfast.audit.diagnosis import examine_outputs
 from holdfast.audit.digest import digest_module
 from holdfast.certify.certificate import METHODS
 from holdfast.certify.smoothing.log import LARGEST_LOG, SmoothingLog, check_log, read_log
@@ -28,7 +28,7 @@ from holdfast.data import Source, load_data
 from holdfast.errors import RunError, SettingError
 from holdfast.files import read_text, write_whole
 from holdfast.models import Model
-from holdfast.report.terminal import percent, show_diagnostics
+from holdfast.report.terminal import percent, show_diagnostics, told
 from holdfast.report.threat import allowed
 from holdfast.threats import Threat
 from holdfast.words import plain
@@ -143,7 +143,7 @@ def smooth(
     with model.query(module, seed, batch_size) as query:
         query.bare_logits(next(source.batches(1)).x)
         for diagnostic in examine_outputs(query):
-            console.print(f"{diagnostic.level}: {plain(diagnostic.message)}", soft_wrap=True)
+            console.print(told(diagnostic), soft_wrap=True)
     if out is not None:
         console.print(f"\n{plain(out / LOG)} holds a line for each example", soft_wrap=True)
 

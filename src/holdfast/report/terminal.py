@@ -9,14 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from holdfast.audit import AuditResult
-from holdfast.audit.result import Certification, GroupResults, Share, SmoothedResult
+from holdfast.audit.result import Certification, Diagnostic, GroupResults, Share, SmoothedResult
 from holdfast.report.threat import allowed, in_units
 from holdfast.words import plain
 
-__all__ = ["percent", "show_diagnostics", "show_result"]
+__all__ = ["percent", "show_diagnostics", "show_result", "told"]
 
 # Open examples that are shown one by one.
 _OPEN = 5
+_WORDS = {"pass": "pass", "note": "note", "warn": "warning", "fail": "fail"}
+_STYLES = {"note": "dim", "warn": "bold yellow", "fail": "bold red"}
 _SHARES = ("clean", "certified", "robust", "sensitivity", "certified_sensitivity", "robust_sensitivity")
 
 
@@ -36,16 +38,29 @@ def show_result(result: AuditResult, console: Console) -> None:
         console.print(Text(f"proofs: {result.certification.statement}", style="dim"))
     if result.smoothed is not None:
         console.print(Text(f"smoothed: {result.smoothed.statement}", style="dim"))
+    passed = sum(diagnostic.verdict == "pass" for diagnostic in result.diagnostics)
+    if passed:
+        console.print(Text(f"diagnosis: {passed} of {_checks(result.diagnostics)} checks passed", style="dim"))
     for diagnostic in result.diagnostics:
-        style = "bold yellow" if diagnostic.level == "warning" else "dim"
-        console.print(Text(f"{diagnostic.level}: {diagnostic.message}", style=style))
+        if diagnostic.verdict != "pass":
+            console.print(Text(told(diagnostic), style=_STYLES[diagnostic.verdict]))
 
 
 def show_diagnostics(result: AuditResult, console: Console, names: Collection[str]) -> None:
     """Print those of a result's diagnostics that have one of some names, a line each."""
     for diagnostic in result.diagnostics:
         if diagnostic.name in names:
-            console.print(f"{diagnostic.level}: {plain(diagnostic.message)}", markup=False, soft_wrap=True)
+            console.print(told(diagnostic), markup=False, soft_wrap=True)
+
+
+def told(diagnostic: Diagnostic) -> str:
+    """A finding in a line: its verdict, what it means, and what to do."""
+    cure = f"; {diagnostic.advice}" if diagnostic.advice else ""
+    return f"{_WORDS[diagnostic.verdict]}: {plain(diagnostic.message)}{cure}"
+
+
+def _checks(diagnostics: list[Diagnostic]) -> int:
+    return sum(diagnostic.verdict != "note" for diagnostic in diagnostics)
 
 
 def percent(share: float) -> str:

@@ -9,7 +9,7 @@ import torch
 import holdfast
 from helpers.networks import ordinary_digits
 from holdfast import L0, L1, L2, Linf, parse_threat
-from holdfast.audit.budget import doubts_about_budget
+from holdfast.audit.diagnosis.budget import doubts_about_budget
 from holdfast.data import Batch, load_data
 
 
