@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from helpers.attacks import predict
-from helpers.zoo import Answering, Counting, constant, convnet, uniform
-from holdfast.attacks import Rows
+from helpers.zoo import Answering, Counting, constant, convnet, mlp, uniform
+from holdfast.attacks import PGD, Rows
+from holdfast.data import Batch
+from holdfast.engine import Guide, Stage, drive
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import join, take
 from holdfast.models.query import Query
@@ -273,3 +275,52 @@ class TestRows:
         assert both.c[:, 1].tolist() == [-10, -11, -20]
         assert both.inner.b is None
         assert join(both, replace(both, inner=None)).inner is None
+
+
+class TestGuide:
+    """A stand-in is followed; the model alone says what fools it."""
+
+    def test_gives_values_and_gradients_and_no_verdict(self):
+        model, other = mlp(seed=0), mlp(seed=1)
+        x, y = uniform(4, 6), torch.zeros(4, dtype=torch.int64)
+        z = 0.01 * torch.ones_like(x)
+        with Query(model, batch_size=4) as query, Query(other, batch_size=4) as stand_in:
+            rows = Rows.fresh(Linf(0.1), torch.arange(4), x, y, clean_logits=query.bare_logits(x))
+            stand_in.bare_logits(x)
+            problem = Problem(query, Linf(0.1), rows, guide=Guide(stand_in, passes=3))
+            answer = problem.gradient(z, problem.objective("ce"))
+            expected = stand_in.gradient(problem.threat.apply(x, z), problem.objective("ce"))
+            assert torch.equal(answer.grad, expected.grad)
+            assert torch.equal(answer.values, expected.values)
+            assert torch.equal(answer.logits, query.logits(problem.threat.apply(x, z)))
+            assert torch.equal(problem.fooled, answer.logits.argmax(1) != y)
+            assert (problem.rows.forwards.tolist(), problem.rows.backwards.tolist()) == ([4] * 4, [3] * 4)
+            problem.evaluate(z, problem.objective("ce"))
+            assert (problem.rows.forwards.tolist(), problem.rows.backwards.tolist()) == ([5] * 4, [3] * 4)
+            jacobian = problem.jacobian(z)
+            assert torch.equal(jacobian.grad, stand_in.jacobian(problem.threat.apply(x, z))[1])
+            assert torch.equal(jacobian.logits, answer.logits)
+
+    def test_breaks_what_a_false_gradient_hides(self):
+        class Flipped(torch.autograd.Function):
+            @staticmethod
+            def forward(context, x):
+                return x.clone()
+
+            @staticmethod
+            def backward(context, grad):
+                return -grad
+
+        net = nn.Sequential(nn.Linear(6, 3))
+        hidden = Answering(lambda model, x: net(Flipped.apply(x)))
+        x = uniform(20, 6)
+        y = predict(net, x)
+        batch = Batch(torch.arange(20), x, y)
+        with Query(hidden, batch_size=20) as query, Query(net, batch_size=20) as truth:
+
+            def broken(asked: Query, stage: Stage) -> int:
+                outcomes = (o for some in drive(asked, Linf(0.2), [stage], [batch]) for o in some)
+                return sum(outcome.verdict == "broken" for outcome in outcomes)
+
+            assert broken(query, Stage("pgd", PGD())) < broken(truth, Stage("pgd", PGD()))
+            assert broken(query, Stage("pgd", PGD(), guide=Guide(truth))) == broken(truth, Stage("pgd", PGD()))

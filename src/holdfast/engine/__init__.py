@@ -9,12 +9,14 @@ An attack (:mod:`~holdfast.engine.attack`) is settings and pure functions of a s
 from holdfast.engine.attack import Attack, AttackResult, Knowledge
 from holdfast.engine.craft import craft
 from holdfast.engine.engine import Outcome, Stage, drive, maximize
+from holdfast.engine.guide import Guide
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows
 
 __all__ = [
     "Attack",
     "AttackResult",
+    "Guide",
     "Knowledge",
     "Outcome",
     "Problem",

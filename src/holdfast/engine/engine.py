@@ -17,6 +17,7 @@ from torch import Tensor
 from holdfast.arguments import whole
 from holdfast.data.source import Batch
 from holdfast.engine.attack import Attack, roams
+from holdfast.engine.guide import Guide
 from holdfast.engine.lane import Lane, Run
 from holdfast.engine.problem import Problem
 from holdfast.engine.rows import Rows, join, take
@@ -47,12 +48,15 @@ class Stage:
     margins : tuple of float
         Where effort pays: run ``r`` is for the examples whose highest margin so far, as a share of the clean one, is
         at most ``margins[r]`` (later runs: the last number). Empty for all examples.
+    guide : Guide, optional
+        Whose gradients the stage follows instead of the model's own.
     """
 
     name: str
     attack: Attack
     polish: Attack | None = None
     margins: tuple[float, ...] = ()
+    guide: Guide | None = None
 
     def wants(self, rows: Rows) -> Tensor:
         """``(N,)`` bool, the rows for whom the run that they stand before is meant."""
@@ -240,7 +244,7 @@ class _Engine:
     def _open_lanes(self, rows: Rows) -> None:
         nobody = take(rows, rows.index[:0])
 
-        def lane(number: int, attack: Attack) -> Lane:
+        def lane(number: int, attack: Attack, guide: Guide | None) -> Lane:
             problem = Problem(
                 self.query,
                 self.threat,
@@ -249,16 +253,17 @@ class _Engine:
                 stage=number,
                 samples=self.samples,
                 roams=roams(attack),
+                guide=guide,
             )
             # An attack that cannot run under this threat says so here, before anything is decided.
             return Lane(number, attack, problem, attack.init(problem))
 
         for number, stage in enumerate(self.stages):
-            head = lane(number, stage.attack)
+            head = lane(number, stage.attack, stage.guide)
             self.heads.append(head)
             self.lanes.append(head)
             if stage.polish is not None:
-                head.polish = lane(number, stage.polish)
+                head.polish = lane(number, stage.polish, stage.guide)
                 self.lanes.append(head.polish)
 
     def _clean_logits(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from holdfast.draws import Draws
+from holdfast.engine.guide import Guide
 from holdfast.engine.rows import Rows, overlay
 from holdfast.models.query import Answer, Query
 from holdfast.tasks.objectives import ObjectiveName
@@ -45,6 +46,7 @@ class Problem:
         stage: int = 0,
         samples: int = 1,
         roams: bool = False,
+        guide: Guide | None = None,
     ) -> None:
         self.query = query
         self.rows = rows
@@ -56,6 +58,7 @@ class Problem:
         self._stage = stage
         self._samples = samples
         self._roams = roams
+        self._guide = guide
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,6 +73,7 @@ class Problem:
             stage=self._stage,
             samples=self._samples,
             roams=self._roams,
+            guide=self._guide,
         )
 
     @property
@@ -142,10 +146,12 @@ class Problem:
         blind = needed is not None and not bool(needed.any())
 
         def look() -> Answer:
-            if not blind:
+            if blind:
+                logits = self.query.logits(inputs)
+                return Answer(logits, objective(logits), torch.zeros_like(self.x))
+            if self._guide is None:
                 return self.query.gradient(inputs, objective)
-            logits = self.query.logits(inputs)
-            return Answer(logits, objective(logits), torch.zeros_like(self.x))
+            return replace(self._guide.query.gradient(inputs, objective), logits=self.query.logits(inputs))
 
         return self._see(z, look, 1 if needed is None else needed)
 
@@ -160,7 +166,8 @@ class Problem:
 
         def look() -> Answer:
             if not blind:
-                logits, grad = self.query.jacobian(inputs)
+                logits, grad = (self.query if self._guide is None else self._guide.query).jacobian(inputs)
+                logits = logits if self._guide is None else self.query.logits(inputs)
             else:
                 logits = self.query.logits(inputs)
                 grad = torch.zeros_like(self.x).unsqueeze(1).expand(-1, logits.shape[1], *self.x.shape[1:])
@@ -182,6 +189,10 @@ class Problem:
 
     def _record(self, z: Tensor, answer: Answer, share: Tensor, backwards: Tensor | int) -> None:
         rows, hit, values = self.rows, self.fooled, answer.values
+        forwards: Tensor | int = 1
+        if self._guide is not None:
+            forwards = 1 + self._guide.passes * (backwards > 0)
+            backwards = self._guide.passes * backwards
         margin = self.objective("margin")(answer.logits)
         if self._roams:
             # An attack that looks outside the budget is believed only inside it.
@@ -195,7 +206,7 @@ class Problem:
             better = torch.where(hit == rows.found, values > rows.value, hit)
         self.rows = replace(
             rows,
-            forwards=rows.forwards + self._samples,
+            forwards=rows.forwards + self._samples * forwards,
             backwards=rows.backwards + self._samples * backwards,
             found=rows.found | hit,
             best=overlay(rows.best, z, better),

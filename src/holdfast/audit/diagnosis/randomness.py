@@ -1,6 +1,5 @@
 """Whether the same input gets the same answer."""
 
-
 from holdfast.audit.diagnosis.subject import Subject
 from holdfast.audit.result import Diagnostic
 
