@@ -22,7 +22,7 @@ from holdfast.threats.numbers import type_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["TAKEN", "Ensemble", "Leaf", "Tree", "ask", "read_trees"]
+__all__ = ["CONSTANT", "TAKEN", "Ensemble", "Leaf", "Tree", "ask", "read_trees"]
 
 Array = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ _UNIT, _TINY = unit(torch.float64), float(np.finfo(np.float64).smallest_subnorma
 # Lattices that votes may lie on, coarsest first: whole votes of pure leaves, and a few binary fractions.
 _LATTICES = (1.0, 2.0**-10, 2.0**-20)
 # Strategies of a DummyClassifier that answer the same to all inputs.
-_CONSTANT = ("prior", "most_frequent", "constant")
+CONSTANT = ("prior", "most_frequent", "constant")
 # What a sum may be, in steps of its lattice, so that neither it nor its quotients lose a step.
 _STEPS = 2.0**50
 
@@ -216,7 +216,7 @@ def _boosted(model: Any) -> Ensemble:
     from sklearn.dummy import DummyClassifier
 
     start = model.init_
-    if not (isinstance(start, str) or (isinstance(start, DummyClassifier) and start.strategy in _CONSTANT)):
+    if not (isinstance(start, str) or (isinstance(start, DummyClassifier) and start.strategy in CONSTANT)):
         raise ModelError(f"model: boosting that starts from a {type_of(start)} is not taken: leave init as it is")
     stages = np.asarray(model.estimators_)
     binary = stages.shape[1] == 1

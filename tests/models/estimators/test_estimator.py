@@ -10,6 +10,7 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris, make_classification
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import (
     AdaBoostClassifier,
     GradientBoostingClassifier,
@@ -29,7 +30,8 @@ from sklearn.svm import SVC, LinearSVC
 
 from holdfast import Model, ModelError, SettingError, load_model
 from holdfast.models import Query
-from holdfast.models.estimators.estimator import Classifier, as_classifier, log_odds
+from holdfast.models.estimators.estimator import Classifier, as_classifier
+from holdfast.models.estimators.translate import log_odds
 
 X, Y = load_iris(return_X_y=True)
 NAMES = np.array(["setosa", "versicolor", "virginica"])[Y]
@@ -38,6 +40,8 @@ HEADS = {
     "logistic": LogisticRegression(max_iter=500),
     "svm": LinearSVC(max_iter=100_000),
     "ridge": RidgeClassifier(),
+    "constant": DummyClassifier(),
+    "commonest": DummyClassifier(strategy="most_frequent"),
     "relu": MLPClassifier((8,), max_iter=2000, random_state=0),
     "tanh": MLPClassifier((6, 5), "tanh", max_iter=2000, random_state=0),
     "sigmoid": MLPClassifier((8,), "logistic", max_iter=2000, random_state=0),
@@ -190,6 +194,7 @@ def test_what_is_no_classifier() -> None:
         (make_pipeline(StandardScaler(), GaussianNB()), r"the Pipeline is no fitted classifier"),
         (LinearRegression().fit(X, Y), r"the LinearRegression is no fitted classifier"),
         (KNeighborsClassifier().fit(X, np.stack([Y, Y], 1)), r"the KNeighborsClassifier answers several questions"),
+        (DummyClassifier(strategy="uniform").fit(X, Y), r"of strategy 'uniform' draws its answers at random: fit one"),
         (RandomForestClassifier(1).fit(X, 0 * Y), r"the RandomForestClassifier knows one class only"),
     ):
         with pytest.raises(ModelError, match=line):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from holdfast.errors import ModelError
 from holdfast.models.estimators.content import content
 from holdfast.models.estimators.frames import Feed, feeder
-from holdfast.models.estimators.translate import translated
+from holdfast.models.estimators.translate import log_odds, translated
 from holdfast.models.one_logit import OneLogit
-from holdfast.models.trees import ask
+from holdfast.models.trees import CONSTANT, ask
 from holdfast.threats.numbers import type_of
 from holdfast.words import number_of, reason
 
@@ -104,10 +104,10 @@ def is_estimator(value: object) -> bool:
 def as_classifier(estimator: Any, columns: Sequence[str] | None = None) -> Classifier:
     """Make a module of a fitted classifier of scikit-learn.
 
-    Pipelines of scalers that end with a linear classifier or an ``MLPClassifier`` are written out in torch, in the
-    estimator's own steps and precision: there are gradients, and proofs. Any other classifier is asked for its
-    ``decision_function``, its ``predict_proba`` (whose logarithm is the logits) or, where it has neither, its
-    ``predict``, and has no gradients.
+    Pipelines of scalers that end with a linear classifier, an ``MLPClassifier`` or a constant ``DummyClassifier`` are
+    written out in torch, in the estimator's own steps and precision: there are gradients, and proofs. Any other
+    classifier is asked for its ``decision_function``, its ``predict_proba`` (whose logarithm is the logits) or, where
+    it has neither, its ``predict``, and has no gradients.
 
     Parameters
     ----------
@@ -125,8 +125,8 @@ def as_classifier(estimator: Any, columns: Sequence[str] | None = None) -> Class
     Raises
     ------
     ModelError
-        When it is no fitted classifier, knows fewer than two classes, answers several questions at once, or was fitted
-        to other columns.
+        When it is no fitted classifier, knows fewer than two classes, answers several questions at once or at random,
+        or was fitted to other columns.
     """
     if not is_estimator(estimator):
         raise ModelError(f"model: a {type_of(estimator)} is no classifier of scikit-learn")
@@ -140,6 +140,11 @@ def as_classifier(estimator: Any, columns: Sequence[str] | None = None) -> Class
         raise ModelError(f"model: the {type_of(estimator)} answers several questions at once: fit one for each")
     if len(classes) < 2:
         raise ModelError(f"model: the {type_of(estimator)} knows one class only: there is nothing to attack")
+    if _guesses(last_step(estimator)):
+        raise ModelError(
+            f"model: a DummyClassifier of strategy {last_step(estimator).strategy!r} draws its answers at random: fit "
+            f"one of {', '.join(CONSTANT)}"
+        )
     feed = feeder(estimator, columns)
     if feed.plain and (body := translated(estimator)) is not None and _agree(estimator, body):
         return Classifier(estimator, body, feed, differentiable=True).eval()
@@ -150,6 +155,12 @@ def as_classifier(estimator: Any, columns: Sequence[str] | None = None) -> Class
 def last_step(estimator: Any) -> Any:
     """The classifier itself, without the steps of a pipeline before it."""
     return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+
+
+def _guesses(model: Any) -> bool:
+    from sklearn.dummy import DummyClassifier
+
+    return isinstance(model, DummyClassifier) and model.strategy not in CONSTANT
 
 
 class _Asked(nn.Module):
@@ -209,17 +220,6 @@ def _led(scores: Array, chosen: NDArray[np.bool_]) -> Array:
 
 def _margins(scores: Array) -> Array:
     return scores[:, 1] if scores.shape[1] == 2 else scores
-
-
-def log_odds(shares: Array) -> Array:
-    """Logits of probabilities ``(N, K)``: their logarithms, of two classes the margin ``(N,)``, whose sign is exact.
-
-    ``log(p / q)`` is ``2 artanh(p - q)``, as ``p + q = 1``.
-    """
-    if shares.shape[1] > 2:
-        return np.log(np.maximum(shares, _LEAST))
-    largest = np.nextafter(1.0, 0.0)
-    return 2 * np.arctanh(np.clip(shares[:, 1] - shares[:, 0], -largest, largest))
 
 
 def _features(estimator: Any) -> int:

@@ -6,14 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from holdfast.models.one_logit import OneLogit
+from holdfast.models.trees import CONSTANT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["by_column", "translated"]
+__all__ = ["by_column", "log_odds", "translated"]
+
+Array = NDArray[np.float64]
+
+_LEAST = float(np.finfo(np.float64).tiny)
 
 _ACTIVATIONS = {"identity": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh, "logistic": nn.Sigmoid}
 
@@ -24,9 +30,9 @@ def translated(estimator: Any) -> nn.Module | None:
     Parameters
     ----------
     estimator : estimator or Pipeline
-        A linear classifier or an ``MLPClassifier``, after any number of ``StandardScaler``, ``MinMaxScaler``,
-        ``MaxAbsScaler``, ``RobustScaler``, imputers that have nothing to impute, and choices of columns, one by one or
-        in a ``ColumnTransformer``.
+        A linear classifier, an ``MLPClassifier`` or a ``DummyClassifier`` that always answers the same, after any
+        number of ``StandardScaler``, ``MinMaxScaler``, ``MaxAbsScaler``, ``RobustScaler``, imputers that have nothing
+        to impute, and choices of columns, one by one or in a ``ColumnTransformer``.
     """
     *steps, last = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
     layers: list[nn.Module] = []
@@ -35,7 +41,7 @@ def translated(estimator: Any) -> nn.Module | None:
         if written is None:
             return None
         layers += written
-    head = _network(last) or _linear(last)
+    head = _network(last) or _linear(last) or _constant(last)
     if head is None:
         return None
     body = nn.Sequential(*layers, *head).double()
@@ -192,6 +198,28 @@ def _network(model: Any) -> list[nn.Module] | None:
     for weight, bias in zip(model.coefs_, model.intercepts_, strict=True):
         layers += [_layer(np.transpose(weight), np.asarray(bias)), _ACTIVATIONS[model.activation]()]
     return layers[:-1]
+
+
+def _constant(model: Any) -> list[nn.Module] | None:
+    """A classifier that answers the same to every input: a layer of weights 0."""
+    from sklearn.dummy import DummyClassifier
+
+    if not isinstance(model, DummyClassifier) or model.strategy not in CONSTANT:
+        return None
+    anywhere = np.zeros((1, model.n_features_in_))
+    bias = log_odds(np.asarray(model.predict_proba(anywhere), np.float64)).ravel()
+    return [_layer(np.repeat(anywhere, len(bias), 0), bias)]
+
+
+def log_odds(shares: Array) -> Array:
+    """Logits of probabilities ``(N, K)``: their logarithms, of two classes the margin ``(N,)``, whose sign is exact.
+
+    ``log(p / q)`` is ``2 artanh(p - q)``, as ``p + q = 1``.
+    """
+    if shares.shape[1] > 2:
+        return np.log(np.maximum(shares, _LEAST))
+    largest = np.nextafter(1.0, 0.0)
+    return 2 * np.arctanh(np.clip(shares[:, 1] - shares[:, 0], -largest, largest))
 
 
 def _layer(weight: Any, bias: Any) -> nn.Linear:
