@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from holdfast.certify.milp.encoding import Affine, Encoding, Program, constant, encode
+from holdfast.certify.milp.silence import silence
 from holdfast.errors import RunError
 
 if TYPE_CHECKING:
@@ -84,13 +85,14 @@ def solve(program: Program, cost: Affine, *also: Affine, seconds: float, gap: fl
     if seconds <= 0:
         return Minimum("timeout", -np.inf, np.inf, None)
     matrix, floor = program.constraints(*also)
-    result = scipy.optimize.milp(
-        _row(cost, program.width),
-        integrality=np.concatenate(program.integral).astype(int),
-        bounds=scipy.optimize.Bounds(*program.bounds()),
-        constraints=scipy.optimize.LinearConstraint(matrix, floor, np.inf) if len(floor) else None,
-        options={"time_limit": seconds, "mip_rel_gap": gap},
-    )
+    with silence():
+        result = scipy.optimize.milp(
+            _row(cost, program.width),
+            integrality=np.concatenate(program.integral).astype(int),
+            bounds=scipy.optimize.Bounds(*program.bounds()),
+            constraints=scipy.optimize.LinearConstraint(matrix, floor, np.inf) if len(floor) else None,
+            options={"time_limit": seconds, "mip_rel_gap": gap},
+        )
     shift = float(cost.constant[0])
     if result.status == _INFEASIBLE:
         return Minimum("infeasible", np.inf, np.inf, None)
