@@ -24,6 +24,7 @@ from holdfast.certify.bounds.region import Region
 from holdfast.certify.certificate import LEAVES, LOOSE, PROGRAM, QUICK, TIE, TIMEOUT, Certificate, Verdict
 from holdfast.certify.certifier import BOUNDS, Certifier, misclassified, proven
 from holdfast.certify.cover import CoverCertifier
+from holdfast.certify.milp.crossing import affordable, charge, nearest
 from holdfast.certify.milp.encoding import Affine, constant, encode
 from holdfast.certify.milp.rules import Rows, constrain, rows_around, touching
 from holdfast.certify.milp.solver import TOLERANCE, margin, proved, solve
@@ -195,7 +196,7 @@ class TableTrees:
             yield place, self._program(_Search(here, x[one], y[one], rows, self.logits, self.seconds))
 
     def _leaves(self, rows: Rows) -> list[list[Leaf]]:
-        return merged([tree.reached(rows.lower, rows.upper) for tree in self.ensemble.trees])
+        return merged([affordable(tree.reached(rows.lower, rows.upper), rows) for tree in self.ensemble.trees])
 
     def _least(self, leaves: list[list[Leaf]], y: int) -> tuple[Array, Array]:
         """``(K,)`` the least lead over each class that leaves allow tree by tree, and what is needed."""
@@ -212,6 +213,7 @@ class TableTrees:
         encoding = encode_trees(leaves, rows.x, np.inf)
         inputs = encoding.program.variables(rows.lower, rows.upper, integral=rows.whole)
         link(encoding, inputs, rows.lower, rows.upper, rows.whole)
+        charge(encoding, inputs, rows)
         search.begin(encoding.program, inputs, encoding)
         for k in rivals[np.argsort(least[rivals])].tolist():
             start = float(ensemble.constant[y] - ensemble.constant[k])
@@ -301,8 +303,11 @@ class _Search:
         assert self.inputs is not None
         row = self.inputs.at(variables)
         if self.sides is not None:
+            ranges = self.sides.ranges(variables)
+            if self.judged(nearest(ranges, row.round(), self.rows)):
+                return True
             # A solver's tolerance is wider than what lies between two sides of a threshold.
-            for feature, (low, high) in self.sides.ranges(variables).items():
+            for feature, (low, high) in ranges.items():
                 size = max(abs(low) if np.isfinite(low) else 0.0, abs(self.rows.x[feature]))
                 row[feature] = min(max(row[feature], low + _BESIDE * size), high)
         return self.judged(row)

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from holdfast.threats.table.around import Around
     from holdfast.threats.table.layout import Layout, Lines
 
-__all__ = ["Rows", "constrain", "rows_around", "touching"]
+__all__ = ["SPENT", "Rows", "constrain", "prices_of", "rows_around", "touching"]
 
 Array = NDArray[np.float64]
 
 # What a comparison with the budget forgives, and a product or two of float64 on top.
-_SPENT = 1 + 2e-9
+SPENT = 1 + 2e-9
 _LESS, _AT_MOST, _EQUAL, _AT_LEAST, _MORE = range(5)
 
 
@@ -81,14 +81,14 @@ def rows_around(layout: Layout, threat: Table, x: Tensor) -> Rows:
     pad = np.where(whole, 0.0, here.rounding * np.maximum(*ends))
     lower = np.where(_flags(layout.down), lower - pad, clean)
     upper = np.where(_flags(layout.up), upper + pad, clean)
-    budget = float(here.budget[0]) * _SPENT
+    budget = float(here.budget[0]) * SPENT
     if here.norm != "l0":
         room = np.where(whole, 0.0, TOLERANCE + here.rounding)
         furthest = (budget * _array(here.scale) + here.rounding * np.abs(clean)) / (1 - room)
-        furthest = np.where(whole, np.floor(budget * _array(here.scale) * _SPENT), furthest)
+        furthest = np.where(whole, np.floor(budget * _array(here.scale) * SPENT), furthest)
         furthest = np.where(_flags(here.charged & layout.moves), furthest, np.inf)
         lower, upper = np.maximum(lower, clean - furthest), np.minimum(upper, clean + furthest)
-    for group, price in zip(layout.groups, _prices(here), strict=True):
+    for group, price in zip(layout.groups, prices_of(here), strict=True):
         places = group.columns.numpy()
         own = np.arange(len(places)) == clean[places].argmax()
         open_ = _flags(group.allowed[int(own.argmax())]) if price <= budget else own
@@ -96,7 +96,7 @@ def rows_around(layout: Layout, threat: Table, x: Tensor) -> Rows:
     return Rows(here, clean, lower, upper, whole)
 
 
-def _prices(here: Around) -> list[float]:
+def prices_of(here: Around) -> list[float]:
     """What another category of each group counts."""
     found: list[float] = prices(here.layout, here.norm).tolist()
     return [1.0] * len(found) if here.norm == "l0" else found
@@ -126,12 +126,12 @@ def constrain(program: Program, row: Affine, rows: Rows) -> Affine:
         total = row.take(group.columns.numpy()).apply(scipy.sparse.csr_matrix(np.ones((1, len(group.columns)))))
         _between(program, total, np.ones(1), np.ones(1))
     _relations(program, row, rows)
-    norm, budget = rows.here.norm, float(rows.here.budget[0]) * _SPENT
+    norm, budget = rows.here.norm, float(rows.here.budget[0]) * SPENT
     if norm == "linf":
         return constant(np.zeros(0))
     moving = np.flatnonzero(_flags(rows.here.charged & layout.moves) & (rows.lower < rows.upper))
     spent = _changed(program, row, rows, moving) if norm == "l0" else _sizes(program, row, rows, moving)
-    for group, price in zip(layout.groups, _prices(rows.here), strict=True):
+    for group, price in zip(layout.groups, prices_of(rows.here), strict=True):
         places = group.columns.numpy()
         own = places[rows.x[places].argmax(keepdims=True)]
         spent = _stacked(spent, price * (one - row.take(own)))
@@ -156,7 +156,7 @@ def touching(spent: Affine, at: Array, rows: Rows) -> Affine | None:
         What rows are admissible.
     """
     point = spent.at(at)
-    length, budget = float(np.linalg.norm(point)), float(rows.here.budget[0]) * _SPENT
+    length, budget = float(np.linalg.norm(point)), float(rows.here.budget[0]) * SPENT
     if not length > budget * (1 + 1e-9):
         return None
     # Of length 1 or a little less, however it is rounded.
