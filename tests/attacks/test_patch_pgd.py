@@ -86,25 +86,46 @@ def test_breaks_whatever_an_enumeration_of_grey_levels_breaks(size):
     assert bool((result.success >= broken).all())
 
 
-@pytest.mark.parametrize("looks", [1, 4, 7, 12, 20, 99])
-def test_looks_at_so_many_places_and_at_each_once(looks, monkeypatch):
-    places, look = [], Problem.input_gradient
+@pytest.mark.parametrize("targets", [0, 1])
+@pytest.mark.parametrize("looks", [1, 4, 7, 20, 50, 99])
+def test_shows_so_much_and_each_once(looks, targets, monkeypatch):
+    shown, look = [], Problem.input_gradient
 
     def recorded(problem, z, objective, needed=None):
-        places.append(tuple(z[0, :2].int().tolist()))
+        shown.append((*z[0, :2].int().tolist(), tuple(z[0, 2:].tolist())))
         return look(problem, z, objective, needed)
 
     monkeypatch.setattr(Problem, "input_gradient", recorded)
-    slopes = torch.arange(1.0, 31).view(5, 6)  # the gradient wants the last corner
+    slopes = torch.tensor([1.0, -1, 2, -2, 3, -3]).expand(5, 6)
     model = Fn(lambda x: torch.stack([1000 + 0 * x.sum((1, 2, 3)), (x[:, 0] * slopes).sum((1, 2))], 1))
-    attack = PatchPGD(looks=looks, climbs=2, steps=3)
-    craft(attack, model, torch.zeros(1, 1, 5, 6), torch.zeros(1, dtype=torch.int64), threat=Patch(2, 2))
-    clean, scanned, climbed = places[0], places[1 : 1 + min(looks, 20)], places[1 + min(looks, 20) :]
-    assert clean == (0, 0)
-    assert len(set(scanned)) == len(scanned) == min(looks, 20)
-    assert scanned[0] == (3, 4)
-    best = sorted(scanned, reverse=True)[: min(looks, 2)]
-    assert climbed == [place for place in best for _ in range(4)]
+    x, y = torch.full((1, 1, 5, 6), 0.5), torch.zeros(1, dtype=torch.int64)
+    craft(PatchPGD(looks=looks, climbs=2, steps=3, targets=targets), model, x, y, threat=Patch(2, 2))
+    count = min(looks, 20 if targets else 60)
+    clean, scanned, climbed = shown[0], shown[1 : 1 + count], shown[1 + count :]
+    assert clean[:2] == (0, 0)
+    assert scanned[0][1:] == (4, (1.0, 0.0, 1.0, 0.0))
+    assert len(set(scanned)) == count
+    odd, even = (0.0, 1.0, 0.0, 1.0), (1.0, 0.0, 1.0, 0.0)
+    flat = set() if targets else {(1.0,) * 4, (0.0,) * 4}
+    everything = {(top, left, z) for top in range(4) for left in range(5) for z in (flat | {odd if left % 2 else even})}
+    assert set(scanned) <= everything
+    assert count < len(everything) or set(scanned) == everything
+    # The gradient's content is the best there is, and better the farther to the right.
+    best = sorted(((z[1], z[:2]) for z in scanned if z[2] in (odd, even)), key=lambda found: -found[0])
+    assert len(climbed) == 4 * min(looks, 2)
+    assert climbed[0][1] == best[0][0]
+
+
+def test_finds_what_no_gradient_points_to():
+    # Nothing but a patch that is light all over moves this model, whose gradients are 0.
+    model = Fn(
+        lambda x: torch.stack([0 * x.sum((1, 2, 3)) + 0.5, (torch.relu(x[:, 0].mean((1, 2)) - 0.3) > 0) * 1.0], 1)
+    )
+    x = torch.full((3, 1, 4, 4), 0.2)
+    result = craft(
+        PatchPGD(looks=12, climbs=1, steps=1), model, x, torch.zeros(3, dtype=torch.int64), threat=Patch(2, 2)
+    )
+    assert bool(result.success.all())
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from holdfast.threats.norm import column
 __all__ = ["PatchPGD"]
 
 _MOMENTUM = 0.75  # the share of the new step in a move, as in APGD
+_GRID = 2 / 3  # the share of the looks that a grid over the image may take
 _FIRST = 2.0  # length of the first step of an ascent, in shares of the box: from anywhere to its ends
 
 
@@ -29,10 +30,10 @@ _FIRST = 2.0  # length of the first step of an ascent, in shares of the box: fro
 class _State:
     z: Tensor  # the choice to look at next
     last: Tensor  # the one before it in its ascent
-    image: Tensor  # (N, ...) of which contents are cut
+    images: Tensor  # (N, K, ...) of which contents are cut
     gain: Tensor  # (N, M) what each place gains to first order
-    value: Tensor  # (N, M) the objective seen there, -inf where nothing was
-    place: Tensor  # (N,) the number of the place of z
+    value: Tensor  # (N, K, M) the objective seen with each content at each place, -inf where nothing was
+    number: Tensor  # (N,) which of the K * M that is at z
     target: Tensor | None
     looks: Tensor  # (N,) how many there were
 
@@ -41,32 +42,36 @@ class _State:
 class PatchPGD:
     """Look at many places once, and climb at the best of them.
 
-    The gradient at the clean image says which value each pixel had better have. The patch cut from that image is shown
-    at ``looks`` places: first where the gradient promises most, and on a grid over the image; then, one after the
-    other, at the unseen neighbours of the best place seen. At the ``climbs`` best places the content is then
-    raised from there by ``steps`` signed gradient steps with momentum, whose length falls from twice the box to 0 as in
-    :class:`AnnealedPGD`. Images with at most ``looks`` places are seen at all of them.
+    The gradient at the clean image says which value each pixel had better have. A patch cut from that image is shown,
+    and one that is as light and one that is as dark as the box allows: first where the gradient promises most, and on a
+    grid over the image; then, one after the other, next to the best place seen, with the content that was shown there.
+    That makes ``looks``. At the ``climbs`` best places the content is then raised from there by ``steps`` signed
+    gradient steps with momentum, whose length falls from twice the box to 0 as in :class:`AnnealedPGD`. With three
+    times as many looks as there are places, everything is shown everywhere.
 
     Places by their gradient, as in Rao, Stutz and Schiele, "Adversarial training against location-optimized
     adversarial patches", ECCV workshops 2020, arXiv:2005.02313, mislead where it vanishes; one look at each does not.
+    Nor do the light and the dark one: networks that were trained to be robust fall to them where no gradient points.
 
     Costs ``1 + looks + climbs * (steps + 1)`` forwards and ``1 + climbs * steps`` backwards a run.
 
     Parameters
     ----------
     looks : int
-        Places seen once, all of them where there are no more.
+        How often something is shown somewhere, at most once each.
     climbs : int
         At how many of them the content is raised.
     steps : int
         Gradient steps of each ascent.
     restarts : int
-        Runs an example that stays unbroken, a target; from the second on what is shown first is random black and white.
+        Runs an example that stays unbroken, a target; from the second on random black and white is shown, a random
+        corner of the colours, and the opposite one.
     objective : str
         ``"ce"``, ``"margin"`` or ``"dlr"``.
     targets : int
         0 raises the objective away from the label. Otherwise a run steers towards one of the ``targets`` classes that
-        rank next to the label in the clean logits (at most K - 1), and any wrong class is success.
+        rank next to the label in the clean logits (at most K - 1), and any wrong class is success; shown is only what
+        the gradient towards it says.
 
     Raises
     ------
@@ -102,8 +107,10 @@ class PatchPGD:
     def init(self, problem: Problem) -> _State:
         threat, x = needs_patch("patch-pgd", problem.threat), problem.x
         z, zero = threat.nothing(x), torch.zeros_like(problem.rows.index)
-        unseen = x.new_full((len(x), len(threat.places(x))), -torch.inf)
-        return _State(z, z, x, unseen, unseen, zero, pick_target(problem, self.targets), zero)
+        contents = 1 if self.targets else 3
+        unseen = x.new_full((len(x), contents, len(threat.places(x))), -torch.inf)
+        images = x.unsqueeze(1).repeat_interleave(contents, 1)
+        return _State(z, z, images, unseen[:, 0], unseen, zero, pick_target(problem, self.targets), zero)
 
     def step(self, problem: Problem, state: _State) -> _State:
         looks, seen = state.looks, self._seen(state)
@@ -116,8 +123,8 @@ class PatchPGD:
         if bool(clean.any()):
             state = self._prepared(problem, state, answer.grad, clean)
         if bool(scanning.any()):
-            values = state.value.scatter(1, state.place.unsqueeze(1), answer.values.unsqueeze(1))
-            state = replace(state, value=overlay(state.value, values, scanning))
+            values = state.value.flatten(1).scatter(1, state.number.unsqueeze(1), answer.values.unsqueeze(1))
+            state = replace(state, value=overlay(state.value, values.view_as(state.value), scanning))
         moved = self._climb(problem, state, answer.grad, iteration)
         state = replace(state, z=moved, last=state.z, looks=looks + 1)
         fresh = ~climbing
@@ -125,24 +132,27 @@ class PatchPGD:
 
     def done(self, state: _State) -> Tensor:
         seen = self._seen(state)
-        return state.looks > seen + min(self.climbs, seen) * (self.steps + 1)
+        return state.looks > seen + min(self.climbs, seen, state.gain.shape[1]) * (self.steps + 1)
 
     def _seen(self, state: _State) -> int:
-        """How many places are looked at once."""
-        return min(self.looks, state.value.shape[1])
+        """How many looks there are before the ascents."""
+        return min(self.looks, state.value.shape[1] * state.value.shape[2])
 
     def _prepared(self, problem: Problem, state: _State, grad: Tensor, which: Tensor) -> _State:
         """After the look at the clean image: what to show, and what each place gains by it."""
         rows, x = problem.rows, problem.x
         threat = needs_patch("patch-pgd", problem.threat)
+        wanted = torch.stack([grad, torch.ones_like(x), -torch.ones_like(x)], 1)
         restart = rows.run >= runs_of(rows, self.targets)
         if bool(restart.any()):
-            noise = problem.draws(rows.run).uniform(x.shape[1:].numel()).reshape(x.shape) - 0.5
-            shown = torch.where(column(restart, x), noise.to(x.dtype), grad)
-        else:
-            shown = grad
+            draws, shape = problem.draws(rows.run), (*x.shape[:-2], 1, 1)
+            noise = draws.uniform(x.shape[1:].numel()).reshape(x.shape) - 0.5
+            colour = (draws.uniform(x.shape[1:-2].numel(), lane=1).reshape(shape) - 0.5).expand_as(x)
+            random = torch.stack([noise, colour, -colour], 1).to(x.dtype)
+            wanted = torch.where(column(restart, wanted), random, wanted)
+        images = [threat.extreme(x, one) for one in wanted[:, : state.value.shape[1]].unbind(1)]
         gain = overlay(state.gain, threat.gains(x, grad), which)
-        return replace(state, image=overlay(state.image, threat.extreme(x, shown), which), gain=gain)
+        return replace(state, images=overlay(state.images, torch.stack(images, 1), which), gain=gain)
 
     def _climb(self, problem: Problem, state: _State, grad: Tensor, iteration: Tensor) -> Tensor:
         """The next point of each ascent, whose first move led from the image itself to the content shown first."""
@@ -154,27 +164,37 @@ class PatchPGD:
     def _elsewhere(self, problem: Problem, state: _State, which: Tensor) -> _State:
         """The rows ``which`` at the next place to look at, or to climb at."""
         threat, x, seen = needs_patch("patch-pgd", problem.threat), problem.x, self._seen(state)
-        ascent = ((state.looks - seen - 1) // (self.steps + 1)).clamp(0, state.value.shape[1] - 1)
-        best = state.value.argsort(dim=1, descending=True, stable=True).gather(1, ascent.unsqueeze(1)).squeeze(1)
-        number = torch.where(state.looks <= seen, self._unseen(threat, x, state), best)
-        place = threat.places(x)[number]
+        scans = state.looks <= seen
+        number = self._unseen(threat, x, state) if bool(scans.any()) else state.number
+        if not bool(scans.all()):
+            number = torch.where(scans, number, self._best(state, (state.looks - seen - 1) // (self.steps + 1)))
+        count = state.gain.shape[1]
+        place = threat.places(x)[number % count]
+        image = state.images[torch.arange(len(x), device=x.device), number // count]
         return replace(
             state,
-            place=torch.where(which, number, state.place),
-            z=overlay(state.z, threat.choice(x, place, state.image), which),
+            number=torch.where(which, number, state.number),
+            z=overlay(state.z, threat.choice(x, place, image), which),
             last=overlay(state.last, threat.choice(x, place, x), which),
         )
 
+    def _best(self, state: _State, ascent: Tensor) -> Tensor:
+        """``(N,)`` the place that comes next in the order of what was seen there, and the content that did best."""
+        value, content = state.value.max(1)
+        rank = ascent.clamp(0, value.shape[1] - 1).unsqueeze(1)
+        place = value.argsort(dim=1, descending=True, stable=True).gather(1, rank)
+        return (content.gather(1, place) * value.shape[1] + place).squeeze(1)
+
     def _unseen(self, threat: Patch, x: Tensor, state: _State) -> Tensor:
-        """``(N,)`` the unseen place that promises most."""
+        """``(N,)`` what was not shown where, and promises most."""
         height, width = (threat.places(x)[-1] + 1).tolist()
-        around = functional.max_pool2d(state.value.reshape(-1, 1, height, width), 3, stride=1, padding=1).flatten(1)
-        best = state.gain == state.gain.amax(1, keepdim=True)
-        promise = around.masked_fill(best | _grid(height, width, self.looks).to(x.device), torch.inf)
-        unseen = state.value == -torch.inf
-        promise = promise.masked_fill(~unseen, -torch.inf)
-        first = unseen & (promise == promise.amax(1, keepdim=True))
-        return state.gain.masked_fill(~first, -torch.inf).argmax(1)
+        value, gain = state.value, state.gain.unsqueeze(1)
+        around = functional.max_pool2d(value.unflatten(2, (height, width)), 3, stride=1, padding=1).flatten(2)
+        grid = _grid(height, width, int(_GRID * self.looks / value.shape[1])).to(x.device)
+        promise = around.masked_fill((gain == gain.amax(2, keepdim=True)) | grid, torch.inf)
+        promise = promise.masked_fill(value != -torch.inf, -torch.inf)
+        first = (value == -torch.inf) & (promise == promise.amax((1, 2), keepdim=True))
+        return torch.where(first, gain, -torch.inf).flatten(1).argmax(1)
 
 
 def _grid(height: int, width: int, most: int) -> Tensor:
