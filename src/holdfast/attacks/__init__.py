@@ -5,6 +5,7 @@ from holdfast.attacks.apgd import APGD
 from holdfast.attacks.apgd_l1 import APGDL1
 from holdfast.attacks.ascent import climb
 from holdfast.attacks.bim import BIM
+from holdfast.attacks.contracting import ContractingPGD
 from holdfast.attacks.cw import CW
 from holdfast.attacks.ddn import DDN
 from holdfast.attacks.deepfool import DeepFool
@@ -49,6 +50,7 @@ __all__ = [
     "AnnealedPGD",
     "Attack",
     "AttackResult",
+    "ContractingPGD",
     "DeepFool",
     "Diversity",
     "Evolution",
