@@ -23,7 +23,7 @@ DATA = {
     "fashion": "mnist:{shared}/data/fashion_mnist",
     "cifar": "npz:{shared}/data/cifar10/cifar10_exact_test_first1017.npz",
 }
-BALLS = {"Linf": holdfast.Linf, "L2": holdfast.L2}
+BALLS = {"Linf": holdfast.Linf, "L2": holdfast.L2, "L1": holdfast.L1}
 
 
 def cut(protocol: EvaluationProtocol, count: int) -> EvaluationProtocol:
