@@ -1,0 +1,1 @@
+"""Gradients of what a model executes, operation by operation, whatever its own backward passes say."""
