@@ -64,8 +64,7 @@ class Call:
         """An argument with its derivative, as a tensor in the type of its numbers."""
         if not isinstance(value, Tensor):
             return torch.tensor(value, dtype=self.ledger.dtype)
-        shadow = self.ledger.find(value)
-        return value.detach().to(self.ledger.carrier(value.dtype)) if shadow is None else shadow.number
+        return self.ledger.number(value)
 
     def anchored(self, smooth: Tensor, result: Tensor | None = None) -> Shadow:
         """The result, with the derivative of something smooth."""
@@ -88,9 +87,11 @@ class Call:
             if name not in given:
                 continue
             value = given[name]
+            overwritten = argument.alias_info is not None and argument.alias_info.is_write
             if name not in _PLACES:
-                value = self._carried(value, isinstance(value, Tensor) and "batch_norm" in self.func._schema.name)
-            if argument.alias_info is not None and argument.alias_info.is_write:
+                # Running statistics are overwritten without a word.
+                value = self._carried(value, overwritten, "batch_norm" in self.func._schema.name)
+            if overwritten:
                 value = tree_map_only(Tensor, torch.clone, value)
                 written += [value] if isinstance(value, Tensor) else list(value)
             carried[name] = True if name in _FOR_THE_WAY_BACK and value is False else value
@@ -107,14 +108,14 @@ class Call:
         both = zip(_listed(made), _listed(self.result), strict=True)
         return [value for value, own in both if isinstance(own, Tensor)]
 
-    def _carried(self, value: Any, copied: bool) -> Any:
+    def _carried(self, value: Any, overwritten: bool, copied: bool) -> Any:
         def carry(part: Any) -> Any:
             if isinstance(part, torch.dtype):
                 return self.ledger.carrier(part)
             if not isinstance(part, Tensor):
                 return part
-            if (shadow := self.ledger.find(part)) is not None:
-                return shadow.number
+            if overwritten or self.ledger.find(part) is not None:
+                return self.ledger.number(part)
             part = part.detach()
             inexact = part.is_floating_point() or part.is_complex()
             return (part.clone() if copied else part).to(self.ledger.carrier(part.dtype) if inexact else part.dtype)

@@ -84,6 +84,19 @@ class Ledger:
 
     def find(self, tensor: Tensor) -> Shadow | None:
         """The shadow of a tensor; None where nothing that it holds depends on the input."""
+        shadow = self._read(tensor)
+        return shadow if shadow is not None and shadow.number.requires_grad else None
+
+    def number(self, tensor: Tensor) -> Tensor:
+        """What a tensor holds, dependent or not: as it was before it is overwritten, until that is noted."""
+        shadow = self._read(tensor)
+        return tensor.detach().to(self.carrier(tensor.dtype)) if shadow is None else shadow.number
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether the memory of a tensor is known here, and must not change unnoticed."""
+        return address(tensor) in self._records
+
+    def _read(self, tensor: Tensor) -> Shadow | None:
         record = self._records.get(address(tensor))
         if record is None:
             return None
@@ -94,10 +107,8 @@ class Ledger:
             whole = _flat(record)
             record.views[geometry] = Shadow(whole[_places(geometry, whole)].view(geometry[1]))
         shadow = record.views[geometry]
-        if not shadow.number.requires_grad:
-            return None
         # What NumPy has in hand it may have overwritten.
-        return Shadow(anchored(shadow.number, tensor)) if record.left else shadow
+        return Shadow(anchored(shadow.number, tensor)) if record.left and shadow.number.requires_grad else shadow
 
     def keep(self, tensor: Tensor, shadow: Shadow) -> None:
         """Note what a new tensor, or a new view of one, stands for."""

@@ -109,13 +109,13 @@ class Recorder(TorchDispatchMode):
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         with self._autograd():
             self._bridge.arrive(tensors)
-            known = any(self.ledger.find(tensor) is not None for tensor in tensors)
+            written = _written(func, args, kwargs)
+            known = any(map(self.ledger.holds, written)) or any(self.ledger.find(value) is not None for value in tensors)
         # Tensors that are turned in place still lie where they did.
         if not known or name_of(func) in _MAKERS or torch.Tag.inplace_view in func.tags:
             result = func(*args, **kwargs)
             self._bridge.made(result)
             return result
-        written = _written(func, args, kwargs)
         for tensor in written:
             self.ledger.open(tensor)
         result = func(*args, **kwargs)
