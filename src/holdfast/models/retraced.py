@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from contextlib import contextmanager
@@ -30,7 +31,9 @@ _MOST_STEPS = 24
 # The share of places that are made to fall the other way in a trial.
 _SHARE = 0.05
 # A step makes this much of the difference where it is about to happen that it makes anywhere: else it is a kink.
-_EVEN = 0.3
+_EVEN = 0.2
+# Steps by which choices are compared, and their size as a part of the inputs' range.
+_STEPS, _STEP = 4, 0.03
 # How far the twin's direction is followed, as parts of the inputs' range, and how often it has to lead up.
 _WAYS, _OFTEN = (0.01, 0.05, 0.2), 0.6
 
@@ -46,29 +49,43 @@ class Retraced:
         that it executes. None where there is none.
     replaced : tuple of str
         What in it has another derivative than its true one, or than the model's own, and where.
+    relaxed : nn.Module or None
+        The same with the outputs too of the smooth operations that stand in for others, such as the logits behind a
+        one-hot answer: where the model's own outputs are flat, inputs found on it may be taken to the model.
     reason : str
         Why there is no twin.
     """
 
     module: nn.Module | None
     replaced: tuple[str, ...] = ()
+    relaxed: nn.Module | None = None
     reason: str = ""
 
 
 class _Twin(nn.Module):
     """A model that is run without autograd and differentiated by what was seen of it."""
 
-    def __init__(self, model: nn.Module, plan: Plan, dtype: torch.dtype, strict: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, plan: Plan, dtype: torch.dtype, strict: bool = False, relaxed: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
-        self._plan, self._dtype, self._strict = plan, dtype, strict
+        self._plan, self._dtype, self._strict, self._relaxed = plan, dtype, strict, relaxed
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or not x.requires_grad:
+        differentiated = torch.is_grad_enabled() and x.requires_grad
+        if not differentiated and not self._relaxed:
             answer: Tensor = self.model(x)
             return answer
-        answer, number = follow(self.model, x, Recorder(self.model, self._plan, self._dtype, self._strict))
-        return answer if number is None else anchored(number.to(answer.dtype), answer)
+        recorder = Recorder(self.model, self._plan, self._dtype, self._strict, self._relaxed)
+        with torch.inference_mode(False), torch.enable_grad():
+            followed = x if differentiated else x.clone().requires_grad_(True)
+            answer, number = follow(self.model, followed, recorder)
+            if number is None:
+                return answer
+            number = number.to(answer.dtype)
+            found = number if self._relaxed else anchored(number, answer)
+        return found if differentiated else found.detach()
 
 
 def retraced(model: nn.Module, x: Tensor) -> Retraced:
@@ -110,7 +127,13 @@ def retraced(model: nn.Module, x: Tensor) -> Retraced:
 
 def _retraced(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Retraced:
     survey = _survey(model, x, dtype)
-    plan = _decided(model, x, dtype, survey.found)
+    decided = _decided(model, x, dtype, survey.found)
+    plans = [decided]
+    steps = [site for site in decided.values() if site.jumps]
+    if any(site.soft for site in steps) or (steps and not _alive(_gradient(_Twin(model, decided, dtype), x)[1])):
+        plans += [{key: site.decided(site.soft and (soft or not site.jumps)) for key, site in survey.found.items()}
+                  for soft in (True, False)]  # fmt: skip
+    plan = max(plans, key=lambda plan: _climbed(model, _Twin(model, plan, dtype), x))
     twin = _Twin(model, plan, dtype)
     answer, grad = _gradient(twin, x)
     if grad is None or not _alive(grad):
@@ -118,7 +141,21 @@ def _retraced(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Retraced:
         return Retraced(None, reason=f"no gradient comes through{f' {lost[0][0]}' if lost else ''}")
     if not _leads_up(model, x, answer, grad):
         return Retraced(None, reason="the gradient found does not lead to higher outputs of the model")
-    return Retraced(twin, (*_blamed(model, x, dtype), *_words(plan)))
+    relaxed = _Twin(model, plan, dtype, relaxed=True) if any(site.soft for site in plan.values()) else None
+    return Retraced(twin, (*_blamed(model, x, dtype), *_words(plan)), relaxed)
+
+
+def _climbed(model: nn.Module, module: nn.Module, x: Tensor) -> float:
+    """How much a few steps along a twin's gradients raise what an attack would raise."""
+    rising = _rising(_answer(model, x))
+    step = _STEP * (x.amax() - x.amin())
+    moved = x
+    for _ in range(_STEPS):
+        _, grad = _gradient(module, moved, rising)
+        if grad is None:
+            return -math.inf
+        moved = moved + step * grad.nan_to_num(0.0, 0.0, 0.0).sign()
+    return float((rising(_answer(model, moved)) - rising(_answer(model, x))).nan_to_num(0.0, 0.0, 0.0).mean())
 
 
 def _survey(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Recorder:
@@ -164,13 +201,17 @@ def _decided(model: nn.Module, x: Tensor, dtype: torch.dtype, found: Plan) -> Pl
 
 def _nearest(distance: Tensor) -> Tensor:
     """The places that are nearest to a step."""
-    return _marked(distance, distance.flatten().nan_to_num(torch.inf).argsort(stable=True))
+    order = _shuffled(distance)  # of those that are as near as each other, any
+    return _marked(distance, order[distance.flatten()[order].nan_to_num(torch.inf).argsort(stable=True)])
 
 
 def _scattered(distance: Tensor) -> Tensor:
     """As many places anywhere."""
-    generator = torch.Generator().manual_seed(0)
-    return _marked(distance, torch.randperm(distance.numel(), generator=generator).to(distance.device))
+    return _marked(distance, _shuffled(distance))
+
+
+def _shuffled(distance: Tensor) -> Tensor:
+    return torch.randperm(distance.numel(), generator=torch.Generator().manual_seed(0)).to(distance.device)
 
 
 def _marked(distance: Tensor, order: Tensor) -> Tensor:
@@ -191,7 +232,7 @@ def _answer(
         with torch.no_grad():
             answer: Tensor = model(x.clone())
     else:
-        answer, _ = follow(model, x.clone().requires_grad_(True), Recorder(model, plan or {}, dtype, False, experiment))
+        answer, _ = follow(model, x.clone().requires_grad_(True), Recorder(model, plan or {}, dtype, experiment=experiment))
     return answer.detach().double()
 
 
@@ -201,21 +242,25 @@ def _rising(answer: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda logits: logits.double().gather(1, top[:, 1:]).sub(logits.double().gather(1, top[:, :1])).squeeze(1)
 
 
-def _gradient(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+def _gradient(
+    module: nn.Module, x: Tensor, rising: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor | None]:
     """The answers to some inputs, and the gradient by which the second output overtakes the first."""
     _seed()
     x = x.clone().requires_grad_(True)
     with torch.enable_grad():
         answer = module(x)
-        value = _rising(answer.detach())(answer).sum()
+        value = (rising or _rising(answer.detach()))(answer).sum()
     if not value.requires_grad:
         return answer.detach(), None
     (grad,) = torch.autograd.grad(value, x, allow_unused=True)
     return answer.detach(), grad
 
 
-def _alive(grad: Tensor) -> bool:
+def _alive(grad: Tensor | None) -> bool:
     """Whether most rows have a gradient."""
+    if grad is None:
+        return False
     rows = grad.flatten(1)
     return bool(((rows != 0).any(1) & rows.isfinite().all(1)).double().mean() >= 0.5)
 

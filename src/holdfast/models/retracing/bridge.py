@@ -23,6 +23,8 @@ __all__ = ["Bridge"]
 _LEAVES = frozenset(("__array__", "__dlpack__", "numpy", "tolist"))
 # The correlation from which on numbers that come in are taken for those that left.
 _ALIKE = 0.4
+# That from which on others are not looked at.
+_SAME = 0.9
 # Dimensions up to which their orders are tried.
 _ORDERS = 4
 
@@ -92,6 +94,8 @@ class Bridge(TorchFunctionMode):
             slope, likeness = _line(value, tensor)
             if likeness >= _ALIKE and (found is None or likeness > found[0]):
                 found = likeness, slope, number
+            if likeness >= _SAME:
+                break
         if found is None:
             return None
         site = self._settled("NumPy", tensor, found[1], True, None)
@@ -108,7 +112,7 @@ class Bridge(TorchFunctionMode):
         if len(whole) > 1 and sum(left.value.numel() for left in whole) == count:
             # Rows that left one by one.
             yield tuple(torch.cat([t.flatten() for t in parts]) for parts in zip(*((left.value.to(self._ledger.dtype), left.number) for left in whole)))
-        for left in whole:
+        for left in reversed(whole):
             if left.value.numel() != count:
                 continue
             yield left.value, left.number

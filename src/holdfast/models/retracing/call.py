@@ -67,10 +67,11 @@ class Call:
         return self.ledger.number(value)
 
     def anchored(self, smooth: Tensor, result: Tensor | None = None) -> Shadow:
-        """The result, with the derivative of something smooth."""
+        """The result, with the derivative of something smooth; where all is relaxed, what is smooth itself."""
         result = self.result if result is None else result
         assert isinstance(result, Tensor)
-        return Shadow(anchored(smooth.expand(result.shape).to(self.ledger.carrier(result.dtype)), result))
+        smooth = smooth.expand(result.shape).to(self.ledger.carrier(result.dtype))
+        return Shadow(smooth if self.ledger.relaxed else anchored(smooth, result))
 
     def replayed(self, **changed: Any) -> list[Tensor]:
         """What autograd makes of the same operation on the shadows: the tensors among its results, in order.
@@ -122,7 +123,7 @@ class Call:
 
         return [carry(part) for part in value] if isinstance(value, list | tuple) else carry(value)
 
-    def step(self, kind: str, scale: Tensor, flip: Callable[[], tuple[Tensor, Tensor]]) -> Site:
+    def step(self, kind: str, scale: Tensor | float, flip: Callable[[], tuple[Tensor, Tensor]]) -> Site:
         """What is to be done about a result that goes in steps.
 
         Parameters
@@ -136,15 +137,15 @@ class Call:
         """
         return self.settled(kind, self.result, _finite(scale), True, flip)
 
-    def slope(self, kind: str, scale: Tensor, dead: bool) -> Site:
-        """What is to be done about a result whose slope is dead."""
-        return self.settled(kind, self.result, _finite(scale), dead, None)
+    def slope(self, kind: str, scale: Tensor | float, dead: bool) -> Site:
+        """What is to be done about a result whose slope is dead, or never was."""
+        return self.settled(kind, _listed(self.result)[0], _finite(scale), dead, None)
 
 
 def _listed(result: Any) -> list[Any]:
     return list(result) if isinstance(result, list | tuple) else [result]
 
 
-def _finite(scale: Tensor) -> float:
+def _finite(scale: Tensor | float) -> float:
     number = float(scale)
     return number if math.isfinite(number) and number > 0 else 1.0

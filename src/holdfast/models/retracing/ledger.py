@@ -71,10 +71,12 @@ class Ledger:
     ----------
     dtype : torch.dtype
         The least precise type of numbers.
+    relaxed : bool
+        Whether numbers are those of the smooth operations that stand in for others, and not the model's own.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, dtype: torch.dtype, relaxed: bool = False) -> None:
+        self.dtype, self.relaxed = dtype, relaxed
         self._records: dict[int, _Record] = {}
 
     def carrier(self, dtype: torch.dtype) -> torch.dtype:

@@ -88,11 +88,11 @@ def _masked_fill(call: Call) -> Shadow:
 
 def _mixed(call: Call, condition: Tensor, a: Tensor, b: Tensor) -> Shadow:
     smooth = torch.where(condition, a, b)
-    if (shadow := call.shadow(condition)) is not None:
-        gap = (a - b).detach().nan_to_num(0.0, 0.0, 0.0)
-        smooth = smooth + gap * (shadow.number - shadow.number.detach())
-        return call.anchored(smooth)
-    return Shadow(smooth)
+    if (shadow := call.shadow(condition)) is None:
+        return Shadow(smooth)
+    gap = (a - b).detach().nan_to_num(0.0, 0.0, 0.0)
+    before = condition.to(shadow.number.dtype) if call.ledger.relaxed else shadow.number.detach()
+    return call.anchored(smooth + gap * (shadow.number - before))
 
 
 RULES: dict[str, Callable[[Call], Shadow | list[Shadow | None] | None]] = {

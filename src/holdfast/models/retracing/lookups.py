@@ -28,7 +28,7 @@ def _plain(call: Call) -> Tensor | None:
 
 def _added(call: Call, plain: Tensor | None, soft: Tensor, target: Tensor) -> Shadow:
     """A result that moves as autograd says, and with where its places are."""
-    smooth = soft if plain is None else plain + (soft - soft.detach())
+    smooth = soft if plain is None or call.ledger.relaxed else plain + (soft - soft.detach())
     return call.anchored(smooth, target)
 
 

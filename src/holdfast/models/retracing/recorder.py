@@ -29,6 +29,7 @@ _MAKERS = frozenset(
     ("empty_like", "full_like", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "ones_like")
     + ("rand_like", "randint_like", "randn_like", "zeros_like")
 )
+_COPIES = frozenset(("clone", "repeat"))
 _DRAWS = frozenset(("cauchy", "exponential", "geometric", "log_normal", "random", "uniform"))
 
 Flip = "Callable[[], tuple[Tensor, Tensor]]"
@@ -62,8 +63,12 @@ class Recorder(TorchDispatchMode):
         What is run inside.
     plan : dict
         Where which derivatives are replaced. A site that is not in it is judged by the numbers at hand.
+    dtype : torch.dtype
+        The least precise type in which derivatives are worked out.
     strict : bool
         Whether derivatives are all the true ones.
+    relaxed : bool
+        Whether the smooth operations that stand in for others give their values too, and not their derivatives alone.
     experiment : Experiment, optional
         A step that is to fall the other way.
 
@@ -81,10 +86,11 @@ class Recorder(TorchDispatchMode):
         plan: Plan,
         dtype: torch.dtype,
         strict: bool = False,
+        relaxed: bool = False,
         experiment: Experiment | None = None,
     ) -> None:
         super().__init__()
-        self.ledger = Ledger(dtype)
+        self.ledger = Ledger(dtype, relaxed)
         self.found: Plan = {}
         self.lost: list[str] = []
         self.path: list[str] = [""]
@@ -160,7 +166,8 @@ class Recorder(TorchDispatchMode):
             numbers = []
         if len(numbers) != len(targets) or not any(number.requires_grad for number in numbers):
             return [self._through(call, target) for target in targets]
-        return [Shadow(number) if number.requires_grad else None for number in numbers]
+        choice = _moved(call) if len(targets) == 1 else None
+        return [Shadow(number, choice) if number.requires_grad else None for number in numbers]
 
     def _through(self, call: Call, target: Tensor) -> Shadow | None:
         sources = [value for value in tree_leaves((call.args, call.kwargs)) if isinstance(value, Tensor)]
@@ -179,7 +186,7 @@ class Recorder(TorchDispatchMode):
             return None
         carrier, exact = self.ledger.carrier(target.dtype), target.is_floating_point() or target.is_complex()
         number = shadow.number.to(carrier)
-        return Shadow(number if exact else anchored(number, target), shadow.choice)
+        return Shadow(number if exact or self.ledger.relaxed else anchored(number, target), shadow.choice)
 
     def _settled(self, kind: str, result: Tensor, scale: float, soft: bool, flip: Any) -> Site:
         shape = tuple(result.shape[1:])
@@ -205,6 +212,15 @@ def follow(model: nn.Module, x: Tensor, recorder: Recorder) -> tuple[Tensor, Ten
         raise TypeError(f"the model returned a {type(answer).__name__}")
     shadow = recorder.ledger.find(answer)
     return answer, None if shadow is None else shadow.number
+
+
+def _moved(call: Call) -> Callable[[], Tensor] | None:
+    """The smooth shares of choices that an operation only moves about."""
+    shadow = call.shadow(call.args[0]) if call.args else None
+    if shadow is None or shadow.choice is None or not (call.func.is_view or name_of(call.func) in _COPIES):
+        return None
+    shares = shadow.choice
+    return lambda: torch.vmap(lambda share: call.func(share, *call.args[1:], **call.kwargs), -1, -1)(shares())
 
 
 def _results(result: Any) -> list[Any]:

@@ -147,7 +147,13 @@ def _spread(x: Tensor) -> Tensor:
     return x.double().square().mean().sqrt() if x.numel() else torch.ones(())
 
 
+def _detached(call: Call) -> Shadow | None:
+    shadow = call.shadow(call.args[0])
+    return None if shadow is None else Shadow(shadow.number.view_as(shadow.number), shadow.choice)
+
+
 RULES: dict[str, Callable[[Call], Shadow | list[Shadow | None] | None]] = {
+    "detach": _detached,
     "round": partial(_rounded, nearest=True),
     "_to_copy": _cast,
     "div": _divided,
