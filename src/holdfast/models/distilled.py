@@ -67,7 +67,9 @@ def distilled(
         When there are fewer queries than inputs, or no passes.
     """
     if queries < len(x) or not len(x) or passes < 1:
-        raise SettingError(f"distilled: {len(x)} inputs need at least so many queries and a pass, got {queries}, {passes}")
+        raise SettingError(
+            f"distilled: {len(x)} inputs need at least so many queries and a pass, got {queries}, {passes}"
+        )
     x = x.detach().float()
     with borrowed(model, seed), torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.default_generator.manual_seed(seed)

@@ -18,7 +18,7 @@ from holdfast.models.borrow import borrowed
 from holdfast.models.retracing.blame import first_differing
 from holdfast.models.retracing.ledger import anchored
 from holdfast.models.retracing.recorder import Experiment, Recorder, follow
-from holdfast.models.retracing.sites import Key, Plan, Site
+from holdfast.models.retracing.sites import Plan
 from holdfast.words import reason
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _climbed(model: nn.Module, module: nn.Module, x: Tensor) -> float:
         _, grad = _gradient(module, moved, rising)
         if grad is None:
             return -math.inf
-        moved = moved + step * grad.nan_to_num(0.0, 0.0, 0.0).sign()
+        moved = (moved + step * grad.nan_to_num(0.0, 0.0, 0.0).sign()).clamp(x.amin(), x.amax())
     return float((rising(_answer(model, moved)) - rising(_answer(model, x))).nan_to_num(0.0, 0.0, 0.0).mean())
 
 
@@ -232,7 +232,9 @@ def _answer(
         with torch.no_grad():
             answer: Tensor = model(x.clone())
     else:
-        answer, _ = follow(model, x.clone().requires_grad_(True), Recorder(model, plan or {}, dtype, experiment=experiment))
+        answer, _ = follow(
+            model, x.clone().requires_grad_(True), Recorder(model, plan or {}, dtype, experiment=experiment)
+        )
     return answer.detach().double()
 
 
@@ -271,7 +273,8 @@ def _leads_up(model: nn.Module, x: Tensor, answer: Tensor, grad: Tensor) -> bool
     best = 0.0
     changes = False
     for way in _WAYS:
-        gain = rising(_answer(model, x + way * step)) - rising(_answer(model, x - way * step))
+        up, down = ((x + sign * way * step).clamp(x.amin(), x.amax()) for sign in (1, -1))
+        gain = rising(_answer(model, up)) - rising(_answer(model, down))
         changed = gain.isfinite() & (gain != 0)
         if int(changed.sum()):
             changes = True

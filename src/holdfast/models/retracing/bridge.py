@@ -15,6 +15,7 @@ from holdfast.models.retracing.ledger import Ledger, Shadow, address, anchored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from holdfast.models.retracing.sites import Site
 
@@ -44,9 +45,15 @@ class Bridge(TorchFunctionMode):
     of a straight line through them.
     """
 
-    def __init__(self, model: nn.Module, ledger: Ledger, settled: Callable[..., Site]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        ledger: Ledger,
+        settled: Callable[..., Site],
+        autograd: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         super().__init__()
-        self._model, self._ledger, self._settled = model, ledger, settled
+        self._model, self._ledger, self._settled, self._autograd = model, ledger, settled, autograd
         self._left: list[_Left] = []
         self._known: set[int] = set()
         self._kept: list[Tensor] = []
@@ -60,13 +67,17 @@ class Bridge(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", "")
         if name in _LEAVES and args and isinstance(args[0], Tensor):
-            shadow = self._ledger.find(args[0])
-            if shadow is not None:
-                if not self._left:
-                    self._known = {address(t) for t in _constants(self._model)}
-                self._left.append(_Left(args[0].detach().clone(), shadow.number))
-                self._ledger.leave(args[0])
+            with self._autograd():
+                self._leave(args[0])
         return func(*args, **(kwargs or {}))
+
+    def _leave(self, tensor: Tensor) -> None:
+        if (shadow := self._ledger.find(tensor)) is None:
+            return
+        if not self._left:
+            self._known = {address(constant) for constant in _constants(self._model)}
+        self._left.append(_Left(tensor.detach().clone(), shadow.number))
+        self._ledger.leave(tensor)
 
     def made(self, result: Any) -> None:
         """Note constants that the model makes: they do not come from outside."""
@@ -111,7 +122,11 @@ class Bridge(TorchFunctionMode):
         whole = self._left
         if len(whole) > 1 and sum(left.value.numel() for left in whole) == count:
             # Rows that left one by one.
-            yield tuple(torch.cat([t.flatten() for t in parts]) for parts in zip(*((left.value.to(self._ledger.dtype), left.number) for left in whole)))
+            values, numbers = (
+                [part.flatten() for part in parts]
+                for parts in zip(*((left.value, left.number) for left in whole), strict=True)
+            )
+            yield torch.cat(values), torch.cat(numbers)
         for left in reversed(whole):
             if left.value.numel() != count:
                 continue

@@ -37,11 +37,11 @@ def _scatter(call: Call) -> Shadow | None:
     target, dim, index = call.args[:3]
     value = call.args[3] if len(call.args) > 3 else call.kwargs.get("value", call.kwargs.get("src"))
     plain, shadow = _plain(call), call.shadow(index)
-    if shadow is None or shadow.choice is None:
+    if shadow is None:
         return None if plain is None else Shadow(plain)
-    shares = shadow.choice()
     count = target.shape[dim]
     dim = dim % target.dim()
+    shares = _neighbours(shadow.number, index, count) if shadow.choice is None else shadow.choice()
     if shares.shape[-1] != count or index.shape[:dim] + index.shape[dim + 1 :] != (
         target.shape[:dim] + target.shape[dim + 1 :]
     ):
@@ -50,6 +50,15 @@ def _scatter(call: Call) -> Shadow | None:
     given = given[tuple(slice(n) for n in index.shape)].unsqueeze(-1) if given.dim() else given
     soft = (shares * given).sum(dim).movedim(-1, dim)
     return _added(call, plain, soft, target if call.func._schema.name.endswith("_") else call.result)
+
+
+def _neighbours(number: Tensor, index: Tensor, count: int) -> Tensor:
+    """``(*shape, count)`` one-hot codes of numbers that move from one neighbour to the other."""
+    places = torch.arange(count, device=index.device)
+    above, below = (index + 1).clamp(max=count - 1), (index - 1).clamp(min=0)
+    here, up, down = ((place.unsqueeze(-1) == places).to(number.dtype) for place in (index, above, below))
+    slope = (up - down) / (above - below).clamp(min=1).unsqueeze(-1)
+    return here + (number - number.detach()).unsqueeze(-1) * slope
 
 
 def _index(call: Call) -> Shadow | None:

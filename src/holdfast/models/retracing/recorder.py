@@ -96,7 +96,7 @@ class Recorder(TorchDispatchMode):
         self.path: list[str] = [""]
         self._plan, self._strict, self._experiment = plan, strict, experiment
         self._met: dict[tuple[str, tuple[int, ...]], int] = {}
-        self._bridge = Bridge(model, self.ledger, self._settled)
+        self._bridge = Bridge(model, self.ledger, self._settled, self._autograd)
         self._outside = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
 
     def __enter__(self) -> Self:
@@ -116,7 +116,9 @@ class Recorder(TorchDispatchMode):
         with self._autograd():
             self._bridge.arrive(tensors)
             written = _written(func, args, kwargs)
-            known = any(map(self.ledger.holds, written)) or any(self.ledger.find(value) is not None for value in tensors)
+            known = any(map(self.ledger.holds, written)) or any(
+                self.ledger.find(value) is not None for value in tensors
+            )
         # Tensors that are turned in place still lie where they did.
         if not known or name_of(func) in _MAKERS or torch.Tag.inplace_view in func.tags:
             result = func(*args, **kwargs)
@@ -210,7 +212,8 @@ def follow(model: nn.Module, x: Tensor, recorder: Recorder) -> tuple[Tensor, Ten
         answer = model(value)
     if not isinstance(answer, Tensor):
         raise TypeError(f"the model returned a {type(answer).__name__}")
-    shadow = recorder.ledger.find(answer)
+    with torch.enable_grad():
+        shadow = recorder.ledger.find(answer)
     return answer, None if shadow is None else shadow.number
 
 

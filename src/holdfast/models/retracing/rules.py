@@ -18,7 +18,7 @@ __all__ = ["RULES", "name_of"]
 
 Rule = "Callable[[Call], Shadow | None | list[Shadow | None]]"
 
-RULES: dict[str, Callable[[Call], Shadow | None | list[Shadow | None]]] = {
+RULES: dict[str, Callable[[Call], Shadow | list[Shadow | None] | None]] = {
     **steps.RULES,
     **logic.RULES,
     **slopes.RULES,
