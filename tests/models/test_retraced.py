@@ -250,10 +250,10 @@ def test_half_precision_is_followed_in_float32() -> None:
 
 def test_noise_is_drawn_anew_and_generators_are_given_back() -> None:
     model, x = Around(lambda x: functional.dropout(x, 0.5, True).detach()), uniform(12, 3, 6, 6)
-    before, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()
+    before, numpys = torch.get_rng_state(), np.random.mtrand._rand.get_state()[1].copy()
     found = retraced(model, x)
     assert torch.equal(torch.get_rng_state(), before)
-    assert np.array_equal(np.random.get_state()[1], numpys)
+    assert np.array_equal(np.random.mtrand._rand.get_state()[1], numpys)
     assert found.module is not None, found.reason
     with torch.random.fork_rng(devices=[]):
         one, other = gradient(found.module, x)[1], gradient(found.module, x)[1]

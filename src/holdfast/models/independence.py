@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import ModelError
 
-__all__ = ["refuse_dependence"]
+__all__ = ["refuse_dependence", "sources"]
 
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 # By how many units in the last place of the largest logit rounding may move one where rows are grouped otherwise, and
@@ -69,7 +69,7 @@ def refuse_dependence(model: nn.Module, ask: Ask, x: Tensor, dtype: torch.dtype)
     ModelError
         Whose one line says what the answer depends on, the likely cause, and what to do.
     """
-    sources = list(_sources(model))
+    sources = list(sources(model))
     start = [read() for read, _ in sources]
 
     def set_back() -> None:
@@ -192,7 +192,7 @@ def _distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().nan_to_num(math.inf, math.inf).masked_fill(same, 0.0).max())
 
 
-def _sources(model: nn.Module) -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+def sources(model: nn.Module) -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
     """How to read and to set each generator that a model may draw from: the global ones, and its own."""
     devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
     owned = [value for module in model.modules() for value in vars(module).values()]

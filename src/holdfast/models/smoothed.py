@@ -23,7 +23,7 @@ class Smoothed(nn.Module):
         half = -(-self._samples // 2)
         draws = Draws(self._seed, torch.arange(half, device=x.device))
         noise = self._radius * draws.normal(x[0].numel()).to(x.dtype).view(half, *x.shape[1:])
-        total: Tensor = sum(self.module(x + part) for part in (*noise, *-noise[: self._samples - half]))  # type: ignore[assignment]
+        total: Tensor = sum(self.module(x + part) for part in (*noise, *-noise[: self._samples - half]))
         return total / self._samples
 
 

@@ -17,8 +17,9 @@ _APART = 1e-2
 
 
 def first_differing(model: nn.Module, twin: Callable[[nn.Module], nn.Module], x: Tensor) -> str | None:
-    """The name of the first module, the innermost first, whose own gradient differs from its twin's; None of an
-    honest model.
+    """The name of the first module whose own gradient differs from its twin's; None of an honest model.
+
+    Modules are looked at in the order in which they end, so those inside another one before it.
 
     Parameters
     ----------

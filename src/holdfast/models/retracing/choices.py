@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["RULES"]
 
 
-def _which(call: Call, indices: Tensor, dim: int | None, keepdim: bool) -> Shadow | None:
+def _which(call: Call, indices: Tensor, dim: int | None) -> Shadow | None:
     """Which places of a dimension were taken, with smooth shares of all.
 
     Prillo and Eisenschlos, "SoftSort: a continuous relaxation for the argsort operator", ICML 2020, arXiv:2006.16038,
@@ -28,7 +28,6 @@ def _which(call: Call, indices: Tensor, dim: int | None, keepdim: bool) -> Shado
     x = call.number(call.args[0])
     if dim is None:
         x, dim = x.flatten(), 0
-        keepdim = False
     x = x.movedim(dim, -1)
     if not x.dim() or x.shape[-1] < 2:
         return None
@@ -51,7 +50,7 @@ def _which(call: Call, indices: Tensor, dim: int | None, keepdim: bool) -> Shado
 
 
 def _single(call: Call) -> Shadow | None:
-    return _which(call, call.result, call.given(1, "dim"), bool(call.given(2, "keepdim", False)))
+    return _which(call, call.result, call.given(1, "dim"))
 
 
 def _with_values(call: Call, place: int, default: int = -1) -> list[Shadow | None]:
@@ -63,7 +62,7 @@ def _with_values(call: Call, place: int, default: int = -1) -> list[Shadow | Non
     except RuntimeError:
         number = None
     found = None if number is None or not number.requires_grad else Shadow(number)
-    return [found, _which(call, indices, call.given(place, "dim", default), indices.dim() < values.dim())]
+    return [found, _which(call, indices, call.given(place, "dim", default))]
 
 
 def _extreme(call: Call) -> list[Shadow | None]:

@@ -28,7 +28,7 @@ class _Anchor(torch.autograd.Function):
 
 def anchored(smooth: Tensor, value: Tensor) -> Tensor:
     """A tensor of one value and of the derivative of another of its shape, infinities among them."""
-    anchor: Tensor = _Anchor.apply(smooth, value.detach())
+    anchor: Tensor = _Anchor.apply(smooth, value.detach())  # type: ignore[no-untyped-call]
     return anchor
 
 
@@ -173,4 +173,4 @@ def address(tensor: Tensor) -> int:
 
 
 def _geometry(tensor: Tensor) -> Geometry:
-    return tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
+    return tensor.dtype, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())

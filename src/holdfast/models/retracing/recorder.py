@@ -26,8 +26,20 @@ __all__ = ["Experiment", "Recorder", "follow"]
 
 # What makes a tensor of the shape of another, and what overwrites one without reading it.
 _MAKERS = frozenset(
-    ("empty_like", "full_like", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "ones_like")
-    + ("rand_like", "randint_like", "randn_like", "zeros_like")
+    [
+        "empty_like",
+        "full_like",
+        "new_empty",
+        "new_empty_strided",
+        "new_full",
+        "new_ones",
+        "new_zeros",
+        "ones_like",
+        "rand_like",
+        "randint_like",
+        "randn_like",
+        "zeros_like",
+    ]
 )
 _COPIES = frozenset(("clone", "repeat"))
 _DRAWS = frozenset(("cauchy", "exponential", "geometric", "log_normal", "random", "uniform"))

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RULES", "name_of"]
 
-Rule = "Callable[[Call], Shadow | None | list[Shadow | None]]"
-
 RULES: dict[str, Callable[[Call], Shadow | list[Shadow | None] | None]] = {
     **steps.RULES,
     **logic.RULES,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from holdfast.models.retracing.call import Call
 
+    Rule = Callable[[Call], Shadow | list[Shadow | None] | None]
+
 __all__ = ["RULES"]
 
 # A slope of so little of the steepest, at so large a share of the places, is dead.
@@ -34,7 +36,7 @@ def _clamp(call: Call) -> Shadow | list[Shadow | None]:
     return call.anchored(x) if site.soft else _native(call)
 
 
-def _saturating(function: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Callable[[Call], object]:
+def _saturating(function: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Rule:
     """A function with flat ends: the same one, made as wide as its operands, where these lie on the ends."""
 
     def rule(call: Call) -> Shadow | list[Shadow | None]:
@@ -63,7 +65,7 @@ def _is_dead(slope: Tensor) -> bool:
     return bool((slope.double().abs() < _DEAD).double().mean() >= _MOST) if slope.numel() else False
 
 
-RULES: dict[str, Callable[[Call], object]] = {
+RULES: dict[str, Rule] = {
     "clamp": _clamp,
     "clamp_min": _clamp,
     "clamp_max": _clamp,
