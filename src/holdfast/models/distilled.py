@@ -43,8 +43,8 @@ def distilled(
 
     Papernot, McDaniel, Goodfellow, Jha, Celik and Swami, "Practical black-box attacks against machine learning",
     ASIACCS 2017, arXiv:1602.02697, section 4: half of the queries are spent on inputs moved by ``radius`` along the
-    sign of the surrogate's own gradient, where it learns the most. Answers are learned as probabilities, at the temperature
-    at which they are least sharp; one-hot answers are learned as they are.
+    sign of the surrogate's own gradient, where it learns the most. Answers are learned as probabilities, at a
+    temperature at which typical margins are 4; so are one-hot answers.
 
     Parameters
     ----------

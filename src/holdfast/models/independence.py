@@ -69,16 +69,16 @@ def refuse_dependence(model: nn.Module, ask: Ask, x: Tensor, dtype: torch.dtype)
     ModelError
         Whose one line says what the answer depends on, the likely cause, and what to do.
     """
-    sources = list(sources(model))
-    start = [read() for read, _ in sources]
+    generators = list(sources(model))
+    start = [read() for read, _ in generators]
 
     def set_back() -> None:
-        for (_, write), state in zip(sources, start, strict=True):
+        for (_, write), state in zip(generators, start, strict=True):
             write(state)
 
     def call(asked: nn.Module, rows: Tensor) -> _Answer:
         set_back()
-        return ask(asked, rows).double(), _plain([read() for read, _ in sources])
+        return ask(asked, rows).double(), _plain([read() for read, _ in generators])
 
     def found() -> str | None:
         return _fault(model, call, x, torch.finfo(dtype).eps, _plain(start))
@@ -90,7 +90,7 @@ def refuse_dependence(model: nn.Module, ask: Ask, x: Tensor, dtype: torch.dtype)
             if fault is None or call(model, x)[1] == _plain(start):
                 break
             # Noise of which some inputs draw more may be as long for all by chance: look again, from where it got to.
-            start[:] = [read() for read, _ in sources]
+            start[:] = [read() for read, _ in generators]
             fault = found()
     finally:
         start[:] = untouched

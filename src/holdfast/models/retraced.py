@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["Retraced", "retraced"]
 
 
+# Rows of the trials: each takes some runs of the model.
+_ROWS = 32
+
+
 @dataclass(frozen=True)
 class Retraced:
     """What became of retracing a model.
@@ -54,8 +58,8 @@ def retraced(model: nn.Module, x: Tensor) -> Retraced:
     """A twin of a model, with the gradients of the operations that the model executes.
 
     The model is run as it is, with autograd off, and each operation that reaches PyTorch's kernels is repeated beside
-    it with autograd on. What acts on autograd alone is not there: custom backward passes, ``detach``, hooks, branches on
-    the grad mode. Operations whose derivative is 0 or dead get another one (Athalye, Carlini and Wagner, "Obfuscated
+    it with autograd on. What acts on autograd alone is not there: custom backward passes, ``detach``, hooks, branches
+    on the grad mode. Operations whose derivative is 0 or dead get another one (Athalye, Carlini and Wagner, "Obfuscated
     gradients give a false sense of security", ICML 2018, arXiv:1802.00420, section 4.1): rounding and clamping go
     straight through, hard steps and choices get smooth slopes, as wide as the numbers seen at ``x``. Steps that others
     even out, as in ``x * (x > 0)``, are left alone. Half precision is differentiated in float32. What leaves for NumPy
@@ -66,7 +70,7 @@ def retraced(model: nn.Module, x: Tensor) -> Retraced:
     model : nn.Module
         Maps ``(N, ...)`` floating point inputs to ``(N, K)``; it is given back as it was found.
     x : Tensor
-        ``(N, ...)`` typical inputs, some tens: what is decided on them stays decided.
+        ``(N, ...)`` typical inputs, of which 32 at most are looked at: what is decided on them stays decided.
 
     Returns
     -------
@@ -78,7 +82,7 @@ def retraced(model: nn.Module, x: Tensor) -> Retraced:
         return Retraced(None, reason="the model reads whole numbers, which have no gradient")
     if not len(x):
         return Retraced(None, reason="there is no input to follow the model at")
-    x = x.detach()
+    x = x[:_ROWS].detach()
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     try:
         with borrowed(model), _kept(model) as set_back:
@@ -103,7 +107,9 @@ def _retraced(trials: Trials) -> Retraced:
 
 def _blamed(trials: Trials) -> tuple[str, ...]:
     """The first module whose own gradient is not that of its operations."""
-    name = first_differing(trials.model, partial(Twin, plan={}, dtype=trials.dtype, strict=True), trials.x)
+    name = first_differing(
+        trials.model, partial(Twin, plan={}, dtype=trials.dtype, strict=True), trials.x, trials.set_back
+    )
     if name is None:
         return ()
     kind = type(trials.model.get_submodule(name)).__name__

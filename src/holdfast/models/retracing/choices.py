@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,11 +34,13 @@ def _which(call: Call, indices: Tensor, dim: int | None) -> Shadow | None:
     taken = indices.unsqueeze(dim) if indices.dim() < call.number(call.args[0]).dim() else indices
     taken = taken.reshape(1) if not taken.dim() else taken.movedim(dim, -1)
     values = x.gather(-1, taken)
-    site = call.slope("choice", x.detach().double().std(-1).mean(), True)
-    if not site.soft:
-        return None
+    scale = x.detach().double().std(-1).mean()
 
+    @cache  # one site, which is there when somebody asks
     def shares() -> Tensor:
+        site = call.slope("choice", scale, True)
+        if not site.soft:
+            return torch.nn.functional.one_hot(indices, x.shape[-1]).to(x.dtype)
         apart = (values.unsqueeze(-1) - x.unsqueeze(-2)).abs()
         share = torch.softmax(-apart / site.scale, -1)
         share = share.movedim(-2, dim if dim >= 0 else dim - 1)
@@ -54,7 +56,7 @@ def _single(call: Call) -> Shadow | None:
 
 
 def _with_values(call: Call, place: int, default: int = -1) -> list[Shadow | None]:
-    values, indices = call.result
+    _, indices = call.result
     if len(call.func._schema.arguments) == 1:
         return []
     try:

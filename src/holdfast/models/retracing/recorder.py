@@ -26,20 +26,10 @@ __all__ = ["Experiment", "Recorder", "follow"]
 
 # What makes a tensor of the shape of another, and what overwrites one without reading it.
 _MAKERS = frozenset(
-    [
-        "empty_like",
-        "full_like",
-        "new_empty",
-        "new_empty_strided",
-        "new_full",
-        "new_ones",
-        "new_zeros",
-        "ones_like",
-        "rand_like",
-        "randint_like",
-        "randn_like",
-        "zeros_like",
-    ]
+    (
+        *("empty_like", "full_like", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros"),
+        *("ones_like", "rand_like", "randint_like", "randn_like", "zeros_like"),
+    )
 )
 _COPIES = frozenset(("clone", "repeat"))
 _DRAWS = frozenset(("cauchy", "exponential", "geometric", "log_normal", "random", "uniform"))
@@ -101,7 +91,7 @@ class Recorder(TorchDispatchMode):
         relaxed: bool = False,
         experiment: Experiment | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger(dtype, relaxed)
         self.found: Plan = {}
         self.lost: list[str] = []
@@ -112,13 +102,13 @@ class Recorder(TorchDispatchMode):
         self._outside = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
 
     def __enter__(self) -> Self:
-        self._bridge.__enter__()
-        super().__enter__()
+        self._bridge.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._bridge.__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._bridge.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Trials"]
 
 # Steps that are tried; further ones are taken for true steps.
-_MOST_STEPS = 24
+_MOST_STEPS = 8
 # The share of places that are made to fall the other way in a trial.
 _SHARE = 0.05
 # A step makes this much of the difference where it is about to happen that it makes anywhere: else it is a kink.
@@ -113,7 +114,7 @@ class Trials:
     def _decided(self, found: Plan) -> Plan:
         plan = dict(found)
         steps = [key for key, site in found.items() if site.jumps][:_MOST_STEPS]
-        base = self._answer(self.x) if steps else None
+        base = self._answer(self.x)
         for key in steps:
             try:
                 near, far = (
@@ -141,7 +142,7 @@ class Trials:
         low, high = self.x.amin(), self.x.amax()
         return (x + (high - low) * by).clamp(low, high)
 
-    @property
+    @cached_property
     def _rising(self) -> Callable[[Tensor], Tensor]:
         """How far each row's second output is below its first: what an attack would raise."""
         top = self._answer(self.x).topk(2, dim=1).indices
