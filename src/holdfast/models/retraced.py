@@ -107,9 +107,8 @@ def _retraced(trials: Trials) -> Retraced:
 
 def _blamed(trials: Trials) -> tuple[str, ...]:
     """The first module whose own gradient is not that of its operations."""
-    name = first_differing(
-        trials.model, partial(Twin, plan={}, dtype=trials.dtype, strict=True), trials.x, trials.set_back
-    )
+    twins = [partial(Twin, plan={}, dtype=trials.dtype, strict=strict) for strict in (True, False)]
+    name = first_differing(trials.model, twins, trials.x, trials.set_back)
     if name is None:
         return ()
     kind = type(trials.model.get_submodule(name)).__name__
