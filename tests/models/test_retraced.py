@@ -168,9 +168,9 @@ def test_what_a_backward_pass_says_does_not_count(lie: str) -> None:
         exact, true = gradient(convnet(), rows)
         assert torch.equal(logits, exact)
         torch.testing.assert_close(grad, true, rtol=1e-4, atol=1e-6)
-    numpys = ("NumPy in the model itself",)
-    lies = ("the backward pass of the model itself (Around)",)
-    assert found.replaced == (numpys if lie in ("numpy", "channels") else (*lies, *numpys) if lie == "rows" else lies)
+    own = "the backward pass of the model itself (Around)"
+    words = {"numpy": "NumPy", "channels": "NumPy", "rows": "NumPy (12 times)"}
+    assert found.replaced == ((f"{words[lie]} in the model itself",) if lie in words else (own,))
 
 
 def test_the_module_that_lies_is_named() -> None:
