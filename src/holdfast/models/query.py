@@ -1,9 +1,10 @@
 """The model as a queried thing: the one door through which anything touches it."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -203,13 +204,31 @@ class Query:
         ModelError
             When no gradient reaches the input.
         """
+        answer = self.bare_gradient(x, objective)
+        # One number tells whether any is not finite (or their sum overflows, which costs nothing but the repair).
+        if not math.isfinite(answer.grad.sum().item()):
+            return replace(answer, grad=answer.grad.nan_to_num(0.0, 0.0, 0.0))
+        return answer
+
+    def bare_gradient(self, x: Tensor, objective: Callable[[Tensor], Tensor]) -> Answer:
+        """What :meth:`gradient` tells, with what is not finite as autograd gave it."""
         logits, values, grad = differentiated(partial(self._gradient, x, objective))
         self.forwards += len(x)
         self.backwards += len(x)
-        # One number tells whether any is not finite (or their sum overflows, which costs nothing but the repair).
-        if not math.isfinite(grad.sum().item()):
-            grad = grad.nan_to_num(0.0, 0.0, 0.0)
         return Answer(logits.detach(), values.detach(), grad)
+
+    def doubled(self) -> "Query":
+        """A query of a copy of the model in float64, that counts for itself; a context manager like this one.
+
+        Where a copy cannot be had, or fails in that precision, whatever its code raises is raised here or when it is
+        asked. Of a model that computes in float64 already it is a copy like any other.
+        """
+        twin = copy.copy(self)
+        twin.model = copy.deepcopy(self.model).double()
+        twin.dtype = twin.inner_dtype = torch.float64
+        twin.forwards = twin.backwards = 0
+        twin._stack = ExitStack()
+        return twin
 
     def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(N, K)`` logits of at most ``batch_size`` rows, and ``(N, K, ...)`` the gradient of each.

@@ -8,8 +8,7 @@ __all__ = ["random_model"]
 
 def random_model(subject: Subject) -> Diagnostic:
     """Ask twice, and see whether the answers differ where the protocol does not average over them."""
-    again = subject.query.bare_logits(subject.x)
-    apart = float((again - subject.logits).abs().max())
+    apart = float((subject.again - subject.logits).abs().max())
     return Diagnostic(
         name="random model",
         verdict="warn" if apart and subject.protocol.samples == 1 else "pass",
