@@ -1,0 +1,57 @@
+"""What a specimen of the zoo is."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+__all__ = ["Specimen"]
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A defence, broken or honest, that can be put around any network.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the zoo.
+    kind : str
+        What it works on: ``"inputs"``, ``"backward"``; the name of its module.
+    source : str
+        The paper that it imitates in small, or where its kind is known from.
+    build : callable
+        The defended network, of a network of its own to keep or change and of examples.
+    honest : bool
+        Whether it leaves attacks that follow gradients all they need, so that an audit should not raise an alarm.
+    """
+
+    name: str
+    kind: str
+    source: str
+    build: Callable[[nn.Module, Tensor], nn.Module]
+    honest: bool = False
+
+    def wrap(self, net: nn.Module, x: Tensor) -> nn.Module:
+        """The network behind this defence, in evaluation mode.
+
+        Parameters
+        ----------
+        net : nn.Module
+            Maps ``(N, ...)`` inputs in ``[0, 1]`` to ``(N, K)`` logits. It is copied and left as it is.
+        x : Tensor
+            ``(N, ...)`` examples, for what has to be fitted; a few hundred serve well. The network's own answers stand
+            for their labels.
+
+        Returns
+        -------
+        nn.Module
+            The same for the same network and examples.
+
+        Raises
+        ------
+        SettingError
+            When the defence is one for images and the examples are none.
+        """
+        return self.build(copy.deepcopy(net).eval(), x.detach().clone()).eval()
