@@ -70,9 +70,9 @@ _SPECIMENS = (
         f"Bafna, Murtagh and Vyas, NeurIPS 2018; {TRAMER}",
         lambda net, x: nn.Sequential(inputs.SparseFrequencies(), net),
     ),
-    Specimen("median", "inputs", SQUEEZING, lambda net, x: nn.Sequential(inputs.MedianFiltered(), net)),
-    Specimen("total variation", "inputs", GUO, lambda net, x: nn.Sequential(inputs.Denoised(), net)),
-    Specimen("quilting", "inputs", GUO, lambda net, x: nn.Sequential(inputs.Quilted(x), net)),
+    Specimen("median", "inputs", SQUEEZING, lambda net, x: nn.Sequential(inputs.MedianFiltered(), net), honest=True),
+    Specimen("total variation", "inputs", GUO, lambda net, x: nn.Sequential(inputs.Denoised(), net), honest=True),
+    Specimen("quilting", "inputs", GUO, lambda net, x: nn.Sequential(inputs.Quilted(x), net), honest=True),
     Specimen("ripples", "inputs", OWN, lambda net, x: nn.Sequential(inputs.Rippled(), net)),
     Specimen("sawtooth", "inputs", OWN, lambda net, x: nn.Sequential(inputs.Sawtooth(), net)),
     # Purifiers.
@@ -131,8 +131,10 @@ _SPECIMENS = (
         lambda net, x: nn.Sequential(net, outputs.Coded()),
     ),
     # Wrong backward passes.
-    Specimen("flipped gradient", "backward", OWN, lambda net, x: _through(backward.flipped, net)),
-    Specimen("half-flipped gradient", "backward", OWN, lambda net, x: _through(backward.half_flipped, net)),
+    Specimen("flipped gradient", "backward", OWN, lambda net, x: _through(backward.flipped, net), honest=True),
+    Specimen(
+        "half-flipped gradient", "backward", OWN, lambda net, x: _through(backward.half_flipped, net), honest=True
+    ),
     Specimen("noise for a gradient", "backward", OWN, lambda net, x: _through(backward.Noise(), net)),
     Specimen("hash for a gradient", "backward", OWN, lambda net, x: _through(backward.hashed, net)),
     Specimen("ones for a gradient", "backward", OWN, lambda net, x: _through(backward.ones, net)),
@@ -293,7 +295,7 @@ _SPECIMENS = (
         OWN,
         lambda net, x: nn.Sequential(net, precision.OverflowingHalf(2e5 / _peak(net, x))),
     ),
-    Specimen("bfloat16", "precision", OWN, lambda net, x: _dtype(torch.bfloat16, net)),
+    Specimen("bfloat16", "precision", OWN, lambda net, x: _dtype(torch.bfloat16, net), honest=True),
     # Lookups.
     Specimen(
         "nearest neighbours",

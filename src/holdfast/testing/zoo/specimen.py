@@ -24,7 +24,8 @@ class Specimen:
     build : callable
         The defended network, of a network of its own to keep or change and of examples.
     honest : bool
-        Whether it leaves attacks that follow gradients all they need, so that an audit should not raise an alarm.
+        Whether its gradients are true and lead somewhere: an audit should neither overrate it nor raise an alarm. It may
+        be as easy to fool as the others.
     """
 
     name: str
