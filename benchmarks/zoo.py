@@ -76,7 +76,7 @@ def measured(specimen: Specimen, net: nn.Module, data: str, eps: float, options:
     """A specimen's line."""
     fitted, _ = batch(data, "train", 1000)
     x, y = batch(data, "test", options.examples)
-    line = {"specimen": specimen.name, "kind": specimen.kind, "honest": specimen.honest}
+    line: dict[str, Any] = {"specimen": specimen.name, "kind": specimen.kind, "honest": specimen.honest}
     line |= judged(specimen.wrap(net, fitted), data, holdfast.Linf(eps), options)
     if options.adaptive:
         start = time.perf_counter()

@@ -1,20 +1,29 @@
-"""Defences inside the network: other activations in place of its ReLUs, and wrong gradients between its layers."""
+"""Defences inside the network: other activations, fewer bits, and wrong gradients between its layers."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from holdfast.testing.zoo.backward import Change, Lying
+from holdfast.errors import SettingError
+from holdfast.testing.zoo.backward import Change
 from holdfast.testing.zoo.features import Features
 from holdfast.testing.zoo.outputs import largest
 
 __all__ = ["Activated", "BinaryFeatures", "LayerHooked", "LowPrecisionVote", "Steps", "Winners"]
 
 
-class _Replaced(TorchFunctionMode):
-    """Inside, every ReLU is followed by something else, whether it is a module, a function or a method."""
+# Modules, functions and methods come down to these.
+_ACTIVATIONS = {
+    *(torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, functional.relu, functional.relu6, functional.leaky_relu),
+    *(functional.elu, functional.selu, functional.gelu, functional.silu, functional.softplus, functional.mish),
+}
+
+
+class _Followed(TorchFunctionMode):
+    """Inside, something else follows every activation."""
 
     def __init__(self, after: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -22,21 +31,38 @@ class _Replaced(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = func(*args, **(kwargs or {}))
-        return self.after(result) if func in _RELUS else result
-
-
-_RELUS = {torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_, nn.functional.relu}
+        return self.after(result) if func in _ACTIVATIONS else result
 
 
 class Activated(nn.Module):
-    """A network each of whose ReLUs is followed by a further module."""
+    """A network each of whose activations is followed by a further module."""
 
     def __init__(self, net: nn.Module, after: nn.Module) -> None:
         super().__init__()
         self.net, self.after = net, after
 
+    @torch.no_grad()
+    def refuse_none(self, x: Tensor) -> None:
+        """Refuse a network that has no activation that is known.
+
+        Raises
+        ------
+        SettingError
+            When it has none.
+        """
+        seen: list[Tensor] = []
+
+        def note(result: Tensor) -> Tensor:
+            seen.append(result)
+            return result
+
+        with _Followed(note):
+            self.net(x)
+        if not seen:
+            raise SettingError("zoo: the network has no ReLU or the like to change: leave this specimen out")
+
     def forward(self, x: Tensor) -> Tensor:
-        with _Replaced(self.after):
+        with _Followed(self.after):
             logits: Tensor = self.net(x)
         return logits
 
@@ -85,7 +111,7 @@ class BinaryFeatures(nn.Module):
         bits = self._bits(features)
         with torch.no_grad():
             count = net(examples[:1]).shape[1]
-        wanted = nn.functional.one_hot(classes, count).double()
+        wanted = functional.one_hot(classes, count).double()
         mean, middle = bits.double().mean(0), wanted.mean(0)
         centred = bits.double() - mean
         power = centred.T @ centred + len(centred) * 0.05 * torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
@@ -125,8 +151,10 @@ class LayerHooked(nn.Module):
     def __init__(self, net: nn.Module, change: Change) -> None:
         super().__init__()
         self.net = net
-        leaves = [layer for layer in net.modules() if not [*layer.children()]]
-        leaves[len(leaves) // 2].register_full_backward_hook(_Hook(change))
+        layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
+        if not layers:
+            raise SettingError("zoo: the network has no linear layer to put a hook on: leave this specimen out")
+        layers[len(layers) // 2].register_full_backward_hook(_Hook(change))
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.net(x)
@@ -137,10 +165,7 @@ class _Hook:
     def __init__(self, change: Change) -> None:
         self.change = change
 
-    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(self.change(grad, grad) for grad in inputs)
-
-
-def lying_units(net: nn.Module, change: Change) -> nn.Module:
-    """A network whose ReLUs hand another gradient back."""
-    return Activated(net, Lying(change))
+    def __call__(
+        self, layer: nn.Module, inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor | None, ...]:
+        return tuple(None if grad is None else self.change(grad, grad) for grad in inputs)

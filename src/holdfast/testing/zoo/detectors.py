@@ -102,70 +102,92 @@ class Dimensional(nn.Module):
 
 
 class Odd(nn.Module):
-    """Suspects, and corrects, what noise moves in a direction of its own (Roth, Kilcher and Hofmann, ICML 2019).
+    """Suspects what noise moves towards another class more than it moves clean inputs, and answers with that class.
 
-    The noise is drawn once and is the same for every input.
+    Roth, Kilcher and Hofmann, "The odds are odd", ICML 2019. The noise is drawn once and is the same for every input.
     """
 
     noise: Tensor
     mean: Tensor
     spread: Tensor
+    bar: Tensor
 
-    def __init__(self, net: nn.Module, examples: Tensor, sigma: float = 0.15, draws: int = 8, bar: float = 3.0) -> None:
+    def __init__(
+        self, net: nn.Module, examples: Tensor, sigma: float = 0.15, draws: int = 8, quantile: float = 0.99
+    ) -> None:
         super().__init__()
-        self.net, self.bar = net, bar
+        self.net = net
         generator = torch.Generator().manual_seed(0)
         noise = sigma * torch.randn(draws, *examples.shape[1:], generator=generator).to(examples)
         self.register_buffer("noise", noise)
         with torch.no_grad():
             logits = net(examples)
-            shifts = self._shifts(examples, logits)
-        self.register_buffer("mean", shifts.mean(0))
-        self.register_buffer("spread", shifts.std(0).clamp_min(1e-6))
+            shifts, members = self._shifts(examples, logits), largest(logits)
+            count = members.sum(0).clamp_min(1).unsqueeze(1)
+            mean = members.T @ shifts / count
+            self.register_buffer("mean", mean)
+            self.register_buffer("spread", (members.T @ shifts.square() / count - mean.square()).clamp_min(1e-2).sqrt())
+            self.register_buffer("bar", self._scores(examples, logits).amax(1).quantile(quantile))
 
     def _shifts(self, x: Tensor, logits: Tensor) -> Tensor:
-        """``(N, K)`` how far noise moves every logit towards the predicted one, on average."""
+        """``(N, K)`` by how much noise raises every logit over the predicted one, on average."""
         noisy = torch.stack([self.net(x + noise) for noise in self.noise]).mean(0)
         own = logits.argmax(1, keepdim=True)
         return (noisy - noisy.gather(1, own)) - (logits - logits.gather(1, own))
 
+    def _scores(self, x: Tensor, logits: Tensor) -> Tensor:
+        """The same in standard deviations of clean inputs of the predicted class; 0 for that class."""
+        answer = logits.argmax(1)
+        return (self._shifts(x, logits) - self.mean[answer]) / self.spread[answer]
+
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.net(x)
-        scores = (self._shifts(x, logits) - self.mean) / self.spread
-        score = scores.amax(1)
+        logits: Tensor = self.net(x)
+        scores = self._scores(x, logits)
         corrected = logits + largest(scores) * (logits.amax(1, keepdim=True) - logits + 1)
-        return torch.where((score > self.bar).unsqueeze(1), corrected, logits)
+        return torch.where((scores.amax(1) > self.bar).unsqueeze(1), corrected, logits)
 
 
 class Unstable(nn.Module):
-    """Suspects what little noise makes unsure, and what a step of FGSM does not (Hu et al., NeurIPS 2019).
+    """Suspects what noise makes unsure, and what a step against the answer does not (Hu et al., NeurIPS 2019).
 
-    The step is one against the answer, by the sign of the gradient; clean inputs are moved by it, inputs that an attack
-    has driven deep into a class are not.
+    Inputs that were moved just beyond a boundary are unstable under noise; those driven deep into a class stand up to a
+    step of FGSM as clean inputs do not. The noise is drawn once and is the same for every input.
     """
 
-    threshold: Tensor
+    noise: Tensor
+    loudest: Tensor
+    least: Tensor
 
-    def __init__(self, net: nn.Module, examples: Tensor, size: float = 0.1, quantile: float = 0.02) -> None:
+    def __init__(
+        self, net: nn.Module, examples: Tensor, size: float = 0.1, sigma: float = 0.1, quantile: float = 0.99
+    ) -> None:
         super().__init__()
         self.net, self.size = net, size
-        self.register_buffer("threshold", self._score(examples).quantile(quantile))
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("noise", sigma * torch.randn(4, *examples.shape[1:], generator=generator).to(examples))
+        with torch.no_grad():
+            self.register_buffer("loudest", self._change(examples, net(examples)).quantile(quantile))
+        self.register_buffer("least", self._fall(examples).quantile(1 - quantile))
 
-    def _score(self, x: Tensor) -> Tensor:
-        """How far the step brings the margin down."""
+    def _change(self, x: Tensor, logits: Tensor) -> Tensor:
+        """How far noise moves the probabilities."""
+        noisy = torch.stack([self.net(x + noise).softmax(1) for noise in self.noise]).mean(0)
+        return (noisy - logits.softmax(1)).abs().sum(1)
+
+    def _fall(self, x: Tensor) -> Tensor:
+        """How far a step of FGSM brings the margin down."""
         with torch.inference_mode(False), torch.enable_grad():
             clean = x.detach().clone().requires_grad_()
-            logits = self.net(clean)
-            top = logits.topk(2, dim=1)
+            top = self.net(clean).topk(2, dim=1)
             gap = top.values[:, 0] - top.values[:, 1]
             (slope,) = torch.autograd.grad(gap.sum(), clean)
-            moved = self.net(clean.detach() - self.size * slope.sign()).detach()
-        after = moved.gather(1, top.indices)
+            after = self.net(clean.detach() - self.size * slope.sign()).detach().gather(1, top.indices)
         fall: Tensor = gap.detach() - (after[:, 0] - after[:, 1])
         return fall
 
     def forward(self, x: Tensor) -> Tensor:
-        return swapped(self.net(x), self._score(x) < self.threshold)
+        logits = self.net(x)
+        return swapped(logits, (self._change(x, logits) > self.loudest) | (self._fall(x) < self.least))
 
 
 class Abstaining(nn.Module):

@@ -178,7 +178,7 @@ class Quilted(nn.Module):
 
     patches: Tensor
 
-    def __init__(self, examples: Tensor, side: int = 4, count: int = 4096) -> None:
+    def __init__(self, examples: Tensor, side: int = 4, count: int = 1000) -> None:
         super().__init__()
         self.side = side
         patches = _blocks(images("Quilted", examples), side)[0].flatten(0, 3).flatten(1).unique(dim=0)

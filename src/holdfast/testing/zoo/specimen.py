@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-__all__ = ["Specimen"]
+__all__ = ["Build", "Specimen"]
+
+# The defended network, of a network of its own to keep or change, and of examples.
+Build = Callable[[nn.Module, Tensor], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,14 @@ class Specimen:
     build : callable
         The defended network, of a network of its own to keep or change and of examples.
     honest : bool
-        Whether its gradients are true and lead somewhere: an audit should neither overrate it nor raise an alarm. It may
-        be as easy to fool as the others.
+        Whether its gradients are true and lead somewhere: an audit should neither overrate it nor raise an alarm. It
+        may be as easy to fool as the others.
     """
 
     name: str
     kind: str
     source: str
-    build: Callable[[nn.Module, Tensor], nn.Module]
+    build: Build
     honest: bool = False
 
     def wrap(self, net: nn.Module, x: Tensor) -> nn.Module:
@@ -53,6 +56,6 @@ class Specimen:
         Raises
         ------
         SettingError
-            When the defence is one for images and the examples are none.
+            When the defence is one for images and the examples are none, or the network lacks what it changes.
         """
         return self.build(copy.deepcopy(net).eval(), x.detach().clone()).eval()
