@@ -115,7 +115,8 @@ def row(line: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="specimens whose name or kind contains this")
+    parser.add_argument("--only", default="", help="specimens and networks whose name contains this")
+    parser.add_argument("--kind", default="", help="specimens of this kind")
     parser.add_argument("--networks", action="store_true", help="the published networks instead of the zoo")
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--protocol", default="fast")
@@ -151,7 +152,7 @@ def main() -> None:
         return
     net, data, eps = subject()
     for specimen in ZOO.values():
-        if options.only in specimen.name or options.only in specimen.kind:
+        if options.only in specimen.name and options.kind in specimen.kind:
             told(specimen.name, lambda s=specimen: measured(s, copy.deepcopy(net), data, eps, options))
 
 

@@ -45,6 +45,7 @@ from holdfast.certify.output import BoundMethod
 from holdfast.cli.main import INTERRUPTED, app
 from holdfast.lab import EXPERIMENTS, write_page
 from holdfast.tasks import objectives
+from holdfast.testing import ZOO
 from holdfast.train import Recipe
 from holdfast.train import methods as training
 
@@ -336,11 +337,17 @@ def test_command_line_page_lists_every_attack() -> None:
 def test_python_page_names_what_packages_export() -> None:
     listed = section(DOCS / "reference" / "python.md", "In sub-packages")
     # The names of the others are also those of functions.
-    others = ("audit", "certify", "games", "geometry", "lab", "train")
+    others = ("audit", "certify", "games", "geometry", "lab", "testing", "train")
     for package in (attacks, *(importlib.import_module(f"holdfast.{name}") for name in others)):
         lines = [line for line in listed.splitlines() if line.startswith(f"| `{package.__name__}`: ")]
         named = [name for line in lines for name in re.findall(r"`(\w+)`", line.split("|")[1])]
         assert sorted(named) == sorted(package.__all__), package
+
+
+def test_zoo_page_lists_every_specimen() -> None:
+    listed = rows((DOCS / "reference" / "zoo.md").read_text())
+    honest = {name: specimen.honest for name, specimen in ZOO.items()}
+    assert {name: state == "honest" for name, state, _ in listed} == honest
 
 
 def test_lab_page_lists_every_experiment() -> None:
