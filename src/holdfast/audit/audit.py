@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from importlib import metadata
 from itertools import islice
@@ -11,6 +12,8 @@ from typing import Any, get_args
 import torch
 
 from holdfast.arguments import choice, function_of, path_of, seed_of, threat_of, whole, yes_or_no
+from holdfast.audit.adaptation import UNCHANGED
+from holdfast.audit.adaptation import adapt as adapted_to
 from holdfast.audit.agreement import agreeing
 from holdfast.audit.certification import Certification, CertificationPlan
 from holdfast.audit.custom import find_protocol
@@ -59,6 +62,7 @@ def audit(
     batch_size: int | None = None,
     run: str | Path | None = None,
     save_inputs: bool = False,
+    adapt: bool = True,
     processes: Processes = ALONE,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> AuditResult:
@@ -101,6 +105,9 @@ def audit(
         stopped or killed, and ends with the same verdicts. Without it nothing is written.
     save_inputs : bool
         Write the inputs that were found to ``adversarial.npz`` in the run's folder.
+    adapt : bool
+        Go on where a check of the gradients fails: with the gradients of the operations that the model executes, and
+        with attacks that need none. The result keeps the number before, too. False for the protocol and nothing else.
     processes : Processes
         Those that share the examples. Each writes to the run's folder, which all of them must see, and all get the
         result. A model given by its name is put where its process computes.
@@ -125,6 +132,7 @@ def audit(
         max_forwards = whole("max_forwards", max_forwards, 0, 2**62)
     if yes_or_no("save_inputs", save_inputs) and run is None:
         raise SettingError("save_inputs: there is no place to save to; give a run folder")
+    yes_or_no("adapt", adapt)
     function_of("on_progress", on_progress)
     if processes_of(processes).count > 1 and run is None:
         raise SettingError(f"the verdicts of {processes.count} processes meet in a run folder; give one, as --run DIR")
@@ -159,6 +167,7 @@ def audit(
         "batch_size": query.batch_size,
         "normalisation": [mean, std],
         "max_forwards": max_forwards,
+        "adapt": adapt,
         "save_inputs": save_inputs,
         "certify": next((proof.to_dict() for proof in (certification, smoothing) if proof is not None), None),
     }
@@ -167,24 +176,31 @@ def audit(
         """The share of this process, in the batches that there are without others."""
         return islice(source.batches(query.batch_size), processes.rank, None, processes.count)
 
-    expected = Expected(
-        positions=range(int(first.index[0]), int(first.index[0]) + len(source)),
-        stages=tuple(stage.name for stage in plan.stages),
-        proofs=() if certification is None else certification.proofs(module),
-        budgets=() if certification is None else certification.budgets,
-        radius=None if smoothing is None else smoothing.radius,
-        input_bytes=4 * math.prod(source.shape) if save_inputs else None,
-    )
-    with RunStore(folder, settings, expected, processes) as store, query:
+    with query, ExitStack() as stack:
         classes = check_classes(query, source, first)
-        resumed = agreeing(batches(), store, classes, threat, inputs=save_inputs)
         seen = Subject.of(query, threat, plan, first, seed)
         diagnostics = [*preface(seen, threat, first), *examine_subject(seen)]
+        adaptation = UNCHANGED
+        if adapt and max_forwards != 0 and knowledge == "gradient":
+            adaptation = adapted_to(seen, normalised(query.model, mean, std), threat, diagnostics, stack)
+        cascade = adaptation.applied(plan)
+        expected = Expected(
+            positions=range(int(first.index[0]), int(first.index[0]) + len(source)),
+            stages=tuple(stage.name for stage in cascade.stages),
+            proofs=() if certification is None else certification.proofs(module),
+            budgets=() if certification is None else certification.budgets,
+            radius=None if smoothing is None else smoothing.radius,
+            input_bytes=4 * math.prod(source.shape) if save_inputs else None,
+        )
+        store = stack.enter_context(RunStore(folder, settings, expected, processes))
+        resumed = agreeing(batches(), store, classes, threat, inputs=save_inputs)
         lengths = [min(query.batch_size, len(source) - start) for start in range(0, len(source), query.batch_size)]
         told = on_progress if processes.is_main else _say_nothing
         ledger = Ledger(store, query, sum(processes.deal(lengths)), save_inputs, told)
         ledger.report()
-        attack = partial(drive, query, threat, plan.stages, seed=seed, max_forwards=max_forwards, samples=plan.samples)
+        attack = partial(
+            drive, query, threat, cascade.stages, seed=seed, max_forwards=max_forwards, samples=plan.samples
+        )
         if certification is None:
             for outcomes in attack(_missing(resumed, store)):
                 ledger.add(outcomes)
@@ -209,6 +225,7 @@ def audit(
                 store,
                 source,
                 plan,
+                adaptation,
                 certification,
                 smoothing,
                 diagnostics,

@@ -9,6 +9,7 @@ from holdfast.errors import SettingError
 from holdfast.words import plain
 
 __all__ = [
+    "Adapted",
     "AuditResult",
     "Certification",
     "ClassResult",
@@ -160,6 +161,14 @@ class Diagnostic(_Frozen):
     threshold: float | None = Field(default=None, description="beyond which it does not pass")
 
 
+class Adapted(_Frozen):
+    """What an audit did beyond its protocol, because a check failed."""
+
+    reasons: list[str] = Field(description="the checks that failed")
+    changes: list[str] = Field(description="what was done about it")
+    before: float = Field(description="robust accuracy after the protocol's own stages, before that")
+
+
 class AuditResult(_Frozen):
     """Robust accuracy of a model under a threat, bracketed, with what it takes to judge and to repeat it.
 
@@ -206,6 +215,7 @@ class AuditResult(_Frozen):
     groups: GroupResults | None = Field(default=None, description="group by group, where a column tells them apart")
     majority_class_rate: float = Field(description="what answering the commonest label would score, attacked or not")
     stages: list[StageResult]
+    adapted: Adapted | None = Field(default=None, description="null where the audit went by its protocol alone")
     median_distance: float | None = Field(description="of the adversarial inputs found, in units of the budget")
     curve: list[tuple[float, float]] | None = Field(
         default=None,

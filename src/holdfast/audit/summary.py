@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from holdfast.audit.adaptation import Adaptation
 from holdfast.audit.certification import CertificationPlan
 from holdfast.audit.diagnosis import examine_proofs, examine_stages, examine_verdicts
 from holdfast.audit.groups import matthews_of, summarise_groups
 from holdfast.audit.interval import clopper_pearson
 from holdfast.audit.protocols import EvaluationProtocol
 from holdfast.audit.result import (
+    Adapted,
     AuditResult,
     Certification,
     ClassResult,
@@ -49,6 +51,7 @@ def summarise(
     store: RunStore,
     source: Source,
     plan: EvaluationProtocol,
+    adaptation: Adaptation,
     certification: CertificationPlan | None,
     smoothing: SmoothingPlan | None,
     diagnostics: list[Diagnostic],
@@ -93,7 +96,8 @@ def summarise(
     robust = standing / total
     clean_mcc, robust_mcc = matthews_of(store, classes)
     robust_interval = clopper_pearson(standing, total, CONFIDENCE)
-    stages = _stages(store, plan, total, correct, attacked)
+    cascade = adaptation.applied(plan)
+    stages = _stages(store, cascade, total, correct, attacked)
     search = [] if certification is None else _search(store, certification, robust)
     proofs = None
     if certification is not None:
@@ -101,7 +105,9 @@ def summarise(
         proofs = _certification(store, certification, threat, total, correct, _checked(store, given["seed"], share))
         search += _check(store, proofs.checked, robust)
     budget = threat.eps if isinstance(threat, Ball) and isinstance(threat.eps, float) else None
-    used = {attack.knowledge for stage in plan.stages for attack in (stage.attack, stage.polish) if attack is not None}
+    used = {
+        attack.knowledge for stage in cascade.stages for attack in (stage.attack, stage.polish) if attack is not None
+    }
     return AuditResult(
         **given,
         threat={"name": threat.name, **threat.to_dict()},
@@ -131,17 +137,30 @@ def summarise(
         else summarise_groups(store, groups, source.classes, classes, CONFIDENCE, proofs=certification is not None),
         majority_class_rate=majority / total,
         stages=[*stages, *search],
+        adapted=_adapted(adaptation, stages, correct / total),
         median_distance=_median_distance(store),
         curve=_curve(store, total, correct) if budget == math.inf else None,
         cost=Cost(forwards=forwards, backwards=backwards, seconds=store.seconds),
         diagnostics=[
             # Of a number that is exact the attacks' caveat is not true.
             *(found for found in diagnostics if proofs is None or proofs.open or found.name != "protocol"),
-            *examine_stages(plan, stages, total),
+            *examine_stages(cascade, stages, total),
             *examine_verdicts(verdicts, predictions, labels, correct, majority),
             *examine_proofs(dict(store.select(_NOTES)), store.refuted),
         ],
         versions=_versions(),
+    )
+
+
+def _adapted(adaptation: Adaptation, stages: list[StageResult], clean: float) -> Adapted | None:
+    """What was done beyond the protocol, with the number before it."""
+    if not adaptation.reasons:
+        return None
+    own = stages[: len(stages) - len(adaptation.stages)]
+    return Adapted(
+        reasons=list(adaptation.reasons),
+        changes=list(adaptation.changes),
+        before=own[-1].robust_accuracy if own else clean,
     )
 
 

@@ -146,6 +146,9 @@ def audit(
     save_inputs: Annotated[
         bool, typer.Option("--save-inputs", help="write the adversarial inputs to adversarial.npz in the run's folder")
     ] = False,
+    no_adapt: Annotated[
+        bool, typer.Option("--no-adapt", help="the protocol and nothing else, also where its gradients are false")
+    ] = False,
 ) -> None:
     """Measure how a model stands up to an adversary: a bracket of robust accuracy, and what to know about it."""
     kept = "nothing was kept (give --run DIR to be able to resume)"
@@ -172,6 +175,7 @@ def audit(
                 batch_size=batch_size,
                 run=run,
                 save_inputs=save_inputs,
+                adapt=not no_adapt,
                 processes=processes,
                 on_progress=show,
             )
@@ -294,6 +298,7 @@ def attack(
                 batch_size=batch_size,
                 run=out,
                 save_inputs=True,
+                adapt=False,
                 processes=processes,
                 on_progress=show,
             )

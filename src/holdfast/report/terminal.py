@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from holdfast.audit import AuditResult
-from holdfast.audit.result import Certification, Diagnostic, GroupResults, Share, SmoothedResult
+from holdfast.audit.result import Adapted, Certification, Diagnostic, GroupResults, Share, SmoothedResult
 from holdfast.report.threat import allowed, in_units
 from holdfast.words import plain
 
@@ -38,6 +38,8 @@ def show_result(result: AuditResult, console: Console) -> None:
         console.print(Text(f"proofs: {result.certification.statement}", style="dim"))
     if result.smoothed is not None:
         console.print(Text(f"smoothed: {result.smoothed.statement}", style="dim"))
+    if result.adapted is not None:
+        console.print(Text(_adapted(result.adapted, result.robust_accuracy), style="bold"))
     passed = sum(diagnostic.verdict == "pass" for diagnostic in result.diagnostics)
     if passed:
         console.print(Text(f"diagnosis: {passed} of {_checks(result.diagnostics)} checks passed", style="dim"))
@@ -57,6 +59,14 @@ def told(diagnostic: Diagnostic) -> str:
     """A finding in a line: its verdict, what it means, and what to do."""
     cure = f"; {diagnostic.advice}" if diagnostic.advice else ""
     return f"{_WORDS[diagnostic.verdict]}: {plain(diagnostic.message)}{cure}"
+
+
+def _adapted(adapted: Adapted, after: float) -> str:
+    """What was done beyond the protocol, and what came of it."""
+    return (
+        f"adapted: {percent(adapted.before)} before, {percent(after)} after; {', '.join(adapted.reasons)} failed, so "
+        f"the audit {'; '.join(adapted.changes)}"
+    )
 
 
 def _checks(diagnostics: list[Diagnostic]) -> int:

@@ -15,6 +15,7 @@ from holdfast.audit.custom import find_protocol
 from holdfast.audit.diagnosis import Subject, examine_subject
 from holdfast.audit.result import Diagnostic
 from holdfast.data import Batch
+from holdfast.models.bpda import BPDA
 from holdfast.models.query import Query
 from holdfast.threats import L0, L1, L2, Ball, Linf, Spatial, Threat
 
@@ -221,3 +222,11 @@ def test_counts_are_the_model_s_own() -> None:
         examine_subject(Subject.of(query, EPS, find_protocol("quick", EPS), batch, 0))
         # Three points an example, seven directions and two ends of each, in float64.
         assert query.forwards - before >= 16 * 3 * 7 * 2
+
+
+def test_bpda_is_meant() -> None:
+    """A part that its user differentiates as something else is told of, and is no lie."""
+    found = examine(nn.Sequential(BPDA(lambda x: (2 * x).round() / 2), NET), X, EPS)["true gradient"]
+    assert found.verdict == "warn"
+    assert found.value is not None
+    assert found.value > 0.25

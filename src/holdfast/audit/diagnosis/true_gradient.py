@@ -1,5 +1,6 @@
 """Whether gradients are those of the model's answers."""
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from holdfast.audit.diagnosis.judged import judged
 from holdfast.audit.diagnosis.points import Points, contrast
 from holdfast.audit.diagnosis.subject import Subject
 from holdfast.audit.result import Diagnostic
+from holdfast.models.bpda import BPDA
 from holdfast.models.query import Query
 
 __all__ = ["true_gradient"]
@@ -46,7 +48,8 @@ def true_gradient(subject: Subject) -> Diagnostic | None:
         name="true gradient",
         value=share,
         warn=_WARN,
-        fail=_FAIL,
+        # BPDA is how a user says that another slope is meant.
+        fail=math.inf if any(isinstance(part, BPDA) for part in subject.query.model.modules()) else _FAIL,
         well="gradients agree with finite differences of the logits",
         ill=f"along {share:.0%} of the directions the gradient is not the slope of the logits, at steps of any length: "
         "attacks that follow it are misled",
