@@ -269,7 +269,7 @@ def test_the_folder_of_another_audit(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("best",), "unknown attack 'best': choose one of fgsm, bim, mifgsm, pgd, annealed-pgd, apgd"),
+        (("best",), "unknown attack 'best': choose one of fgsm, bim, mifgsm, pgd, annealed-pgd, contracting-pgd, apgd"),
         (("pgd", "--set", "steps"), "NAME=VALUE"),
         (("pgd", "--set", "steps=many"), "setting 'steps'"),
         (("pgd", "--set", "steps=0"), "positive"),
@@ -365,7 +365,7 @@ def decided(store: Path) -> int:
 def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(folder, tmp_path):
     command = [sys.executable, "-m", "holdfast.cli.main", "audit", "--model", FACTORY, "--weights",
                str(folder / "digits.safetensors"), "--data", "digits", "--threat", "linf:0.05", "--run",
-               str(tmp_path / "run"), "--batch-size", "8"]  # fmt: skip
+               str(tmp_path / "run"), "--batch-size", "4"]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         while process.poll() is None and not decided(tmp_path / "run" / "run.sqlite"):
@@ -375,7 +375,7 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_resumes(folder, tmp_path)
     assert process.returncode == 130
     assert b"interrupted; every verdict so far is kept in" in stderr
     assert b"Traceback" not in stderr
-    again = audit(folder, run=tmp_path / "run", threat="linf:0.05", examples=None, **{"batch-size": 8})
+    again = audit(folder, run=tmp_path / "run", threat="linf:0.05", examples=None, **{"batch-size": 4})
     assert again.exit_code == 0, again.output
     assert "500 examples" in again.stdout
 
