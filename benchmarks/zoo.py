@@ -46,7 +46,7 @@ def subject() -> tuple[nn.Module, str, float]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = digits_conv()
-    holdfast.train(net, "digits", holdfast.Linf(0.2), method="standard", epochs=10)
+    holdfast.train(net, "digits", holdfast.Linf(0.2), method="standard", settings={"epochs": 10})
     return net.eval(), "digits", 0.2
 
 

@@ -15,7 +15,7 @@ from holdfast.models.query import Query
 from holdfast.models.retraced import retraced
 from holdfast.threats import Threat
 
-__all__ = ["UNCHANGED", "Adaptation", "adapt"]
+__all__ = ["UNCHANGED", "Adaptation", "adaptation_for"]
 
 # The checks whose failure says that gradients lead attacks nowhere, or astray.
 _GRADIENTS = frozenset(
@@ -61,7 +61,7 @@ class Adaptation:
 UNCHANGED = Adaptation()
 
 
-def adapt(
+def adaptation_for(
     subject: Subject, model: nn.Module, threat: Threat, findings: Sequence[Diagnostic], stack: ExitStack
 ) -> Adaptation:
     """What the failure of a check calls for.
@@ -127,13 +127,13 @@ def _guide(twin: nn.Module, subject: Subject, stack: ExitStack) -> Guide | None:
     """A query of a stand-in; None where it cannot be asked."""
     query = Query(twin, batch_size=subject.query.batch_size, seed=subject.seed)
     try:
-        with ExitStack() as trial:
-            trial.enter_context(query)
+        with ExitStack() as opened:
+            opened.enter_context(query)
             logits = query.bare_logits(subject.x)
             if logits.shape != subject.logits.shape:
                 return None
             query.gradient(subject.x[: query.batch_size], lambda logits: logits.sum(1))
-            stack.enter_context(trial.pop_all())
+            stack.enter_context(opened.pop_all())
     except HoldfastError:
         return None
     return Guide(query)

@@ -12,8 +12,7 @@ from typing import Any, get_args
 import torch
 
 from holdfast.arguments import choice, function_of, path_of, seed_of, threat_of, whole, yes_or_no
-from holdfast.audit.adaptation import UNCHANGED
-from holdfast.audit.adaptation import adapt as adapted_to
+from holdfast.audit.adaptation import UNCHANGED, adaptation_for
 from holdfast.audit.agreement import agreeing
 from holdfast.audit.certification import Certification, CertificationPlan
 from holdfast.audit.custom import find_protocol
@@ -182,7 +181,7 @@ def audit(
         diagnostics = [*preface(seen, threat, first), *examine_subject(seen)]
         adaptation = UNCHANGED
         if adapt and max_forwards != 0 and knowledge == "gradient":
-            adaptation = adapted_to(seen, normalised(query.model, mean, std), threat, diagnostics, stack)
+            adaptation = adaptation_for(seen, normalised(query.model, mean, std), threat, diagnostics, stack)
         cascade = adaptation.applied(plan)
         expected = Expected(
             positions=range(int(first.index[0]), int(first.index[0]) + len(source)),

@@ -7,12 +7,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from holdfast.attacks import PGD
 from holdfast.audit.diagnosis.points import STAGE, Points, nearby, reach
-from holdfast.audit.diagnosis.trial import Trial
 from holdfast.audit.protocols import EvaluationProtocol, endless
 from holdfast.audit.result import Diagnostic
 from holdfast.data import Batch
 from holdfast.draws import Draws
+from holdfast.engine import maximize
 from holdfast.models.query import Query
 from holdfast.tasks.objectives import margin
 from holdfast.threats import Ball, Climbable, Linf, Threat
@@ -27,6 +28,8 @@ _NEARBY = 0.1
 # The first draw after those that told how far a threat reaches.
 _APART = 16
 _NEAR = 900
+# The short attack: it raises the margin, which does not saturate.
+_CLIMB = PGD(steps=10, objective="margin")
 
 
 @dataclass(frozen=True)
@@ -115,24 +118,20 @@ class Subject:
         return reach(self.threat, self.x, self.seed)
 
     @cached_property
-    def trial(self) -> Trial | None:
-        """Short attacks; None where there is nothing to climb in, or nothing that is classified correctly."""
-        if not self.differentiable or not isinstance(self.threat, Climbable) or bool((self.margins >= 0).any()):
-            return None
-        return Trial(self.query, self.threat, self.x, self.y, self.seed, self.protocol.samples)
-
-    @property
-    def margins(self) -> Tensor:
-        """``(N,)`` the margin of each example, negative where it is classified correctly."""
-        return margin(self.logits, self.y)
-
-    @cached_property
     def points(self) -> Points:
         """Clean inputs, random points of their sets, and where a short attack leads: three times ``N``."""
-        attacked = self.drawn(1) if self.trial is None else self.trial.climb.x_adv
-        x = torch.cat([self.x, self.drawn(0), attacked])
+        x = torch.cat([self.x, self.drawn(0), self._attacked()])
         near = nearby(self.threat, x, self.reach, self.draws(_NEAR, 3))
         return Points.at(self.query, near, self.y.repeat(3))
+
+    def _attacked(self) -> Tensor:
+        """``(N, ...)`` where a short attack leads; random points of sets that cannot be climbed in."""
+        if not isinstance(self.threat, Climbable):
+            return self.drawn(1)
+        parts = torch.arange(len(self.x), device=self.x.device).split(self.query.batch_size)
+        return torch.cat(
+            [maximize(_CLIMB, self.query, self.threat.at(i), self.x[i], self.y[i], seed=self.seed) for i in parts]
+        )
 
     def drawn(self, draw: int) -> Tensor:
         """``(N, ...)`` random points of the examples' sets."""
